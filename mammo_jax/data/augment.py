@@ -1,0 +1,108 @@
+"""The paper's random image transformations (section 2.1), on the host.
+
+The order and the details follow Keras 2.0.8's image generator, which the paper
+used: one affine with nearest-neighbour sampling and edge fill, the channel
+shift, the flips. The channel shift needs three channels, which only exist on
+the device, so here its three offsets are drawn and travel with the image
+(`mammo_jax.training.inputs` adds them).
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt16
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random transformations; zeros and (1, 1) switch them off.
+
+    Attributes:
+      rotation: largest angle in degrees, drawn from U(-rotation, rotation).
+      shear: largest shear in radians, drawn likewise.
+      zoom: range of the zoom, drawn for each axis on its own.
+      channel_shift: largest shift on the scale 0..255, drawn for each of the
+        three channels on its own.
+      horizontal_flip: mirror left and right, with probability one half.
+      vertical_flip: mirror top and bottom, with probability one half.
+    """
+
+    rotation: float = 25.0
+    shear: float = 0.2
+    zoom: tuple[float, float] = (0.8, 1.2)
+    channel_shift: float = 20.0
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+
+
+NO_AUGMENTATION = Augmentation(0.0, 0.0, (1.0, 1.0), 0.0, False, False)
+
+
+def affine_matrix(
+    rotation: float, shear: float, zoom: tuple[float, float], height: int, width: int
+) -> Float[np.ndarray, "2 3"]:
+    """The map from a pixel of the result to the pixel of the source it shows.
+
+    Both are (row, column); rotation, then shear, then zoom, about the middle of
+    the image, which Keras 2.0.8 puts at (height / 2 + 0.5, width / 2 + 0.5).
+
+    Args:
+      rotation: angle in radians.
+      shear: angle in radians.
+      zoom: factors of the rows and of the columns; above 1 shows more.
+      height: of the image in pixels.
+      width: of the image in pixels.
+    """
+    turn = np.array(
+        [
+            [np.cos(rotation), -np.sin(rotation)],
+            [np.sin(rotation), np.cos(rotation)],
+        ]
+    )
+    slant = np.array([[1.0, -np.sin(shear)], [0.0, np.cos(shear)]])
+    linear = turn @ slant @ np.diag(zoom)
+    centre = np.array([height / 2 + 0.5, width / 2 + 0.5])
+    return np.column_stack([linear, centre - linear @ centre])
+
+
+def warp_nearest(
+    image: UInt16[np.ndarray, "height width"], matrix: Float[np.ndarray, "2 3"]
+) -> UInt16[np.ndarray, "height width"]:
+    """Applies `affine_matrix`: nearest neighbour, edges continued outwards."""
+    # OpenCV counts (column, row), so both axes of the map change places.
+    swapped = matrix[::-1][:, [1, 0, 2]]
+    return cv2.warpAffine(
+        image,
+        swapped,
+        (image.shape[1], image.shape[0]),
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def augment_image(
+    image: UInt16[np.ndarray, "height width"],
+    rng: np.random.Generator,
+    ranges: Augmentation,
+) -> tuple[UInt16[np.ndarray, "height width"], Float[np.ndarray, "3"]]:
+    """Draws one transformation and applies it.
+
+    Returns:
+      The image, and the three channel shifts (scale 0..255) still to be added.
+    """
+    matrix = affine_matrix(
+        np.deg2rad(rng.uniform(-ranges.rotation, ranges.rotation)),
+        rng.uniform(-ranges.shear, ranges.shear),
+        tuple(rng.uniform(*ranges.zoom, size=2)),
+        *image.shape,
+    )
+    channel_shift = rng.uniform(-ranges.channel_shift, ranges.channel_shift, size=3)
+    # Drawn always, used when asked for: one option does not move the others' draws.
+    mirror_columns, mirror_rows = rng.uniform(size=2) < 0.5
+    image = warp_nearest(image, matrix)
+    if mirror_columns and ranges.horizontal_flip:
+        image = image[:, ::-1]
+    if mirror_rows and ranges.vertical_flip:
+        image = image[::-1]
+    return np.ascontiguousarray(image), channel_shift.astype(np.float32)

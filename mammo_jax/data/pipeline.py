@@ -1,0 +1,174 @@
+"""From a packaged dataset to batches: decode, augment, batch (grain).
+
+Every batch is a pure function of (seed, batch number): the order of the data
+does not depend on threads or workers, and a run that is resumed at step n asks
+for batch n.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from mammo_jax.data import augment
+from mammo_jax.errors import UserError
+
+# What of an example goes on; everything else (ROIs, densities) stays behind.
+_IDENTITY = ("image_id", "patient_id", "laterality", "view")
+# OpenCV's own threads would compete with grain's.
+cv2.setNumThreads(1)
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A packaged dataset, opened for reading.
+
+    Attributes:
+      name: such as `cbis_ddsm/paper_whole`.
+      sources: split name to random-access source of examples.
+      pixel_mean: of the training images, on the scale 0..255.
+      image_shape: (height, width) in pixels.
+      class_names: in the order of the labels.
+    """
+
+    name: str
+    sources: Mapping[str, Any]
+    pixel_mean: float
+    image_shape: tuple[int, int]
+    class_names: tuple[str, ...]
+
+
+def open_dataset(name: str, data_dir: str) -> Dataset:
+    """Opens `name` below `data_dir`.
+
+    Raises:
+      UserError: it has not been built there, or cannot be read.
+    """
+    directory = newest_version(name, data_dir)
+    try:
+        builder = tfds.builder_from_directory(directory)
+        sources = {
+            split: builder.as_data_source(split) for split in builder.info.splits
+        }
+        height, width, _ = builder.info.features["image"].shape
+        return Dataset(
+            name=name,
+            sources=sources,
+            pixel_mean=float(builder.info.metadata["pixel_mean"]),
+            image_shape=(height, width),
+            class_names=tuple(builder.info.features["label"].names),
+        )
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f"dataset {name} in {directory} cannot be read ({error}); remove that "
+            f"folder and build it again: {build_command(name, data_dir)}"
+        ) from error
+
+
+def newest_version(name: str, data_dir: str) -> Path:
+    """The folder `data_dir/name/VERSION` of the highest version."""
+    root = Path(epath.Path(data_dir).expanduser()) / name
+    versions = [path.parent for path in root.glob("*/dataset_info.json")]
+    if not versions:
+        raise UserError(
+            f"dataset {name} is not in {data_dir}; build it first: "
+            f"{build_command(name, data_dir)}"
+        )
+    return max(versions, key=lambda path: [int(n) for n in path.name.split(".")])
+
+
+def build_command(name: str, data_dir: str) -> str:
+    """The command that packages a dataset."""
+    return (
+        f"python scripts/build_dataset.py {name} --manual_dir=RAW --data_dir={data_dir}"
+    )
+
+
+def _flatten(example: Mapping[str, Any]) -> Batch:
+    """Keeps what the networks and the prediction table need, with plain types."""
+    image = np.asarray(example["image"])
+    flat = {
+        "image": image.reshape(image.shape[:2]),
+        "label": np.int32(example["label"]),
+    }
+    for key in _IDENTITY:
+        value = example[key]
+        flat[key] = value.decode() if isinstance(value, bytes) else str(value)
+    if "centre" in example:  # Patches of one image are told apart by their centre.
+        row, column = np.asarray(example["centre"]).tolist()
+        flat["image_id"] = f"{flat['image_id']}_{row}_{column}"
+    return flat
+
+
+def training_batches(
+    source: Any,
+    batch_size: int,
+    ranges: augment.Augmentation,
+    *,
+    seed: int,
+    start: int,
+    threads: int,
+) -> Iterator[Batch]:
+    """Endless shuffled, augmented batches, from batch number `start` on.
+
+    Each sweep over the data has an order of its own. A batch holds
+    `image` (batch, height, width) uint16, `label` (batch,) int32,
+    `channel_shift` (batch, 3) float32 on the scale 0..255, and the ids.
+    """
+
+    def transform(example: Mapping[str, Any], rng: np.random.Generator) -> Batch:
+        flat = _flatten(example)
+        image, shift = augment.augment_image(flat["image"], rng, ranges)
+        return {**flat, "image": image, "channel_shift": shift}
+
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(transform)
+        .batch(batch_size, drop_remainder=True)
+    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(dataset[start:].to_iter_dataset(options))
+
+
+def evaluation_batches(
+    source: Any, batch_size: int, *, threads: int
+) -> Iterator[Batch]:
+    """Every example once, in order, not augmented.
+
+    The last batch is filled up with copies of its last example, so that all
+    batches have one shape; `weight` (batch,) float32 is 1 for true examples and
+    0 for copies.
+    """
+
+    def transform(example: Mapping[str, Any]) -> Batch:
+        flat = _flatten(example)
+        return {**flat, "channel_shift": np.zeros(3, np.float32)}
+
+    dataset = grain.MapDataset.source(source).map(transform).batch(batch_size)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    for batch in dataset.to_iter_dataset(options):
+        missing = batch_size - len(batch["label"])
+        weight = np.ones(batch_size, np.float32)
+        if missing:
+            weight[-missing:] = 0
+            batch = {
+                key: np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
+                for key, value in batch.items()
+            }
+        yield {**batch, "weight": weight}
+
+
+def number_of_batches(source: Any, batch_size: int) -> int:
+    """How many batches `evaluation_batches` yields."""
+    return -(-len(source) // batch_size)

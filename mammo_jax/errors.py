@@ -1,0 +1,49 @@
+"""Errors that a user can mend, and the one place where commands end.
+
+Everything that can go wrong from the outside (files, tables, options) raises
+`UserError` with a message that says what is wrong, where, and how to mend it.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+
+# Exit codes of every command; signals follow the shell's 128 + number.
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class UserError(Exception):
+    """Something outside the program is wrong; the message says how to mend it."""
+
+
+class RunStoppedError(Exception):
+    """A signal asked the run to stop, and it has stopped at a safe point."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
+    """Runs `command` and exits: one clear line for a `UserError`, no traceback.
+
+    Args:
+      command: does the work; returns an exit code, None meaning 0.
+      traceback: re-raise instead, so that Python shows where it happened.
+    """
+    try:
+        code = command() or 0
+    except UserError as error:
+        if traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_ERROR
+    except RunStoppedError as interruption:
+        print(f"stopped: {interruption}", file=sys.stderr)
+        code = interruption.exit_code
+    except KeyboardInterrupt:
+        print("stopped: interrupted from the keyboard", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)

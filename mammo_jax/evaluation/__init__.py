@@ -1,0 +1,1 @@
+"""Reading the result: predictions, figures of merit."""

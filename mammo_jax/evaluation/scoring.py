@@ -1,0 +1,81 @@
+"""Running a model over a whole split, and the figures that sum it up."""
+
+from typing import Any
+
+import numpy as np
+
+from mammo_jax.evaluation import metrics
+from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.progress import progress_bar
+from mammo_jax.training.experiment import DEVICE_KEYS, Experiment
+from mammo_jax.training.signals import StopRequest
+from mammo_jax.training.state import Arrays
+
+
+def predict(
+    experiment: Experiment,
+    params: Arrays,
+    batch_stats: Arrays,
+    role: str,
+    stop: StopRequest,
+) -> Predictions:
+    """Scores every image of a split once.
+
+    Args:
+      experiment: the fixed parts of the run.
+      params: of the model.
+      batch_stats: its running statistics.
+      role: `train`, `validation` or `test`.
+      stop: checked after every batch.
+
+    Raises:
+      RunStoppedError: a signal asked the run to stop.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    with progress_bar(
+        f"{experiment.config.task} {role}",
+        total=len(experiment.source(role)),
+        unit="image",
+    ) as bar:
+        for batch in experiment.evaluation_batches(role):
+            probabilities, losses = experiment.eval_step(
+                params,
+                batch_stats,
+                {key: batch[key] for key in DEVICE_KEYS},
+            )
+            true = batch["weight"] > 0
+            columns = {**batch, "probabilities": probabilities, "losses": losses}
+            for key in columns.keys() - {"image", "channel_shift", "weight"}:
+                rows.setdefault(key, []).append(np.asarray(columns[key])[true])
+            bar.update(int(true.sum()))
+            stop.raise_if_set("the same command goes on from the last checkpoint")
+    table = {key: np.concatenate(parts) for key, parts in rows.items()}
+    return Predictions(
+        image_ids=tuple(table["image_id"].tolist()),
+        patient_ids=tuple(table["patient_id"].tolist()),
+        lateralities=tuple(table["laterality"].tolist()),
+        views=tuple(table["view"].tolist()),
+        probabilities=table["probabilities"],
+        labels=table["label"],
+        losses=table["losses"],
+        malignant_classes=experiment.malignant_classes,
+    )
+
+
+def summary(predictions: Predictions) -> dict[str, Any]:
+    """Figures of a split: counts, loss (nats), accuracy, AUC with its interval."""
+    auc = metrics.roc_auc_with_interval(
+        predictions.malignant_score, predictions.malignant_label
+    )
+    return {
+        "images": len(predictions.image_ids),
+        "patients": len(set(predictions.patient_ids)),
+        "malignant": int(predictions.malignant_label.sum()),
+        "loss": float(predictions.losses.mean(dtype=np.float64)),
+        "accuracy": float(
+            np.mean(predictions.probabilities.argmax(1) == predictions.labels)
+        ),
+        "auc": auc.value,
+        "auc_95_low": auc.low,
+        "auc_95_high": auc.high,
+    }

@@ -1,0 +1,119 @@
+"""Trains and evaluates: `python -m mammo_jax.main --config=configs/whole_res.py`.
+
+Every field of the configuration can be overridden: `--config.batch_size=4`.
+Started again with the same command, a stopped run goes on where it was.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mammo_jax.errors import UserError, run_command
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Configuration: configs/FILE.py, or configs/FILE.py:PRESET.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: checkpoints, metrics, TensorBoard files."
+)
+_TRACEBACK = flags.DEFINE_bool(
+    "traceback", False, "On an error, show where in the program it happened."
+)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line.
+
+    Raises:
+      UserError: an unknown field or flag (naming the nearest real one), a value of
+        the wrong type, or a configuration file that does not exist.
+    """
+    for flag in argv[1:]:
+        if flag.startswith("--config="):
+            path = flag.removeprefix("--config=").split(":")[0]
+            if not Path(path).is_file():
+                raise UserError(
+                    f"--config={path}: there is no such file; the configurations are "
+                    "in configs/"
+                )
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        # ml_collections: 'nme'\nDid you mean "name" instead of "nme"?
+        text = str(error.args[0]) if error.args else str(error)
+        raise UserError(
+            "no such field in the configuration: " + " ".join(text.splitlines())
+        ) from error
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled steps between runs, so that a second start is fast."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path.home() / ".cache" / "mammo_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _train() -> None:
+    missing = [
+        name
+        for name, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value))
+        if not value
+    ]
+    if missing:
+        raise UserError(
+            f"--{missing[0]} is missing; for example: python -m mammo_jax.main "
+            "--config=configs/whole_res.py:phantom --workdir=runs/demo"
+        )
+    # Imported late: `--help` and a misspelt flag answer at once.
+    from mammo_jax.train import train_and_evaluate
+
+    use_compilation_cache()
+    workdir = Path(_WORKDIR.value).expanduser()
+    metrics = train_and_evaluate(_CONFIG.value, workdir)
+    print(json.dumps(metrics, indent=2, sort_keys=True))
+    test = metrics["test"]
+    if test["auc"] is None:
+        print("test AUC: undefined, the test images are all of one class")
+        return
+    print(
+        f"test AUC {test['auc']:.3f} (95 % interval {test['auc_95_low']:.3f} to "
+        f"{test['auc_95_high']:.3f}) on {test['images']} images of "
+        f"{test['patients']} patients; written to {workdir / 'metrics.json'}"
+    )
+
+
+def _flags_parser(argv: Sequence[str]) -> list[str]:
+    left: list[str] = []
+
+    def parse() -> None:
+        left.extend(parse_flags(argv))
+
+    try:
+        parse()
+    except UserError:
+        run_command(parse, traceback="--traceback" in argv)
+    return left
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry point of the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    run_command(_train, traceback=_TRACEBACK.value)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_flags_parser)

@@ -1,0 +1,1 @@
+"""The training engine: stages, steps, checkpoints, the run itself."""

@@ -1,0 +1,213 @@
+"""Everything of a run that does not change: data, model, stages, compiled steps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from mammo_jax.data import pipeline
+from mammo_jax.data.augment import Augmentation
+from mammo_jax.errors import UserError
+from mammo_jax.models import build_model, variables
+from mammo_jax.models.groups import groups_of
+from mammo_jax.training import optimizer, step
+from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
+
+# What of a batch goes to the device; the rest names the images.
+DEVICE_KEYS = ("image", "label", "channel_shift")
+# What a task's labels mean, and which validation figure picks the best epoch.
+TASKS = {
+    "patch": {"malignant_classes": (2, 4), "score": "accuracy"},
+    "whole": {"malignant_classes": (1,), "score": "auc"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The fixed parts of a run.
+
+    Attributes:
+      config: of the run.
+      dataset: opened for reading.
+      pixel_mean: to subtract, on the scale 0..255.
+      graphdef: the model without its variables.
+      labels: layer group of every parameter.
+      stages: in their order.
+      steps_per_epoch: at least 1.
+      eval_step: see `mammo_jax.training.step.make_eval_step`.
+    """
+
+    config: ConfigDict
+    dataset: pipeline.Dataset
+    pixel_mean: float
+    graphdef: Any
+    labels: dict[str, str]
+    stages: tuple[optimizer.Stage, ...]
+    steps_per_epoch: int
+    eval_step: Callable
+
+    @property
+    def malignant_classes(self) -> tuple[int, ...]:
+        """The classes that mean malignancy."""
+        return TASKS[self.config.task]["malignant_classes"]  # type: ignore[return-value]
+
+    @property
+    def score_name(self) -> str:
+        """The validation figure that picks the best epoch."""
+        return TASKS[self.config.task]["score"]  # type: ignore[return-value]
+
+    def source(self, role: str) -> Any:
+        """The examples that serve as `train`, `validation` or `test`."""
+        return self.dataset.sources[self.config.data[f"{role}_split"]]
+
+    def training_batches(self, start: int) -> Any:
+        """Batches from number `start` on."""
+        return pipeline.training_batches(
+            self.source("train"),
+            self.config.batch_size,
+            augmentation(self.config),
+            seed=self.config.seed,
+            start=start,
+            threads=self.config.data.threads,
+        )
+
+    def evaluation_batches(self, role: str) -> Any:
+        """Every example of a split once."""
+        return pipeline.evaluation_batches(
+            self.source(role),
+            self.config.eval_batch_size,
+            threads=self.config.data.threads,
+        )
+
+    def enter_stage(self, index: int, state: TrainState) -> TrainState:
+        """Starts the stage's optimiser anew, as the paper's Keras did."""
+        trained = optimizer.trained_parameters(self.stages[index], self.labels)
+        params = {name: state.params[name] for name in sorted(trained)}
+        return dataclasses.replace(
+            state,
+            opt_state=self.optimizer(index).init(params),
+            metrics=EpochMetrics.empty(),
+        )
+
+    def optimizer(self, index: int) -> Any:
+        """Of a stage."""
+        return optimizer.make_optimizer(self.stages[index], self.labels)
+
+    def train_step(self, index: int) -> Callable:
+        """Of a stage; see `mammo_jax.training.step.make_train_step`."""
+        return step.make_train_step(
+            self.graphdef,
+            self.optimizer(index),
+            optimizer.trained_parameters(self.stages[index], self.labels),
+            num_classes=self.config.model.num_classes,
+            pixel_mean=self.pixel_mean,
+            accum_steps=self.config.accum_steps,
+            unroll=jax.default_backend() == "cpu",
+        )
+
+
+def augmentation(config: ConfigDict) -> Augmentation:
+    """The configured random transformations."""
+    return Augmentation(
+        **{**config.augment.to_dict(), "zoom": tuple(config.augment.zoom)}
+    )
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses what cannot run, before any work.
+
+    Raises:
+      UserError: naming the field and its allowed values.
+    """
+    if config.task not in TASKS:
+        raise UserError(f"config.task is {config.task!r}; it must be one of {[*TASKS]}")
+    for field in ("batch_size", "accum_steps", "eval_batch_size"):
+        if config[field] < 1:
+            raise UserError(f"config.{field} is {config[field]}; it must be at least 1")
+    if config.batch_size % config.accum_steps:
+        raise UserError(
+            f"config.batch_size ({config.batch_size}) is not divisible by "
+            f"config.accum_steps ({config.accum_steps})"
+        )
+    optimizer.stages_from_config(config.stages)
+
+
+def open_data(config: ConfigDict) -> pipeline.Dataset:
+    """Opens the configured dataset and checks it against the configuration.
+
+    Raises:
+      UserError: not built, without the splits, or of other classes.
+    """
+    dataset = pipeline.open_dataset(config.data.dataset, config.data.data_dir)
+    for role in ("train", "validation", "test"):
+        split = config.data[f"{role}_split"]
+        if split not in dataset.sources:
+            raise UserError(
+                f"config.data.{role}_split is {split!r}, but {dataset.name} in "
+                f"{config.data.data_dir} has the splits {sorted(dataset.sources)}"
+            )
+    if len(dataset.class_names) != config.model.num_classes:
+        raise UserError(
+            f"{dataset.name} has {len(dataset.class_names)} classes "
+            f"{list(dataset.class_names)}, but config.model.num_classes is "
+            f"{config.model.num_classes}"
+        )
+    examples = len(dataset.sources[config.data.train_split])
+    if examples < config.batch_size:
+        raise UserError(
+            f"the split {config.data.train_split!r} of {dataset.name} has {examples} "
+            f"examples, fewer than config.batch_size ({config.batch_size})"
+        )
+    return dataset
+
+
+def make_experiment(
+    config: ConfigDict, dataset: pipeline.Dataset
+) -> tuple[Experiment, Arrays, Arrays]:
+    """Builds the model with random values.
+
+    Returns:
+      The fixed parts of the run, the parameters and the statistics.
+    """
+    model = build_model(config.model, rngs=nnx.Rngs(config.seed))
+    graphdef, params, stats = variables.split(model)
+    mean = config.data.pixel_mean if config.data.pixel_mean >= 0 else dataset.pixel_mean
+    labels = {name: groups_of(name, config.model.trunk) for name in params}
+    stages = optimizer.stages_from_config(config.stages)
+    for stage in stages:
+        optimizer.trained_parameters(stage, labels)
+    examples = len(dataset.sources[config.data.train_split])
+    experiment = Experiment(
+        config=config,
+        dataset=dataset,
+        pixel_mean=mean,
+        graphdef=graphdef,
+        labels=labels,
+        stages=stages,
+        steps_per_epoch=config.steps_per_epoch or examples // config.batch_size,
+        eval_step=step.make_eval_step(graphdef, pixel_mean=mean),
+    )
+    return experiment, params, stats
+
+
+def abstract_variables(model_config: ConfigDict) -> tuple[Arrays, Arrays]:
+    """Shapes and types of a model's parameters and statistics."""
+
+    def build() -> tuple[Arrays, Arrays]:
+        return variables.split(build_model(model_config, rngs=nnx.Rngs(0)))[1:]
+
+    return jax.eval_shape(build)
+
+
+def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:
+    """The state at the start of the first stage."""
+    state = TrainState(
+        params=jax.device_put(params),
+        batch_stats=jax.device_put(stats),
+        opt_state=None,
+        metrics=EpochMetrics.empty(),
+    )
+    return experiment.enter_stage(0, state)

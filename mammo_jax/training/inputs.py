@@ -1,0 +1,31 @@
+"""The last part of the preprocessing, on the device: grey image to network input."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt16
+
+# 16-bit grey levels to the networks' 0..255.
+GREY_SCALE = 255.0 / 65535.0
+
+
+def network_input(
+    images: UInt16[Array, "batch height width"],
+    channel_shift: Float[Array, "batch 3"],
+    pixel_mean: float,
+) -> Float[Array, "batch height width 3"]:
+    """Three channels, each shifted and clipped to the image's range, centred.
+
+    Args:
+      images: grey levels 0..65535.
+      channel_shift: offset of each channel on the scale 0..255; zeros in
+        evaluation, where the clipping then changes nothing.
+      pixel_mean: the training set's mean grey level on the scale 0..255.
+
+    Returns:
+      Grey levels on the scale 0..255 less `pixel_mean`; not divided by a
+      standard deviation, and not ImageNet's preprocessing (paper section 2.1).
+    """
+    grey = images.astype(jnp.float32)[..., None] * GREY_SCALE
+    lowest = grey.min((1, 2, 3), keepdims=True)
+    highest = grey.max((1, 2, 3), keepdims=True)
+    shifted = jnp.clip(grey + channel_shift[:, None, None, :], lowest, highest)
+    return shifted - pixel_mean

@@ -1,0 +1,63 @@
+"""TensorBoard files of a run."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorboardX
+from jaxtyping import Float
+
+
+class Logs:
+    """Writes scalars and images, by optimiser step."""
+
+    def __init__(self, directory: Path, resumed_at: int):
+        # Anything a killed run wrote after its last checkpoint is purged.
+        self._writer = tensorboardX.SummaryWriter(
+            str(directory), purge_step=resumed_at or None, flush_secs=10
+        )
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Writes the values that are defined."""
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def images(
+        self, step: int, name: str, images: Float[np.ndarray, "batch height width 3"]
+    ) -> None:
+        """Writes images with values 0..1."""
+        self._writer.add_images(name, images, step, dataformats="NHWC")
+
+
+class Throughput:
+    """Images per second, and the share of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a new window."""
+        self._start = time.perf_counter()
+        self._images = 0
+        self._waited = 0.0
+
+    def add(self, images: int, waited: float) -> None:
+        """Counts a batch that took `waited` seconds to arrive."""
+        self._images += images
+        self._waited += waited
+
+    def scalars(self) -> dict[str, float | None]:
+        """The window's figures."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        return {
+            "train/images_per_second": self._images / elapsed,
+            "train/data_wait_share": self._waited / elapsed,
+        }

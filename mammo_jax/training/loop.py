@@ -1,0 +1,239 @@
+"""The epochs of a run: train, validate, keep the best, stop in time."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from mammo_jax.errors import RunStoppedError, UserError
+from mammo_jax.evaluation import scoring
+from mammo_jax.progress import progress_bar
+from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.experiment import DEVICE_KEYS, Experiment
+from mammo_jax.training.inputs import network_input
+from mammo_jax.training.logs import Logs, Throughput
+from mammo_jax.training.signals import StopRequest
+from mammo_jax.training.state import EpochMetrics, TrainState
+
+_LOGGED_IMAGES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the epochs of one run share."""
+
+    experiment: Experiment
+    checkpoints: Checkpoints
+    logs: Logs
+    stop: StopRequest
+
+
+class LossWatch:
+    """Stops the run at a loss that is no number, before such a state is saved."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[jax.Array, dict, int] | None = None
+
+    def look_at(self, loss: jax.Array, batch: dict, step: int) -> None:
+        """Remembers a step's loss without waiting for it."""
+        self._seen = loss, batch, step
+
+    def check(self) -> float:
+        """Waits for the remembered loss and returns it.
+
+        Raises:
+          UserError: it is not finite; names the batch's images.
+        """
+        if self._seen is None:
+            return 0.0
+        value, batch, step = float(self._seen[0]), *self._seen[1:]
+        if not np.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {step}, on the images "
+                f"{', '.join(map(str, batch['image_id']))}; try lower learning rates "
+                "(config.stages.STAGE.rates.GROUP)"
+            )
+        return value
+
+
+def train(run: Run, state: TrainState, progress: Progress) -> Progress:
+    """Trains from `progress` to the end of the last stage.
+
+    Raises:
+      RunStoppedError: a signal arrived; the state has been saved.
+    """
+    batches = run.experiment.training_batches(progress.step)
+    _log_input_images(run, progress)
+    compiled: dict[int, Any] = {}
+    while not progress.finished:
+        index = progress.stage
+        if index not in compiled:
+            compiled = {index: run.experiment.train_step(index)}
+        state, progress = _train_epoch(run, compiled[index], batches, state, progress)
+        state, progress = _end_epoch(run, state, progress)
+    return progress
+
+
+def _train_epoch(
+    run: Run, train_step: Any, batches: Any, state: TrainState, progress: Progress
+) -> tuple[TrainState, Progress]:
+    """The rest of the epoch in hand."""
+    config = run.experiment.config
+    stage = run.experiment.stages[progress.stage]
+    if progress.step_in_epoch == 0:
+        state = dataclasses.replace(state, metrics=EpochMetrics.empty())
+    bar = progress_bar(
+        f"{config.task} {stage.name} epoch {progress.epoch + 1}/{stage.epochs}",
+        total=run.experiment.steps_per_epoch,
+        initial=progress.step_in_epoch,
+        unit="step",
+    )
+    throughput, watch = Throughput(), LossWatch()
+    with bar:
+        while progress.step_in_epoch < run.experiment.steps_per_epoch:
+            asked = time.perf_counter()
+            batch = next(batches)
+            throughput.add(config.batch_size, time.perf_counter() - asked)
+            state, loss = train_step(state, {key: batch[key] for key in DEVICE_KEYS})
+            # The step before is looked at only now, so that the device has work.
+            watch.check()
+            progress = dataclasses.replace(
+                progress,
+                step=progress.step + 1,
+                step_in_epoch=progress.step_in_epoch + 1,
+            )
+            watch.look_at(loss, batch, progress.step)
+            bar.update()
+            if progress.step % config.log_every_steps == 0:
+                bar.set_postfix_str(f"loss {watch.check():.3f}")
+                run.logs.scalars(
+                    progress.step, _training_scalars(state, stage, throughput)
+                )
+                throughput.restart()
+            _save_within_epoch(run, state, progress, watch)
+    watch.check()
+    run.logs.scalars(progress.step, _training_scalars(state, stage, throughput))
+    return state, progress
+
+
+def _save_within_epoch(
+    run: Run, state: TrainState, progress: Progress, watch: LossWatch
+) -> None:
+    every = run.experiment.config.checkpoint_every_steps
+    ends = progress.step_in_epoch == run.experiment.steps_per_epoch
+    if run.stop or (every and progress.step % every == 0 and not ends):
+        watch.check()
+        run.checkpoints.save(state, progress)
+    run.stop.raise_if_set(
+        f"saved at step {progress.step}; the same command goes on from there"
+    )
+
+
+def _training_scalars(state: TrainState, stage: Any, throughput: Throughput) -> dict:
+    means = {key: float(value) for key, value in state.metrics.compute().items()}
+    return {
+        **{f"train/{key}": value for key, value in means.items()},
+        **{f"learning_rate/{group}": rate for group, rate in stage.rates.items()},
+        **throughput.scalars(),
+    }
+
+
+def _end_epoch(
+    run: Run, state: TrainState, progress: Progress
+) -> tuple[TrainState, Progress]:
+    """Validates, decides what comes next, saves."""
+    try:
+        predictions = scoring.predict(
+            run.experiment, state.params, state.batch_stats, "validation", run.stop
+        )
+    except RunStoppedError:
+        run.checkpoints.save(state, progress)
+        raise
+    figures = scoring.summary(predictions)
+    run.logs.scalars(
+        progress.step,
+        {f"validation/{key}": figures[key] for key in ("loss", "accuracy", "auc")},
+    )
+    score = figures[run.experiment.score_name]
+    # One class alone has no AUC: the lowest loss is then the best.
+    validation = {
+        "score": -figures["loss"] if score is None else score,
+        "loss": figures["loss"],
+    }
+    previous_stage = progress.stage
+    progress = _advance(run.experiment, progress, validation)
+    logging.info(
+        "%s epoch %d: validation %s",
+        run.experiment.config.task,
+        progress.epochs_done,
+        " ".join(f"{key} {_short(value)}" for key, value in figures.items()),
+    )
+    if progress.stage != previous_stage:
+        state = run.experiment.enter_stage(progress.stage, state)
+    run.checkpoints.save(state, progress, validation)
+    run.stop.raise_if_set(
+        f"saved at step {progress.step}; the same command goes on from there"
+    )
+    return state, progress
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _advance(
+    experiment: Experiment, progress: Progress, validation: dict[str, float]
+) -> Progress:
+    """Counts an epoch; ends the stage when it is over or stopped gaining."""
+    stage = experiment.stages[progress.stage]
+    epoch, epochs_done = progress.epoch + 1, progress.epochs_done + 1
+    gained = progress.lowest_loss is None or validation["loss"] < progress.lowest_loss
+    without_gain = 0 if gained else progress.epochs_without_gain + 1
+    progress = dataclasses.replace(
+        progress,
+        epoch=epoch,
+        epochs_done=epochs_done,
+        step_in_epoch=0,
+        lowest_loss=validation["loss"] if gained else progress.lowest_loss,
+        epochs_without_gain=without_gain,
+    )
+    if _is_better(validation, progress.best):
+        progress = dataclasses.replace(
+            progress, best=validation, best_epoch=epochs_done, best_step=progress.step
+        )
+    patience = experiment.config.early_stopping_patience
+    if epoch < stage.epochs and not (patience and without_gain >= patience):
+        return progress
+    if progress.stage + 1 == len(experiment.stages):
+        return dataclasses.replace(progress, finished=True)
+    return dataclasses.replace(
+        progress,
+        stage=progress.stage + 1,
+        epoch=0,
+        lowest_loss=None,
+        epochs_without_gain=0,
+    )
+
+
+def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
+    """A higher score, or the same with a lower loss."""
+    if best is None:
+        return True
+    return (new["score"], -new["loss"]) > (best["score"], -best["loss"])
+
+
+def _log_input_images(run: Run, progress: Progress) -> None:
+    """Shows a few training images as the network sees them, scaled to 0..1."""
+    batch = next(run.experiment.training_batches(progress.step))
+    images = np.asarray(
+        network_input(
+            batch["image"][:_LOGGED_IMAGES],
+            batch["channel_shift"][:_LOGGED_IMAGES],
+            run.experiment.pixel_mean,
+        )
+    )
+    shown = (images + run.experiment.pixel_mean) / 255
+    run.logs.images(progress.step, "train/augmented_inputs", np.clip(shown, 0, 1))

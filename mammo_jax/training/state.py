@@ -1,0 +1,37 @@
+"""What a run carries from one step to the next."""
+
+import dataclasses
+from typing import Any
+
+import clu.metrics
+import flax
+import jax
+
+Arrays = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class EpochMetrics(clu.metrics.Collection):
+    """Means over the epoch so far; part of the state, so a restart keeps them."""
+
+    loss: clu.metrics.Average.from_output("loss")  # type: ignore[valid-type]
+    accuracy: clu.metrics.Average.from_output("accuracy")  # type: ignore[valid-type]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that the jitted train step reads and renews.
+
+    Attributes:
+      params: parameters by name, such as `trunk/conv1/kernel`; float32.
+      batch_stats: running means and variances of the batch normalisations.
+      opt_state: of the stage's optimiser; holds moments of the trained
+        parameters only.
+      metrics: of the epoch so far.
+    """
+
+    params: Arrays
+    batch_stats: Arrays
+    opt_state: Any
+    metrics: EpochMetrics

@@ -1,0 +1,103 @@
+"""A run's directory: one run, one configuration, one process at a time."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from mammo_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.json"
+_LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Takes hold of `workdir` for one run of `config`.
+
+    A new directory gets the configuration as `config.json`. One that holds an
+    earlier run is taken only when its configuration is the same, so that
+    nothing of another run is overwritten.
+
+    Raises:
+      UserError: the directory cannot be written, is in use, holds another
+        configuration or something that is no run.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / _LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run's directory {workdir}: {error.strerror}; "
+            "choose another with --workdir=DIR"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another run is using {workdir}; wait for it, or choose another "
+                "with --workdir=DIR"
+            ) from error
+        _match_config(workdir, config)
+        yield
+
+
+def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    path = workdir / CONFIG_FILE
+    wanted = as_json(config)
+    if not path.exists():
+        strangers = {entry.name for entry in workdir.iterdir()} - {_LOCK_FILE}
+        if strangers:
+            raise UserError(
+                f"{workdir} is not empty and holds no run ({sorted(strangers)[0]} is "
+                "there); choose another with --workdir=DIR"
+            )
+        write_json(path, wanted)
+        return
+    differences = list(_differences(read_json(path), wanted))
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run with another configuration: "
+            f"{'; '.join(differences[:5])}; choose another with --workdir=DIR"
+        )
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The configuration as JSON has it: tuples are lists, references resolved."""
+    return json.loads(config.to_json_best_effort(sort_keys=True))
+
+
+def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
+    if isinstance(there, Mapping) and isinstance(wanted, Mapping):
+        for key in sorted({*there, *wanted}):
+            yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}")
+    elif there != wanted:
+        yield f"{name} is {there!r} there and {wanted!r} here"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+    os.replace(partial, path)
