@@ -5,11 +5,12 @@ Started again with the same command, a stopped run goes on where it was.
 """
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from mammo_jax.errors import UserError, run_command
@@ -64,6 +65,15 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
+def show_own_messages() -> None:
+    """Prints this package's messages and the libraries' warnings only."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("mammo_jax").setLevel(logging.INFO)
+
+
 def _train() -> None:
     missing = [
         name
@@ -110,8 +120,7 @@ def main(argv: Sequence[str]) -> None:
     """Entry point of the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
+    show_own_messages()
     run_command(_train, traceback=_TRACEBACK.value)
 
 

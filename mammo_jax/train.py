@@ -1,16 +1,16 @@
 """A whole run: patch classifier, conversion, whole-image training, test."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from mammo_jax.data import phantom_data
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.models import conversion, pretrained
+from mammo_jax.models import conversion
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.checkpoint import Checkpoints, Progress
@@ -19,6 +19,8 @@ from mammo_jax.training.logs import Logs
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays
+
+_log = logging.getLogger(__name__)
 
 PATCH_DIR = "patch"
 
@@ -50,7 +52,7 @@ def _train_and_evaluate(
     with workdirs.claim(workdir, config):
         metrics_path = workdir / workdirs.METRICS_FILE
         if metrics_path.exists():
-            logging.info("%s holds a finished run; nothing to do", workdir)
+            _log.info("%s holds a finished run; nothing to do", workdir)
             return workdirs.read_json(metrics_path)
         phantom_data.prepare(config)
         dataset = experiments.open_data(config)
@@ -81,7 +83,7 @@ def _run(
             state = experiments.initial_state(experiment, params, stats)
         else:
             step, progress = latest
-            logging.info("going on from step %d in %s", step, workdir)
+            _log.info("going on from step %d in %s", step, workdir)
             like = experiments.initial_state(experiment, params, stats)
             like = experiment.enter_stage(progress.stage, like)
             state = checkpoints.restore(step, like)
@@ -118,6 +120,8 @@ def _initial_variables(
     """The values training starts from: random, ImageNet's or a patch classifier's."""
     config = experiment.config
     if config.task == "patch" and config.pretrained:
+        from mammo_jax.models import pretrained
+
         return pretrained.load_trunk(config.pretrained, config.model, params, stats)
     if not init_from:
         return params, stats
@@ -125,7 +129,7 @@ def _initial_variables(
     params, stats, report = conversion.patch_to_whole(
         patch_params, patch_stats, params, stats
     )
-    logging.info(
+    _log.info(
         "converted the patch classifier in %s: %d arrays copied, %d new, %d left out",
         init_from,
         len(report.copied),

@@ -1,7 +1,28 @@
 """Settings that every test shares."""
 
 import os
+from pathlib import Path
 
 # Before jax is imported: tests run on the CPU, and compiled steps are kept for the
 # session so that tests in processes of their own do not compile them again.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import pytest
+
+# Compiling takes its time, and not the same time twice.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a few phantoms, packaged as whole images and as patches."""
+    from mammo_jax.phantom import write_cbis_ddsm
+    from tfds_builders.building import build
+
+    folder = tmp_path_factory.mktemp("phantom_data")
+    write_cbis_ddsm(folder / "raw", cases=24, seed=0, height=288, num_workers=1)
+    for name in ("paper_whole_h288", "paper_s1_h288"):
+        build(f"cbis_ddsm/{name}", folder / "raw", folder, num_workers=1)
+    return folder

@@ -91,10 +91,13 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
+        self._pending: Any = None
+
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._wait()
         self._checkpointer.close()
 
     def save(
@@ -110,7 +113,8 @@ class Checkpoints:
           progress: of the run.
           validation: `score` and `loss`, at the end of an epoch.
         """
-        self._checkpointer.save_checkpointables_async(
+        self._wait()
+        self._pending = self._checkpointer.save_checkpointables_async(
             progress.step,
             _parts(state),
             force=True,
@@ -120,6 +124,12 @@ class Checkpoints:
             metrics=None if validation is None else dict(validation),
             custom_metadata=dataclasses.asdict(progress),
         )
+
+    def _wait(self) -> None:
+        """Lets a save in the background end, or raises its error."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
     def latest(self) -> tuple[int, Progress] | None:
         """Step and progress of the latest checkpoint, None without any."""
@@ -148,6 +158,7 @@ class Checkpoints:
         return model["params"], model["batch_stats"]
 
     def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        self._wait()
         folder = self._checkpointer.directory / str(step)
         try:
             return self._checkpointer.load_checkpointables(step, _abstract(like))

@@ -86,11 +86,12 @@ class Experiment:
         """Starts the stage's optimiser anew, as the paper's Keras did."""
         trained = optimizer.trained_parameters(self.stages[index], self.labels)
         params = {name: state.params[name] for name in sorted(trained)}
-        return dataclasses.replace(
+        state = dataclasses.replace(
             state,
             opt_state=self.optimizer(index).init(params),
             metrics=EpochMetrics.empty(),
         )
+        return placed(state)
 
     def optimizer(self, index: int) -> Any:
         """Of a stage."""
@@ -107,6 +108,16 @@ class Experiment:
             accum_steps=self.config.accum_steps,
             unroll=jax.default_backend() == "cpu",
         )
+
+
+def placed(state: TrainState) -> TrainState:
+    """The state with every array committed to the device.
+
+    A fresh array is not committed to any device, the result of a step is; without
+    this the second step would compile again.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.device_put(state, device)
 
 
 def augmentation(config: ConfigDict) -> Augmentation:
@@ -205,8 +216,8 @@ def abstract_variables(model_config: ConfigDict) -> tuple[Arrays, Arrays]:
 def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:
     """The state at the start of the first stage."""
     state = TrainState(
-        params=jax.device_put(params),
-        batch_stats=jax.device_put(stats),
+        params=params,
+        batch_stats=stats,
         opt_state=None,
         metrics=EpochMetrics.empty(),
     )

@@ -38,7 +38,11 @@ class Logs:
 
 
 class Throughput:
-    """Images per second, and the share of the time spent waiting for data."""
+    """Images per second, and the share of the time spent waiting for data.
+
+    Attributes:
+      images: counted in the window in hand.
+    """
 
     def __init__(self) -> None:
         self.restart()
@@ -46,18 +50,18 @@ class Throughput:
     def restart(self) -> None:
         """Begins a new window."""
         self._start = time.perf_counter()
-        self._images = 0
+        self.images = 0
         self._waited = 0.0
 
     def add(self, images: int, waited: float) -> None:
         """Counts a batch that took `waited` seconds to arrive."""
-        self._images += images
+        self.images += images
         self._waited += waited
 
     def scalars(self) -> dict[str, float | None]:
         """The window's figures."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         return {
-            "train/images_per_second": self._images / elapsed,
+            "train/images_per_second": self.images / elapsed,
             "train/data_wait_share": self._waited / elapsed,
         }

@@ -1,22 +1,24 @@
 """The epochs of a run: train, validate, keep the best, stop in time."""
 
 import dataclasses
+import logging
 import time
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.progress import progress_bar
 from mammo_jax.training.checkpoint import Checkpoints, Progress
-from mammo_jax.training.experiment import DEVICE_KEYS, Experiment
+from mammo_jax.training.experiment import DEVICE_KEYS, Experiment, placed
 from mammo_jax.training.inputs import network_input
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import EpochMetrics, TrainState
+
+_log = logging.getLogger(__name__)
 
 _LOGGED_IMAGES = 4
 
@@ -84,7 +86,7 @@ def _train_epoch(
     config = run.experiment.config
     stage = run.experiment.stages[progress.stage]
     if progress.step_in_epoch == 0:
-        state = dataclasses.replace(state, metrics=EpochMetrics.empty())
+        state = placed(dataclasses.replace(state, metrics=EpochMetrics.empty()))
     bar = progress_bar(
         f"{config.task} {stage.name} epoch {progress.epoch + 1}/{stage.epochs}",
         total=run.experiment.steps_per_epoch,
@@ -115,7 +117,8 @@ def _train_epoch(
                 throughput.restart()
             _save_within_epoch(run, state, progress, watch)
     watch.check()
-    run.logs.scalars(progress.step, _training_scalars(state, stage, throughput))
+    if throughput.images:
+        run.logs.scalars(progress.step, _training_scalars(state, stage, throughput))
     return state, progress
 
 
@@ -165,7 +168,7 @@ def _end_epoch(
     }
     previous_stage = progress.stage
     progress = _advance(run.experiment, progress, validation)
-    logging.info(
+    _log.info(
         "%s epoch %d: validation %s",
         run.experiment.config.task,
         progress.epochs_done,

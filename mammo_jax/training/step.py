@@ -99,7 +99,7 @@ def make_train_step(
             jnp.int32(0),
         )
         (gradients, stats, loss, correct), _ = jax.lax.scan(
-            accumulate, start, micros, unroll=accum_steps if unroll else 1
+            accumulate, start, micros, unroll=0 if unroll else 1
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
         metrics = EpochMetrics.single_from_model_output(

@@ -1,0 +1,42 @@
+"""Writes a synthetic set of mammograms in a real data set's own layout.
+
+For example
+
+    python scripts/make_phantom.py --layout=cbis_ddsm --cases=60 --seed=0 --out=raw
+"""
+
+import argparse
+
+from mammo_jax.errors import run_command
+from mammo_jax.phantom import LAYOUTS
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layout", required=True, choices=sorted(LAYOUTS))
+    parser.add_argument("--cases", type=int, required=True, help="number of patients")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    parser.add_argument("--out", required=True, help="a new or an empty folder")
+    parser.add_argument(
+        "--height",
+        type=int,
+        default=4096,
+        help="of the mammograms in pixels, about (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_workers", type=int, help="processes (default: one for each core)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parses the command line and writes the set."""
+    arguments = vars(_parse_arguments())
+    write = LAYOUTS[arguments.pop("layout")]
+    write(arguments.pop("out"), **arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,45 @@
+"""The command that writes synthetic sets."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_phantom.py"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_writes_a_set_and_shows_progress(tmp_path):
+    out = tmp_path / "deep" / "raw"
+    done = run(
+        *("--layout=cbis_ddsm", "--cases=3", "--seed=1", "--height=128"),
+        *("--num_workers=1", f"--out={out}"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "drawing mammograms" in done.stderr
+    assert len(list(out.glob("*.csv"))) == 4
+    assert list(out.rglob("*.dcm"))
+    assert [path.name for path in out.parent.iterdir()] == ["raw"]
+
+
+def test_refuses_a_folder_that_is_not_empty(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    done = run("--layout=cbis_ddsm", "--cases=3", f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path) in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--layout", "--cases", "--out", "--height"])
+def test_help_names_the_options(option):
+    assert option in run("--help").stdout
