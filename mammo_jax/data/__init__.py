@@ -1,1 +1,1 @@
-
+"""From DICOM on disk to batches: reading, packaging, augmenting."""

@@ -15,6 +15,7 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 
 from mammo_jax.data import augment
 from mammo_jax.errors import UserError
@@ -66,7 +67,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             image_shape=(height, width),
             class_names=tuple(builder.info.features["label"].names),
         )
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, json_format.Error) as error:
         raise UserError(
             f"dataset {name} in {directory} cannot be read ({error}); remove that "
             f"folder and build it again: {build_command(name, data_dir)}"

@@ -1,0 +1,130 @@
+"""Where CBIS-DDSM's files lie: found by folder names and by UIDs in the headers.
+
+The file names in the tables do not exist on disk, and downloads differ in what lies
+between a case's folder and its files. Two things are stable: the name of the case's
+folder ("Mass-Training_P_00001_LEFT_CC_1", also written to PatientID), and the
+SeriesInstanceUID.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from mammo_jax.data.cbis_tables import Abnormality, View
+from mammo_jax.data.dicom import find_pseudonym, read_header
+from mammo_jax.errors import UserError
+from mammo_jax.progress import progress
+
+_CASE_FOLDER = re.compile(
+    r"(Mass|Calc)-(Training|Test)_P_\d{5}_(LEFT|RIGHT)_(CC|MLO)(_\d+)?"
+)
+
+
+@dataclasses.dataclass
+class FileIndex:
+    """The DICOM files below a folder.
+
+    Attributes:
+      root: the folder.
+      by_folder: case folder name to its files, sorted; any depth below it.
+      loose: files that lie below no case folder.
+    """
+
+    root: Path
+    by_folder: dict[str, list[Path]]
+    loose: list[Path]
+
+    @functools.cached_property
+    def _loose_by_key(self) -> dict[str, list[Path]]:
+        """Loose files by the case name and by the series in their headers."""
+        found: dict[str, list[Path]] = {}
+        for path in progress(self.loose, "reading headers", unit="file"):
+            try:
+                keys = {find_pseudonym(path), read_header(path).series_instance_uid}
+            except UserError:  # not an image of the collection; nothing asks for it
+                continue
+            for key in keys:
+                found.setdefault(key, []).append(path)
+        return found
+
+    def find(self, folder: str, series: Iterable[str]) -> list[Path]:
+        """Files of a case folder; where there is none, files of the series."""
+        if folder in self.by_folder:
+            return self.by_folder[folder]
+        if not self.loose:
+            return []
+        keys = (folder, *series)
+        paths = (path for key in keys for path in self._loose_by_key.get(key, []))
+        return list(dict.fromkeys(paths))
+
+
+def index_files(root: str | Path) -> FileIndex:
+    """Lists the DICOM files below `root`; symbolic links to folders are not followed.
+
+    Raises:
+      UserError: `root` is not a folder.
+    """
+    if not Path(root).is_dir():
+        raise UserError(
+            f"{root}: no such folder; give the folder that holds the CBIS-DDSM tables"
+            " and images"
+        )
+    index = FileIndex(Path(root), {}, [])
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        relative = Path(folder).relative_to(root)
+        cases = [part for part in relative.parts if _CASE_FOLDER.fullmatch(part)]
+        files = index.by_folder.setdefault(cases[-1], []) if cases else index.loose
+        files += [
+            Path(folder, name)
+            for name in sorted(names)
+            if name.lower().endswith(".dcm")
+        ]
+    return index
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewFiles:
+    """Candidates for the files of a view; the content decides (`cbis_views`).
+
+    Attributes:
+      view: the view.
+      images: files that may be the full image, the likeliest first.
+      rois: for each abnormality, the files that may be its mask.
+    """
+
+    view: View
+    images: tuple[str, ...]
+    rois: tuple[tuple[str, ...], ...]
+
+    @property
+    def image_id(self) -> str:
+        """Of the view."""
+        return self.view.image_id
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.images, *(path for paths in self.rois for path in paths))
+
+
+def find_view_files(view: View, index: FileIndex) -> ViewFiles:
+    """The files of a view in an index; empty where there are none."""
+    images = [
+        str(path)
+        for folder, series in view.image_sources
+        for path in index.find(folder, (series,))
+    ]
+    return ViewFiles(
+        view,
+        tuple(dict.fromkeys(images)),
+        tuple(_find_roi_files(a, index) for a in view.abnormalities),
+    )
+
+
+def _find_roi_files(abnormality: Abnormality, index: FileIndex) -> tuple[str, ...]:
+    paths = index.find(abnormality.roi_folder, abnormality.roi_series)
+    return tuple(str(path) for path in paths)

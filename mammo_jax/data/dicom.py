@@ -1,0 +1,446 @@
+"""One DICOM file in, its pixels and the header facts that matter out.
+
+The only place that knows DICOM. Pixels come back as *stored values*: unsigned,
+`0 .. 2**bits_stored - 1`, darker is smaller, however the file codes them. Of the
+header only technical attributes and the UIDs needed to join files with tables are
+kept; names, dates and patient identifiers are never read into anything.
+"""
+
+import dataclasses
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from jaxtyping import Float, Shaped, UInt16
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
+from pydicom.tag import BaseTag, Tag
+
+from mammo_jax.errors import UserError
+
+# The largest film scan of DDSM has 40 million pixels, a digital mammogram 25.
+MAX_PIXELS = 150_000_000
+MAX_FILE_BYTES = 1 << 30
+# Bytes before the start or after the end of a codestream.
+_MAX_PADDING = 64
+
+_LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
+_VIEWS = frozenset(["CC", "MLO", "ML", "LM", "LMO", "XCCL", "XCCM", "FB", "SIO"])
+
+# Where more than one decoder could be used: the fastest (RLE: a fifth of the time
+# of pydicom's own) and the one that is strict about damage.
+_DECODERS = {
+    uid.RLELossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+    uid.JPEG2000Lossless: "pylibjpeg",
+}
+# Pixels in these lie in their container as the header says (HighBit); all other
+# codecs return them at its low end.
+_RAW_CONTAINERS = frozenset(
+    {
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.RLELossless,
+    }
+)
+
+_HEADER_KEYWORDS = (
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "Laterality",
+    "ImageLaterality",
+    "ViewPosition",
+    "PatientOrientation",
+    "PhotometricInterpretation",
+    "SamplesPerPixel",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+_WINDOW_KEYWORDS = (
+    "ModalityLUTSequence",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "VOILUTSequence",
+)
+_PIXEL_KEYWORDS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+    """Technical facts of a DICOM file; strings are empty where it has none.
+
+    Attributes:
+      rows: height in pixels, Rows (0028,0010).
+      columns: width in pixels, Columns (0028,0011).
+      bits_allocated: container size, BitsAllocated (0028,0100), 8 or 16.
+      bits_stored: bits in use, BitsStored (0028,0101), 1 to 16.
+      photometric: "MONOCHROME1" or "MONOCHROME2" (0028,0004).
+      laterality: "LEFT", "RIGHT" or "".
+      view: "CC", "MLO", another view's DICOM name, or "".
+      modality: Modality (0008,0060), "MG" for mammograms, also "RG" or "CR".
+      sop_instance_uid: SOPInstanceUID (0008,0018), for joining with tables.
+      series_instance_uid: SeriesInstanceUID (0020,000E), likewise.
+      study_instance_uid: StudyInstanceUID (0020,000D), likewise.
+    """
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    photometric: str
+    laterality: str
+    view: str
+    modality: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mammogram(Header):
+    """A header with its pixels.
+
+    Attributes:
+      pixels: stored values, `0 .. 2**bits_stored - 1`, brighter is larger
+        (MONOCHROME1 is inverted, signed values are shifted up).
+    """
+
+    pixels: UInt16[np.ndarray, "rows columns"]
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads the header facts of a DICOM file, not its pixels.
+
+    Raises:
+      UserError: the file is missing, is not DICOM, or its header is not that of a
+        single-frame grey-scale image of a sensible size.
+    """
+    dataset = _read_dataset(Path(path), _HEADER_KEYWORDS)
+    return Header(**_header_facts(dataset, Path(path)))
+
+
+def read_mammogram(path: str | Path, *, voi_window: bool = False) -> Mammogram:
+    """Reads a DICOM mammogram, mask or crop.
+
+    Args:
+      path: the file; uncompressed, RLE, JPEG Lossless, JPEG-LS or JPEG 2000.
+      voi_window: apply the first VOI LUT or window of the header, as a viewer
+        would; `bits_stored` then tells the range of the result.
+
+    Raises:
+      UserError: what `read_header` raises, and: no pixel data, truncated or damaged
+        pixel data, a codec that cannot be read, an invalid window.
+    """
+    path = Path(path)
+    keywords = (*_HEADER_KEYWORDS, *_WINDOW_KEYWORDS, *_PIXEL_KEYWORDS)
+    dataset = _read_dataset(path, keywords)
+    facts = _header_facts(dataset, path)
+    values = _decode(dataset, path)
+    if voi_window:
+        values, facts["bits_stored"] = _apply_window(values, dataset, path)
+    else:
+        values = _unsigned(values, dataset)
+    if facts["photometric"] == "MONOCHROME1":
+        values = np.uint16((1 << facts["bits_stored"]) - 1) - values
+    return Mammogram(**facts, pixels=values)
+
+
+def find_pseudonym(path: str | Path) -> str:
+    """PatientID (0010,0020) of a file of a *public, pseudonymised* collection.
+
+    Only for data sets that publish their own codes there, as CBIS-DDSM does
+    ("Mass-Test_P_00173_LEFT_CC"); never call it on clinical data.
+
+    Raises:
+      UserError: the file is missing or is not DICOM.
+    """
+    return str(_read_dataset(Path(path), ("PatientID",)).get("PatientID", ""))
+
+
+def _read_dataset(path: Path, keywords: tuple[str, ...]) -> Dataset:
+    """Reads the named attributes; whatever a damaged file does ends as UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(
+            f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, too large for one"
+            " mammogram; extract the single image from it"
+        )
+    try:
+        # pydicom's warnings and log lines may quote values of the header.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            syntax = _transfer_syntax(path)
+            if syntax == uid.DeflatedExplicitVRLittleEndian:
+                # Inflating has no limit in pydicom.
+                raise UserError(
+                    f"{path}: deflated DICOM is not read; convert it first, for"
+                    " example with `gdcmconv --raw IN OUT`"
+                )
+            dataset = pydicom.dcmread(
+                path,
+                stop_before_pixels="PixelData" not in keywords,
+                specific_tags=[_tag(keyword) for keyword in keywords],
+            )
+            for keyword in keywords:  # parses every value, so errors show up here
+                dataset.get(keyword)
+    except UserError:
+        raise
+    except InvalidDicomError:
+        raise UserError(
+            f"{path}: not a DICOM file (no DICM mark at byte 128); download it again"
+            " or remove it"
+        ) from None
+    except PermissionError:
+        raise UserError(f"{path}: not readable; check its permissions") from None
+    except Exception as error:  # a damaged header fails in too many ways to list
+        raise UserError(
+            f"{path}: damaged DICOM header ({type(error).__name__}); download it again"
+        ) from None
+    return dataset
+
+
+def _transfer_syntax(path: Path) -> str:
+    meta = pydicom.filereader.read_file_meta_info(path)
+    return str(meta.get("TransferSyntaxUID", ""))
+
+
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+def _header_facts(dataset: Dataset, path: Path) -> dict[str, Any]:
+    """Checks the header and returns the fields of `Header`."""
+    facts = {
+        name: _positive_integer(dataset, keyword, path)
+        for name, keyword in (
+            ("rows", "Rows"),
+            ("columns", "Columns"),
+            ("bits_allocated", "BitsAllocated"),
+            ("bits_stored", "BitsStored"),
+        )
+    }
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    frames = dataset.get("NumberOfFrames") or 1
+    for is_wrong, complaint in (
+        (
+            frames != 1,
+            f"holds {frames} frames (tomosynthesis or a series); use the"
+            " single-frame 2-D mammogram",
+        ),
+        (
+            dataset.get("SamplesPerPixel", 1) != 1
+            or photometric not in ("MONOCHROME1", "MONOCHROME2"),
+            f"is not a grey-scale image (PhotometricInterpretation {photometric!r});"
+            " use the original mammogram, not a screen capture",
+        ),
+        (
+            facts["rows"] * facts["columns"] > MAX_PIXELS,
+            f"claims {facts['rows']}x{facts['columns']} pixels, more than any"
+            " mammogram has; check the file",
+        ),
+        (
+            facts["bits_allocated"] not in (8, 16)
+            or facts["bits_stored"] > facts["bits_allocated"],
+            f"has {facts['bits_stored']} bits stored in {facts['bits_allocated']};"
+            " 1 to 16 bits in 8 or 16 are read; export it again as 16-bit",
+        ),
+    ):
+        if is_wrong:
+            raise UserError(f"{path}: {complaint}")
+    return facts | {
+        "photometric": photometric,
+        "laterality": _laterality(dataset),
+        "view": _view(dataset),
+        "modality": str(dataset.get("Modality") or ""),
+        "sop_instance_uid": str(dataset.get("SOPInstanceUID") or ""),
+        "series_instance_uid": str(dataset.get("SeriesInstanceUID") or ""),
+        "study_instance_uid": str(dataset.get("StudyInstanceUID") or ""),
+    }
+
+
+def _positive_integer(dataset: Dataset, keyword: str, path: Path) -> int:
+    value = dataset.get(keyword)
+    if not isinstance(value, int) or value <= 0:
+        raise UserError(
+            f"{path}: the header has no usable {keyword}; it is not an image or it is"
+            " damaged: download or export it again"
+        )
+    return value
+
+
+def _laterality(dataset: Dataset) -> str:
+    value = dataset.get("ImageLaterality") or dataset.get("Laterality") or ""
+    return _LATERALITIES.get(str(value).strip().upper(), "")
+
+
+def _view(dataset: Dataset) -> str:
+    """ViewPosition (0018,5101); CBIS-DDSM writes it to PatientOrientation instead."""
+    for keyword in ("ViewPosition", "PatientOrientation"):
+        value = dataset.get(keyword) or ""
+        if not isinstance(value, MultiValue) and str(value).strip().upper() in _VIEWS:
+            return str(value).strip().upper()
+    return ""
+
+
+def _decode(dataset: Dataset, path: Path) -> np.ndarray:
+    """Decodes the one frame as it lies in its container."""
+    if "PixelData" not in dataset:
+        raise UserError(
+            f"{path}: holds no pixel data, only a header; download the image itself"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
+            if syntax.is_encapsulated and syntax != uid.RLELossless:
+                _check_codestream(dataset, path)
+            values, _ = get_decoder(syntax).as_array(
+                dataset,
+                raw=True,
+                correct_unused_bits=False,  # type: ignore[arg-type]
+                decoding_plugin=_DECODERS.get(syntax, ""),
+            )
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except NotImplementedError:
+        raise UserError(
+            f"{path}: no decoder for its transfer syntax; convert it first, for example"
+            " with `gdcmconv --raw IN OUT`"
+        ) from None
+    except BaseException as error:  # each codec has its own ways to fail; Rust panics
+        raise UserError(
+            f"{path}: truncated or damaged pixel data ({type(error).__name__});"
+            " download it again"
+        ) from error
+    return values
+
+
+def _check_codestream(dataset: Dataset, path: Path) -> None:
+    """Refuses a compressed frame that is cut off or has another size than the header.
+
+    The codecs allocate what the codestream claims, so a small hostile file could
+    otherwise claim any amount of memory; and some fill a cut-off image with grey.
+    """
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    size = _jpeg_2000_size(frame) or _jpeg_size(frame)
+    if size and size != (dataset.Rows, dataset.Columns):
+        raise UserError(
+            f"{path}: the compressed image is {size[0]}x{size[1]} but the header says"
+            f" {dataset.Rows}x{dataset.Columns}; download it again"
+        )
+    if size and b"\xff\xd9" not in frame[-_MAX_PADDING:]:  # the end marker of both
+        raise ValueError("the codestream has no end")
+
+
+def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
+    """Height and width from the SIZ marker segment (ISO 15444-1, A.5.1)."""
+    at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_PADDING)
+    if at < 0 or len(codestream) < at + 24:
+        return None
+    width, height, left, top = (
+        int.from_bytes(codestream[at + 8 + 4 * i : at + 12 + 4 * i], "big")
+        for i in range(4)
+    )
+    return height - top, width - left
+
+
+def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:
+    """Height and width from the frame header of JPEG or JPEG-LS (ISO 10918-1 B.2.2)."""
+    if codestream[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(codestream) and codestream[at] == 0xFF:
+        marker = codestream[at + 1]
+        if re.match(rb"[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]", bytes([marker])):
+            height = int.from_bytes(codestream[at + 5 : at + 7], "big")
+            return height, int.from_bytes(codestream[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(codestream[at + 2 : at + 4], "big")
+    return None
+
+
+def _unsigned(values: np.ndarray, dataset: Dataset) -> UInt16[np.ndarray, "h w"]:
+    """Stored values as unsigned integers: overlay bits off, signed ones shifted up."""
+    bits_stored = dataset.BitsStored
+    unsigned = values.view(values.dtype.str.replace("i", "u"))  # keeps the byte order
+    container = unsigned.astype(np.uint16, copy=False)
+    if dataset.file_meta.TransferSyntaxUID in _RAW_CONTAINERS:
+        high_bit = dataset.get("HighBit")
+        if isinstance(high_bit, int) and high_bit >= bits_stored:
+            container = container >> np.uint16(high_bit + 1 - bits_stored)
+    mask = np.uint16((1 << bits_stored) - 1)
+    if bits_stored < 16:
+        container = container & mask
+    if dataset.get("PixelRepresentation") == 1:
+        container = container ^ np.uint16(1 << (bits_stored - 1))
+    return container
+
+
+def _apply_window(
+    values: np.ndarray, dataset: Dataset, path: Path
+) -> tuple[UInt16[np.ndarray, "h w"], int]:
+    """The first VOI LUT or window (DICOM PS3.3 C.11.2), and the bits it returns."""
+    bits = dataset.BitsStored
+    stored = _unsigned(values, dataset)
+    try:
+        levels = stored.astype(np.int32)
+        if dataset.get("PixelRepresentation") == 1:
+            levels -= 1 << (bits - 1)
+        if dataset.get("VOILUTSequence"):
+            bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+            shown = apply_voi(apply_modality_lut(levels, dataset), dataset)
+        elif dataset.get("WindowWidth") is not None:
+            shares = _window_shares(apply_modality_lut(levels, dataset), dataset)
+            shown = np.rint(shares * ((1 << bits) - 1))
+        else:
+            return stored, bits
+    except Exception as error:  # a malformed window fails in too many ways to list
+        raise UserError(
+            f"{path}: the VOI window in the header cannot be applied"
+            f" ({type(error).__name__}); read it without"
+        ) from error
+    return np.clip(shown, 0, (1 << bits) - 1).astype(np.uint16), bits
+
+
+def _window_shares(
+    levels: Shaped[np.ndarray, "h w"], dataset: Dataset
+) -> Float[np.ndarray, "h w"]:
+    """Brightness 0..1 after the first window (DICOM PS3.3 C.11.2.1.2 and .3)."""
+    centre, width = (
+        float(value[0] if isinstance(value, MultiValue) else value)
+        for value in (dataset.WindowCenter, dataset.WindowWidth)
+    )
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    if not width > 0:
+        raise ValueError("a window must be wider than nothing")
+    distances = (levels.astype(np.float64) - centre) / width
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * distances))
+    if function not in ("LINEAR", "LINEAR_EXACT"):
+        raise ValueError("unknown VOI LUT function")
+    return np.clip(distances + 0.5, 0, 1)
+
+
+# Its log lines may quote values of a header.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)

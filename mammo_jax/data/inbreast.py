@@ -1,0 +1,332 @@
+"""INbreast: from a download to splits, and from a view to examples (paper, section 3).
+
+Moreira et al. (2012), Academic Radiology 19(2), doi:10.1016/j.acra.2011.09.014.
+Positive are BI-RADS 4 to 6, negative 1 and 2; images of BI-RADS 3 are left out. Only
+with the few of BI-RADS 6 among the positive do the paper's counts add up.
+"""
+
+import collections
+import csv
+import dataclasses
+import plistlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mammo_jax.data.dicom import read_mammogram
+from mammo_jax.data.polygons import parse_points, polygon_regions
+from mammo_jax.data.sampling import Region
+from mammo_jax.data.splits import hold_out
+from mammo_jax.data.views import (
+    Facts,
+    Grid,
+    ViewResult,
+    check_image,
+    grid_image,
+    make_examples,
+    skipped,
+)
+from mammo_jax.errors import UserError
+
+VALIDATION_SHARE = 0.30
+# Sizes of the subsets of training patients (paper, Table 4).
+SUBSETS = (20, 30, 40, 50, 60)
+
+_POSITIVE = {"1": False, "2": False, "3": None} | dict.fromkeys(
+    ["4a", "4b", "4c", "5", "6"], True
+)
+_LATERALITIES = {"L": "LEFT", "R": "RIGHT"}
+# Image id, patient's code, side and view; ML stands for MLO, FB occurs once.
+_FILE_NAME = re.compile(
+    r"(\d+)_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON\.dcm", re.IGNORECASE
+)
+_MAX_XML_BYTES = 32 << 20
+# What an ROI's name starts with, to its kind; names vary and are misspelt.
+_ROI_KINDS = {
+    "calc": "calc",
+    "cluster": "calc",
+    "mass": "mass",
+    "spiculated": "mass",
+    "espiculated": "mass",
+    "ass": "mass",  # "Assymetry"
+    "asym": "mass",
+    "distor": "mass",
+    "unnamed": "mass",
+}
+_COLUMNS = {
+    "laterality": r"[LR]",
+    "view": r"CC|MLO",
+    "file name": r"\d+",
+    "acr": r"[1-4]?",
+    "bi-rads": r"1|2|3|4a|4b|4c|5|6",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class InbreastView:
+    """One image of INbreast.
+
+    Attributes:
+      image_id: "20586908_LEFT_CC"; the number is that of its file.
+      patient_id: the code in the file's name; repeat examinations share it.
+      laterality: LEFT or RIGHT, by the table.
+      view: CC or MLO, by the table.
+      breast_density: ACR density 1..4, 0 where the table has none.
+      bi_rads: "1" to "6", with "4a", "4b", "4c".
+      image: its DICOM file.
+      xml: the file of its regions; "" where it has none.
+    """
+
+    image_id: str
+    patient_id: str
+    laterality: str
+    view: str
+    breast_density: int
+    bi_rads: str
+    image: str
+    xml: str
+
+    @property
+    def is_positive(self) -> bool:
+        """BI-RADS 4 to 6."""
+        return bool(_POSITIVE[self.bi_rads])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Image and regions."""
+        return (self.image, self.xml) if self.xml else (self.image,)
+
+
+def read_views(manual_dir: str | Path) -> list[InbreastView]:
+    """Every image that the table lists, without those of BI-RADS 3.
+
+    An image whose file is missing has the path where it was looked for and the
+    table's number for a patient code, so that it is reported when it is read.
+
+    Raises:
+      UserError: the table or the images are missing, or the table is malformed.
+    """
+    root = _find_root(Path(manual_dir))
+    images = {}
+    for path in sorted(root.rglob("*.dcm")):
+        if match := _FILE_NAME.fullmatch(path.name):
+            images[match[1]] = path, match[2].lower()
+    if not images:
+        raise UserError(f"{root}: holds INbreast.csv but no images; add AllDICOMs")
+    regions = {path.stem: path for path in root.rglob("*.xml")}
+    views = []
+    for row in _read_table(root / "INbreast.csv"):
+        if _POSITIVE[row["bi-rads"]] is None:
+            continue
+        number = row["file name"]
+        missing = root / "AllDICOMs" / f"{number}_*.dcm", f"unknown{number}"
+        path, patient = images.get(number, missing)
+        laterality = _LATERALITIES[row["laterality"]]
+        views.append(
+            InbreastView(
+                image_id=f"{number}_{laterality}_{row['view']}",
+                patient_id=patient,
+                laterality=laterality,
+                view=row["view"],
+                breast_density=int(row["acr"] or 0),
+                bi_rads=row["bi-rads"],
+                image=str(path),
+                xml=str(regions[number]) if number in regions else "",
+            )
+        )
+    return sorted(views, key=lambda view: view.image_id)
+
+
+def plan_splits(
+    manual_dir: str | Path, seed: int, patients: int | None
+) -> dict[str, list[InbreastView]]:
+    """70 % of the patients to train, 30 % to validate, stratified by any positive.
+
+    Args:
+      manual_dir: the download.
+      seed: of the split and of the subsets.
+      patients: train on so many patients only; the smaller subsets are part of the
+        larger ones, and the validation set is always the same.
+
+    Raises:
+      UserError: what `read_views` raises, or fewer training patients than asked for.
+    """
+    views = read_views(manual_dir)
+    positive: dict[str, bool] = {}
+    for view in views:
+        positive[view.patient_id] = (
+            positive.get(view.patient_id, False) or view.is_positive
+        )
+    validation = hold_out(positive, VALIDATION_SHARE, seed)
+    training = order_patients(
+        {p: is_ for p, is_ in positive.items() if p not in validation}, seed
+    )
+    if patients is not None and patients > len(training):
+        raise UserError(
+            f"{manual_dir}: only {len(training)} patients to train on, not {patients};"
+            " choose a smaller subset"
+        )
+    chosen = set(training[:patients])
+    return {
+        "train": [view for view in views if view.patient_id in chosen],
+        "validation": [view for view in views if view.patient_id in validation],
+    }
+
+
+def order_patients(positive: Mapping[str, bool], seed: int) -> list[str]:
+    """Patients in a random order in which every beginning is stratified."""
+    places = {}
+    for stratum in (False, True):
+        patients = sorted(p for p, is_ in positive.items() if is_ is stratum)
+        order = np.random.default_rng([seed, 2 + stratum]).permutation(len(patients))
+        for rank, index in enumerate(order):
+            places[patients[index]] = (rank + 0.5) / len(patients)
+    return sorted(places, key=lambda patient: (places[patient], patient))
+
+
+def take_inventory(
+    manual_dir: str | Path, seed: int, patients: int | None
+) -> dict[str, Any]:
+    """What a build would use, as JSON-able counts.
+
+    Raises:
+      UserError: what `plan_splits` raises.
+    """
+    rows = list(_read_table(_find_root(Path(manual_dir)) / "INbreast.csv"))
+    return {
+        "seed": seed,
+        "images": len(rows),
+        "bi_rads": dict(
+            sorted(collections.Counter(r["bi-rads"] for r in rows).items())
+        ),
+        "splits": {
+            split: {
+                "views": len(views),
+                "patients": len({view.patient_id for view in views}),
+                "positive_views": sum(view.is_positive for view in views),
+                "with_regions": sum(bool(view.xml) for view in views),
+                "images_missing": sum(not Path(view.image).is_file() for view in views),
+            }
+            for split, views in plan_splits(manual_dir, seed, patients).items()
+        },
+    }
+
+
+def make_view_examples(view: InbreastView, grid: Grid) -> ViewResult:
+    """Reads a view's image and regions and makes its examples.
+
+    Regions that cannot be read leave a whole image its label, and give no patches.
+    """
+    try:
+        mammogram = read_mammogram(view.image)
+        check_image(view.image, mammogram)
+    except UserError as error:
+        return skipped([(view.image, str(error))])
+    image, mean = grid_image(mammogram, grid)
+    repairs: collections.Counter[str] = collections.Counter()
+    problems = []
+    regions = []
+    try:
+        shape = mammogram.rows, mammogram.columns
+        regions = _read_regions(view, shape, grid, repairs)
+    except UserError as error:
+        problems.append((view.xml, str(error)))
+    examples = []
+    if grid.sampling is None or not problems:
+        facts = Facts(
+            view.image_id,
+            view.patient_id,
+            view.laterality,
+            view.view,
+            view.breast_density,
+        )
+        examples = make_examples(image, facts, view.is_positive, regions, grid)
+    return ViewResult(examples, mean, dict(repairs), problems)
+
+
+def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "points 2"]]]:
+    """Name and points (x, y) of each region in an XML file (an Apple plist).
+
+    Raises:
+      UserError: the file cannot be read or is not such a list.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_XML_BYTES:
+            raise ValueError("too large")
+        # Refuses entity declarations by itself.
+        content = plistlib.loads(path.read_bytes(), fmt=plistlib.FMT_XML)
+        return [
+            (str(roi.get("Name", "")), parse_points(roi["Point_px"]))
+            for roi in content["Images"][0]["ROIs"]
+        ]
+    except Exception as error:  # a malformed plist fails in too many ways to list
+        raise UserError(
+            f"{path}: not a list of regions ({type(error).__name__}: {error});"
+            " download it again"
+        ) from error
+
+
+def _read_regions(
+    view: InbreastView,
+    image_shape: tuple[int, int],
+    grid: Grid,
+    repairs: collections.Counter[str],
+) -> list[tuple[str, Region]]:
+    """Patch class and region; malignant where the image is positive."""
+    found = []
+    outcome = "malignant" if view.is_positive else "benign"
+    for name, points in read_rois(view.xml) if view.xml else []:
+        kind = next(
+            (k for start, k in _ROI_KINDS.items() if name.lower().startswith(start)), ""
+        )
+        if not kind:
+            repairs["regions_of_unknown_name_taken_for_masses"] += 1
+        limits = [image_shape[1] - 1, image_shape[0] - 1]
+        if ((points < 0) | (points > limits)).any():
+            repairs["regions_clipped_to_the_image"] += 1
+        for region in polygon_regions(points, image_shape, grid.height, grid.width):
+            found.append((f"{kind or 'mass'}_{outcome}", region))
+    return found
+
+
+def _find_root(manual_dir: Path) -> Path:
+    tables = [manual_dir / "INbreast.csv", *sorted(manual_dir.glob("*/INbreast.csv"))]
+    for table in tables:
+        if table.is_file():
+            return table.parent
+    raise UserError(
+        f"{manual_dir}: no INbreast.csv there or one folder below; give the folder"
+        " 'INbreast Release 1.0'"
+    )
+
+
+def _read_table(path: Path) -> Sequence[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        lines = list(csv.reader(file, delimiter=";"))
+    names = [cell.strip().lower() for cell in lines[0]] if lines else []
+    for column in _COLUMNS:
+        if column not in names:
+            raise UserError(f"{path}: row 1: column {column!r} is missing")
+    rows: dict[str, dict[str, str]] = {}
+    for number, cells in enumerate(lines[1:], start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+        for column, pattern in _COLUMNS.items():
+            if not re.fullmatch(pattern, row.get(column, "")):
+                raise UserError(
+                    f"{path}: row {number}, column {column!r}:"
+                    f" {row.get(column, '')[:40]!r} is not one of {pattern}"
+                )
+        if row["file name"] in rows:
+            raise UserError(
+                f"{path}: row {number}, column 'file name': {row['file name']} is"
+                " listed twice"
+            )
+        rows[row["file name"]] = row
+    return list(rows.values())

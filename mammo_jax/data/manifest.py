@@ -1,0 +1,338 @@
+"""Anyone's own images: a table of files with labels, and one of regions if wanted.
+
+`manifest.csv` has the columns path, patient_id, laterality, view, label and, if
+wanted, split. `rois.csv`, if there is one, has path, class and one of mask, polygon
+or circle in each row. Paths are relative to the folder and must not lead out of it.
+"""
+
+import collections
+import csv
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.data.labels import PATCH_CLASSES, SPLITS
+from mammo_jax.data.pictures import read_image
+from mammo_jax.data.polygons import circle_points, parse_points, polygon_regions
+from mammo_jax.data.preprocess import mask_to_grid
+from mammo_jax.data.sampling import Region, find_region
+from mammo_jax.data.splits import PAPER_TEST_SHARE, VALIDATION_SHARE, hold_out
+from mammo_jax.data.views import (
+    Facts,
+    Grid,
+    ViewResult,
+    check_image,
+    grid_image,
+    make_examples,
+    skipped,
+)
+from mammo_jax.errors import UserError
+
+MANIFEST, ROIS = "manifest.csv", "rois.csv"
+_MAX_TABLE_BYTES = 256 << 20
+_MAX_POINTS = 100_000
+# Column -> what its cells may hold, and whether it must be there.
+_COLUMNS = {
+    "path": (r".+", True),
+    "patient_id": (r"[A-Za-z0-9._-]{1,64}", True),
+    "laterality": (r"LEFT|RIGHT", True),
+    "view": (r"CC|MLO", True),
+    "label": (r"0|1", True),
+    "split": ("|".join(SPLITS), False),
+}
+_ROI_COLUMNS = {
+    "path": (r".+", True),
+    "class": ("|".join(PATCH_CLASSES[1:]), True),
+    "mask": (r".*", False),
+    "polygon": (r"[-\d. ,;]*", False),
+    "circle": (r"[-\d. ,]*", False),
+}
+_SHAPES = ("mask", "polygon", "circle")
+
+
+@dataclasses.dataclass(frozen=True)
+class Roi:
+    """A region of interest, in one of three ways.
+
+    Attributes:
+      patch_class: "calc_benign" and so on.
+      shape: "mask", "polygon" or "circle".
+      value: the mask's path; "x y; x y; ..."; or "x y radius"; in image pixels.
+    """
+
+    patch_class: str
+    shape: str
+    value: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestView:
+    """One row of the manifest with its regions.
+
+    Attributes:
+      image_id: patient, side and view, numbered where there are several of them.
+      patient_id: the user's own code.
+      laterality: LEFT or RIGHT.
+      view: CC or MLO.
+      is_malignant: the label.
+      split: "" where the manifest does not say.
+      image: its file.
+      rois: its regions.
+    """
+
+    image_id: str
+    patient_id: str
+    laterality: str
+    view: str
+    is_malignant: bool
+    split: str
+    image: str
+    rois: tuple[Roi, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Image and masks."""
+        return (self.image, *(r.value for r in self.rois if r.shape == "mask"))
+
+
+def read_views(manual_dir: str | Path) -> list[ManifestView]:
+    """The rows of the manifest, with their regions.
+
+    Raises:
+      UserError: a table is missing or malformed, a path leads out of the folder, a
+        file is listed twice, or some rows have a split and some have none.
+    """
+    root = Path(manual_dir)
+    rows = _read_table(root / MANIFEST, _COLUMNS)
+    rois = _read_rois(root)
+    images: dict[str, int] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    views = []
+    for number, row in rows:
+        image = _inside(root, row["path"], root / MANIFEST, number)
+        if image in images:
+            raise UserError(
+                f"{root / MANIFEST}: row {number}, column 'path': {row['path']!r} is"
+                f" also in row {images[image]}"
+            )
+        images[image] = number
+        name = f"{row['patient_id']}_{row['laterality']}_{row['view']}"
+        counts[name] += 1
+        views.append(
+            ManifestView(
+                image_id=name if counts[name] == 1 else f"{name}_{counts[name]}",
+                patient_id=row["patient_id"],
+                laterality=row["laterality"],
+                view=row["view"],
+                is_malignant=row["label"] == "1",
+                split=row["split"],
+                image=image,
+                rois=tuple(rois.pop(image, ())),
+            )
+        )
+    if rois:
+        raise UserError(
+            f"{root / ROIS}: column 'path': {min(rois)} is not in {MANIFEST}"
+        )
+    if len({bool(view.split) for view in views}) > 1:
+        raise UserError(
+            f"{root / MANIFEST}: column 'split': fill it in every row, or in none"
+        )
+    return views
+
+
+def plan_splits(manual_dir: str | Path, seed: int) -> dict[str, list[ManifestView]]:
+    """The manifest's splits, or by patient as the paper's: 15 %, then 10 %.
+
+    Raises:
+      UserError: what `read_views` raises, or a patient is in two splits.
+    """
+    views = read_views(manual_dir)
+    if not views:
+        raise UserError(f"{Path(manual_dir) / MANIFEST}: lists no image")
+    split_of = {view.patient_id: view.split for view in views}
+    if not views[0].split:
+        split_of = _draw_splits(views, seed)
+    for view in views:
+        if view.split and split_of[view.patient_id] != view.split:
+            raise UserError(
+                f"{Path(manual_dir) / MANIFEST}: patient {view.patient_id} is in two"
+                " splits; keep each patient's images together"
+            )
+    splits = {
+        split: [view for view in views if split_of[view.patient_id] == split]
+        for split in SPLITS
+    }
+    return {split: found for split, found in splits.items() if found}
+
+
+def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
+    """What a build would use, as JSON-able counts.
+
+    Raises:
+      UserError: what `plan_splits` raises.
+    """
+    return {
+        "seed": seed,
+        "splits": {
+            split: {
+                "views": len(views),
+                "patients": len({view.patient_id for view in views}),
+                "malignant_views": sum(view.is_malignant for view in views),
+                "rois": sum(len(view.rois) for view in views),
+                "images_missing": sum(not Path(view.image).is_file() for view in views),
+            }
+            for split, views in plan_splits(manual_dir, seed).items()
+        },
+    }
+
+
+def make_view_examples(view: ManifestView, grid: Grid) -> ViewResult:
+    """Reads a view's image and regions and makes its examples.
+
+    Regions that cannot be read leave a whole image its label, and give no patches.
+    """
+    try:
+        mammogram = read_image(view.image)
+        check_image(view.image, mammogram)
+    except UserError as error:
+        return skipped([(view.image, str(error))])
+    image, mean = grid_image(mammogram, grid)
+    shape = mammogram.rows, mammogram.columns
+    repairs: collections.Counter[str] = collections.Counter()
+    problems = []
+    regions: list[tuple[str, Region]] = []
+    for roi in view.rois:
+        try:
+            found = _read_roi(roi, view.image, shape, grid, repairs)
+        except UserError as error:
+            source = roi.value if roi.shape == "mask" else view.image
+            problems.append((source, str(error)))
+            continue
+        regions += [(roi.patch_class, region) for region in found]
+    examples = []
+    if grid.sampling is None or not problems:
+        facts = Facts(view.image_id, view.patient_id, view.laterality, view.view, 0)
+        examples = make_examples(image, facts, view.is_malignant, regions, grid)
+    return ViewResult(examples, mean, dict(repairs), problems)
+
+
+def _read_roi(
+    roi: Roi,
+    image: str,
+    shape: tuple[int, int],
+    grid: Grid,
+    repairs: collections.Counter[str],
+) -> list[Region]:
+    if roi.shape == "mask":
+        mask = read_image(roi.value)
+        if (mask.rows, mask.columns) != shape:
+            repairs["masks_resized"] += 1
+        region = find_region(mask_to_grid(mask.pixels, grid.height, grid.width))
+        found = [] if region is None else [region]
+    else:
+        try:
+            if roi.shape == "circle":
+                x, y, radius = map(float, roi.value.replace(",", " ").split())
+                points = circle_points(x, y, radius)
+            else:
+                points = parse_points(roi.value.split(";")[:_MAX_POINTS])
+        except ValueError as error:
+            raise UserError(
+                f"{image}: its {roi.shape} {roi.value[:40]!r} is malformed; write"
+                " 'x y; x y; x y' or 'x y radius'"
+            ) from error
+        found = polygon_regions(points, shape, grid.height, grid.width)
+    if not found:
+        raise UserError(f"{image}: its {roi.shape} is empty; draw it again")
+    return found
+
+
+def _draw_splits(views: list[ManifestView], seed: int) -> dict[str, str]:
+    malignant: dict[str, bool] = {}
+    for view in views:
+        before = malignant.get(view.patient_id, False)
+        malignant[view.patient_id] = before or view.is_malignant
+    test = hold_out(malignant, PAPER_TEST_SHARE, seed)
+    rest = {patient: is_ for patient, is_ in malignant.items() if patient not in test}
+    validation = hold_out(rest, VALIDATION_SHARE, seed + 1)
+    return {
+        patient: "test"
+        if patient in test
+        else "validation"
+        if patient in validation
+        else "train"
+        for patient in malignant
+    }
+
+
+def _read_rois(root: Path) -> dict[str, list[Roi]]:
+    path = root / ROIS
+    rois: dict[str, list[Roi]] = {}
+    if not path.exists():
+        return rois
+    for number, row in _read_table(path, _ROI_COLUMNS):
+        given = [shape for shape in _SHAPES if row[shape]]
+        if len(given) != 1:
+            raise UserError(
+                f"{path}: row {number}: give one of {', '.join(_SHAPES)}, not"
+                f" {len(given)}"
+            )
+        (shape,) = given
+        value = row[shape]
+        if shape == "mask":
+            value = _inside(root, value, path, number)
+        image = _inside(root, row["path"], path, number)
+        rois.setdefault(image, []).append(Roi(row["class"], shape, value))
+    return rois
+
+
+def _inside(root: Path, text: str, table: Path, number: int) -> str:
+    """The path of a cell, refused if it leads out of the folder."""
+    path = root / text
+    try:
+        path.resolve().relative_to(root.resolve())
+    except (ValueError, OSError, RuntimeError):
+        raise UserError(
+            f"{table}: row {number}: {text[:80]!r} leads out of {root}; copy the file"
+            " into it"
+        ) from None
+    return str(path)
+
+
+def _read_table(
+    path: Path, columns: Mapping[str, tuple[str, bool]]
+) -> list[tuple[int, dict[str, str]]]:
+    """Rows with their numbers; columns that may be missing are then empty."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such table; write one with the columns"
+            f" {', '.join(name for name, (_, needed) in columns.items() if needed)}"
+        )
+    if path.stat().st_size > _MAX_TABLE_BYTES:
+        raise UserError(f"{path}: far too large for a table of images")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV table in UTF-8 ({error})") from error
+    names = [cell.strip() for cell in lines[0]] if lines else []
+    for name, (_, needed) in columns.items():
+        if needed and name not in names:
+            raise UserError(f"{path}: row 1: column {name!r} is missing")
+    rows = []
+    for number, cells in enumerate(lines[1:], start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        given = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+        row = {name: given.get(name, "") for name in columns}
+        for name, (pattern, needed) in columns.items():
+            if (needed or row[name]) and not re.fullmatch(pattern, row[name]):
+                raise UserError(
+                    f"{path}: row {number}, column {name!r}: {row[name][:40]!r} is not"
+                    f" {pattern.replace('|', ', ')}"
+                )
+        rows.append((number, row))
+    return rows

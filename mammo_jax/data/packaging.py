@@ -1,0 +1,175 @@
+"""Packaging: every view of every split into finished examples on the disk.
+
+Resumable, parallel, and the same whatever the number of workers.
+"""
+
+import collections
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.data.parallel import parallel_map
+from mammo_jax.data.records import read_summary, write_examples
+from mammo_jax.data.views import Grid, View, ViewResult
+from mammo_jax.errors import UserError
+from mammo_jax.progress import progress
+
+_LOGGER = logging.getLogger(__name__)
+# Part of every finished file's name: raise it when the examples change.
+_EXAMPLES_VERSION = 1
+
+# Reads a view and makes its examples; a function of a module, for the workers.
+Maker = Callable[[Any, Grid], ViewResult]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The outcome of `process_views`.
+
+    Attributes:
+      paths: split to the files of its examples (`records.read_examples`).
+      counts: split to the number of its examples.
+      pixel_mean: mean of the whole gridded training images, 0..255.
+      pixel_mean_of: "train", or "all" where there are no training images.
+      repairs: what was put right, by name.
+      problems: (image id, file or folder, reason) of all that was skipped.
+    """
+
+    paths: dict[str, list[Path]]
+    counts: dict[str, int]
+    pixel_mean: float
+    pixel_mean_of: str
+    repairs: dict[str, int]
+    problems: list[tuple[str, str, str]]
+
+
+def process_views(
+    splits: Mapping[str, Sequence[View]],
+    make: Maker,
+    grid: Grid,
+    work_dir: Path,
+    num_workers: int | None,
+) -> Finished:
+    """Makes the examples of all views, each in a file of its own in `work_dir`.
+
+    A file that an earlier, interrupted call left there for the same image files
+    and the same grid is used as it is. The outcome does not depend on `num_workers`.
+
+    Raises:
+      UserError: not a single example came out, or `work_dir` cannot be written.
+    """
+    tasks = [(split, view) for split, views in splits.items() for view in views]
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        paths = parallel_map(
+            functools.partial(_process_view, make=make, grid=grid, work_dir=work_dir),
+            [view for _, view in tasks],
+            num_workers,
+            functools.partial(_record_death, work_dir=work_dir),
+        )
+        done = list(progress(paths, "images", total=len(tasks), unit="image"))
+    except OSError as error:
+        raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from error
+    return _sum_up([split for split, _ in tasks], done)
+
+
+def _process_view(view: View, *, make: Maker, grid: Grid, work_dir: Path) -> Path:
+    """Runs in the workers; the examples stay on the disk, only the path goes back."""
+    path = work_dir / f"{view.image_id}-{_fingerprint(view, grid)}.examples"
+    if not path.exists():
+        result = make(view, grid)
+        summary = {
+            "image_id": view.image_id,
+            "count": len(result.examples),
+            "mean": result.mean,
+            "repairs": result.repairs,
+            "problems": result.problems,
+        }
+        write_examples(path, summary, result.examples)
+    return path
+
+
+def _record_death(view: View, *, work_dir: Path) -> Path:
+    """For a view that kills its worker; not kept for a later build."""
+    path = work_dir / f"{view.image_id}.death"
+    problem = (view.sources[0], "reading it killed the worker; download it again")
+    summary = {
+        "image_id": view.image_id,
+        "count": 0,
+        "mean": None,
+        "repairs": {},
+        "problems": [problem],
+    }
+    write_examples(path, summary, [])
+    return path
+
+
+def _fingerprint(view: View, grid: Grid) -> str:
+    """Changes with everything that the examples depend on."""
+    sources: list[list[str | int]] = []
+    for path in view.sources:
+        try:
+            stat = os.stat(path)
+        except OSError:  # reading it will say what is wrong
+            sources.append([path])
+        else:
+            sources.append([path, stat.st_size, stat.st_mtime_ns])
+    facts = [
+        _EXAMPLES_VERSION,
+        dataclasses.asdict(grid),
+        repr(view),
+        sources,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
+    paths: dict[str, list[Path]] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    repairs: collections.Counter[str] = collections.Counter()
+    problems: list[tuple[str, str, str]] = []
+    means: dict[str, list[float]] = {}
+    for split, path in zip(split_of, done, strict=True):
+        summary = read_summary(path)
+        repairs.update(summary["repairs"])
+        problems += [
+            (summary["image_id"], source, reason)
+            for source, reason in summary["problems"]
+        ]
+        if summary["mean"] is not None:
+            means.setdefault(split, []).append(summary["mean"])
+        if summary["count"]:
+            paths.setdefault(split, []).append(path)
+            counts[split] += summary["count"]
+    if not counts:
+        first = f", for example {problems[0][2]}" if problems else ""
+        raise UserError(
+            f"none of the {len(done)} mammograms could be used{first}; mend the files"
+            " and start again"
+        )
+    chosen = means.get("train") or [mean for found in means.values() for mean in found]
+    for name, count in sorted(repairs.items()):
+        _LOGGER.info("%s: %d", name.replace("_", " "), count)
+    return Finished(
+        paths,
+        dict(counts),
+        sum(chosen) / len(chosen),
+        "train" if "train" in means else "all",
+        dict(sorted(repairs.items())),
+        problems,
+    )
+
+
+def write_problems(path: Path, problems: Iterable[tuple[str, str, str]]) -> None:
+    """Writes the table of everything that was skipped and why."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_id", "file", "reason"])
+        writer.writerows(problems)

@@ -1,0 +1,128 @@
+"""An ordered map over processes, with bounded memory, that survives their deaths."""
+
+import collections
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import cv2
+
+from mammo_jax.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# Tasks handed out ahead of the one awaited, for each worker.
+_TASKS_AHEAD = 4
+
+
+def count_workers(num_workers: int | None) -> int:
+    """The number asked for; None means one for each usable core."""
+    return num_workers or len(os.sched_getaffinity(0))
+
+
+def parallel_map(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    num_workers: int | None,
+    on_death: Callable[[Task], Result] | None = None,
+) -> Iterator[Result]:
+    """Yields `function(task)` in the order of `tasks`.
+
+    At most a few results wait at any time, however many tasks there are. With one
+    worker everything runs in this process.
+
+    A damaged file can make a codec abort, and memory can run out: either kills the
+    worker. The tasks that were under way are then repeated one at a time, and
+    `on_death` stands in for one that kills its worker even alone.
+
+    Args:
+      function: must be picklable, as must tasks and results.
+      tasks: what to work on.
+      num_workers: processes, None for one each core.
+      on_death: makes the result of a task that cannot be run.
+
+    Raises:
+      UserError: a task cannot be run and there is no `on_death`.
+      Exception: whatever `function` raises.
+    """
+    num_workers = min(count_workers(num_workers), len(tasks))
+    if num_workers <= 1:
+        yield from map(function, tasks)
+        return
+    todo = collections.deque(tasks)
+    while todo:
+        broken = yield from _run_until_death(function, todo, num_workers)
+        yield from _run_one_by_one(function, broken, on_death)
+
+
+def _run_until_death(
+    function: Callable[[Task], Result], todo: collections.deque[Task], num_workers: int
+) -> Generator[Result, None, list[Task]]:
+    """Takes tasks from `todo`; returns those under way when a worker died."""
+    waiting: collections.deque[tuple[Task, Future[Result]]] = collections.deque()
+    pool = _make_pool(num_workers)
+    try:
+        while todo or waiting:
+            while todo and len(waiting) < (_TASKS_AHEAD + 1) * num_workers:
+                waiting.append((todo[0], pool.submit(function, todo[0])))
+                todo.popleft()
+            result = waiting[0][1].result()
+            waiting.popleft()
+            yield result
+    except BrokenProcessPool:
+        pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [task for task, _ in waiting]
+
+
+def _run_one_by_one(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    on_death: Callable[[Task], Result] | None,
+) -> Iterator[Result]:
+    pool = _make_pool(1)
+    try:
+        for task in tasks:
+            try:
+                result = pool.submit(function, task).result()
+            except BrokenProcessPool:
+                if on_death is None:
+                    raise UserError(
+                        "a worker process was killed, most likely for lack of memory;"
+                        " start again with more memory"
+                    ) from None
+                pool.shutdown()
+                pool = _make_pool(1)
+                result = on_death(task)
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_pool(num_workers: int) -> ProcessPoolExecutor:
+    # Forking a process that has JAX or TFDS threads can hang.
+    return ProcessPoolExecutor(
+        num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)  # the processes are the parallelism
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,99 @@
+"""Pictures that are not DICOM, read as the DICOM reader reads a mammogram."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mammo_jax.data.dicom import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    Mammogram,
+    read_mammogram,
+)
+from mammo_jax.errors import UserError
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
+
+
+def read_picture(path: str | Path) -> Mammogram:
+    """Reads a grey PNG, JPEG, TIFF or PGM of 8 to 16 bits.
+
+    A grey picture stored as colour (three equal channels) is taken for what it is.
+    Laterality, view and UIDs are empty: a picture has none.
+
+    Raises:
+      UserError: the file is missing, damaged, too large, in colour, or of another
+        format.
+    """
+    path = Path(path)
+    _check_picture(path)
+    pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if pixels is None:
+        raise UserError(f"{path}: damaged picture; export it again")
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise UserError(f"{path}: a picture in colour; export it as grey")
+        pixels = pixels[..., 0]
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(
+            f"{path}: holds {pixels.dtype} values; export it with 8 or 16 bits"
+        )
+    bits = 8 * pixels.itemsize
+    return Mammogram(
+        rows=pixels.shape[0],
+        columns=pixels.shape[1],
+        bits_allocated=bits,
+        bits_stored=bits,
+        photometric="MONOCHROME2",
+        laterality="",
+        view="",
+        modality="",
+        sop_instance_uid="",
+        series_instance_uid="",
+        study_instance_uid="",
+        pixels=np.ascontiguousarray(pixels, np.uint16),
+    )
+
+
+READERS: dict[str, Callable[[Path], Mammogram]] = dict.fromkeys(
+    [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm"], read_picture
+)
+
+
+def read_image(path: str | Path) -> Mammogram:
+    """Reads a mammogram by its name's ending: DICOM unless it is a picture's.
+
+    Raises:
+      UserError: what `read_picture` and `dicom.read_mammogram` raise.
+    """
+    path = Path(path)
+    return READERS.get(path.suffix.lower(), read_mammogram)(path)
+
+
+def _check_picture(path: Path) -> None:
+    """Refuses what must not be decoded, by the header alone."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: too large for one mammogram")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own limit is lower than ours
+            with Image.open(path, formats=_FORMATS) as picture:
+                width, height = picture.size
+                frames = getattr(picture, "n_frames", 1)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise UserError(
+            f"{path}: not a PNG, JPEG, TIFF or PGM picture ({type(error).__name__});"
+            " export it again"
+        ) from error
+    if frames != 1:
+        raise UserError(f"{path}: holds {frames} pictures; keep one")
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{path}: claims {height}x{width} pixels, more than any mammogram has"
+        )

@@ -1,0 +1,74 @@
+"""Regions of interest drawn as points: polygons, dots and circles."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mammo_jax.data.sampling import Region, find_region
+
+_FRACTION_BITS = 4  # of a pixel, in OpenCV's drawing
+_CIRCLE_CORNERS = 64
+
+
+def draw_polygon(
+    points: Float[np.ndarray, "points 2"],
+    image_shape: tuple[int, int],
+    height: int,
+    width: int,
+) -> Bool[np.ndarray, "height width"]:
+    """Draws a polygon of image coordinates on the grid.
+
+    Args:
+      points: (x, y) in pixels of the image; what lies outside it is brought to its
+        edge. One or two points are dots.
+      image_shape: rows and columns of the image.
+      height: rows of the grid.
+      width: columns of the grid.
+    """
+    rows, columns = image_shape
+    inside = np.clip(points, 0, [columns - 1, rows - 1])
+    placed = (inside + 0.5) * [width / columns, height / rows] - 0.5
+    mask = np.zeros((height, width), np.uint8)
+    if len(placed) < 3:
+        for x, y in np.clip(np.rint(placed), 0, [width - 1, height - 1]).astype(int):
+            mask[y, x] = 1
+    else:
+        fixed = np.rint(placed * (1 << _FRACTION_BITS)).astype(np.int32)
+        cv2.fillPoly(mask, [fixed], 1, shift=_FRACTION_BITS)
+    return mask.astype(bool)
+
+
+def polygon_regions(
+    points: Float[np.ndarray, "points 2"],
+    image_shape: tuple[int, int],
+    height: int,
+    width: int,
+) -> list[Region]:
+    """The region of a polygon, or of each dot, on the grid."""
+    parts = [points] if len(points) > 2 else [point[None] for point in points]
+    masks = [draw_polygon(part, image_shape, height, width) for part in parts]
+    return [region for mask in masks if (region := find_region(mask)) is not None]
+
+
+def circle_points(x: float, y: float, radius: float) -> Float[np.ndarray, "points 2"]:
+    """A circle as a polygon, in the same pixels."""
+    angles = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
+    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
+
+
+def parse_points(texts: Sequence[str]) -> Float[np.ndarray, "points 2"]:
+    """Points written as "(12.5, 80)" or "12.5 80".
+
+    Raises:
+      ValueError: a text is not two finite numbers.
+    """
+    points = [
+        [float(number) for number in text.strip(" ()").replace(",", " ").split()]
+        for text in texts
+    ]
+    array = np.array(points, float).reshape(-1, 2)
+    if len(array) != len(points) or not np.isfinite(array).all():
+        raise ValueError("a point is two numbers")
+    return array

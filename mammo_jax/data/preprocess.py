@@ -1,0 +1,67 @@
+"""From stored values to the network's pixel grid.
+
+The paper squeezes every mammogram to one grid (1152x896, section 2.1) without keeping
+its aspect ratio and does nothing else: no crop, no flip, no removal of markers.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt16
+
+
+def to_grid(
+    pixels: UInt16[np.ndarray, "rows columns"],
+    height: int,
+    width: int,
+    *,
+    stretch: bool = False,
+) -> UInt16[np.ndarray, "height width"]:
+    """Squeezes an image to `height` x `width` pixels, aspect ratio not kept.
+
+    Bicubic on the integers, as the authors did: no smoothing before shrinking, results
+    rounded and clipped to 0..65535.
+
+    Args:
+      pixels: stored values.
+      height: rows of the grid.
+      width: columns of the grid.
+      stretch: first stretch the darkest..brightest value to 0..65535. For detectors
+        of 12 to 14 bits, whose images would be almost black on film's scale.
+    """
+    if stretch:
+        pixels = stretch_to_full_range(pixels)
+    if pixels.shape == (height, width):
+        return pixels
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def stretch_to_full_range(
+    pixels: UInt16[np.ndarray, "rows columns"],
+) -> UInt16[np.ndarray, "rows columns"]:
+    """Maps the darkest..brightest value linearly to 0..65535; flat images to 0."""
+    darkest, brightest = int(pixels.min()), int(pixels.max())
+    if brightest == darkest:
+        return np.zeros_like(pixels)
+    levels = np.arange(brightest - darkest + 1) * (65535 / (brightest - darkest))
+    return np.rint(levels).astype(np.uint16)[pixels - np.uint16(darkest)]
+
+
+def mask_to_grid(
+    mask: Shaped[np.ndarray, "rows columns"], height: int, width: int
+) -> Bool[np.ndarray, "height width"]:
+    """Squeezes a mask (nonzero inside) to the grid: cells at least half covered.
+
+    A mask of another size than its image is thereby resized to it. A lesion too small
+    to cover half of any cell keeps the cells it covers most.
+    """
+    inside = (np.asarray(mask) != 0).astype(np.uint8)
+    if inside.shape == (height, width):
+        return inside.astype(bool)
+    # Bytes of 255: the rounding of the area average is then fine enough.
+    coverage = cv2.resize(inside * 255, (width, height), interpolation=cv2.INTER_AREA)
+    if not inside.any():
+        return np.zeros((height, width), bool)
+    if not coverage.any():  # so small that the average rounds to nothing
+        row, column = (int(np.mean(where)) for where in np.nonzero(inside))
+        coverage[row * height // len(inside), column * width // inside.shape[1]] = 1
+    return coverage >= min(128, int(coverage.max()))

@@ -1,0 +1,114 @@
+"""Seeded splits by patient, stratified by malignancy, and CBIS-DDSM's two protocols."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+
+from mammo_jax.data.cbis_tables import Abnormality, View, merge_views
+
+# Paper, section 2.1: 85/15 for the test set, then 90/10 for the validation set.
+PAPER_TEST_SHARE = 0.15
+VALIDATION_SHARE = 0.10
+
+
+def hold_out(
+    malignant_by_patient: Mapping[str, bool], share: float, seed: int
+) -> set[str]:
+    """Draws `share` of the patients, from the malignant and the other ones alike.
+
+    The draw depends on `seed` and on the set of patients alone, not on their order. A
+    stratum of two or more patients gives at least one and keeps at least one.
+
+    Args:
+      malignant_by_patient: patient to whether any of her abnormalities is malignant.
+      share: 0..1, of the patients.
+      seed: any number.
+
+    Returns:
+      The patients held out.
+    """
+    chosen: set[str] = set()
+    for stratum in (False, True):
+        patients = sorted(
+            p for p, is_ in malignant_by_patient.items() if is_ is stratum
+        )
+        count = round(share * len(patients))
+        if len(patients) > 1:
+            count = min(max(count, 1), len(patients) - 1)
+        order = np.random.default_rng([seed, stratum]).permutation(len(patients))
+        chosen.update(patients[i] for i in order[:count])
+    return chosen
+
+
+def patients_with_malignancy(abnormalities: Sequence[Abnormality]) -> dict[str, bool]:
+    """Each patient, and whether any of her abnormalities is malignant."""
+    malignant: dict[str, bool] = {}
+    for a in abnormalities:
+        malignant[a.patient_id] = malignant.get(a.patient_id, False) or a.is_malignant
+    return malignant
+
+
+def paper_splits(
+    abnormalities: Sequence[Abnormality], seed: int
+) -> dict[str, list[View]]:
+    """The training release alone: 15 % of its patients for testing, then 10 %."""
+    pool = [a for a in abnormalities if a.release == "train"]
+    malignant = patients_with_malignancy(pool)
+    test = hold_out(malignant, PAPER_TEST_SHARE, seed)
+    rest = {p: is_ for p, is_ in malignant.items() if p not in test}
+    validation = hold_out(rest, VALIDATION_SHARE, seed + 1)
+    return _by_patient(
+        pool, {"train": set(rest) - validation, "validation": validation, "test": test}
+    )
+
+
+def official_splits(
+    abnormalities: Sequence[Abnormality], seed: int
+) -> dict[str, list[View]]:
+    """The release's own test set, less the patients that also train.
+
+    A training patient's views keep the abnormalities that only the test tables list,
+    so that their labels are the truth; views that only the test tables list are left
+    out with her.
+    """
+    pool = [a for a in abnormalities if a.release == "train"]
+    malignant = patients_with_malignancy(pool)
+    validation = hold_out(malignant, VALIDATION_SHARE, seed + 1)
+    trained_views = {a.image_id for a in pool}
+    test = {a.patient_id for a in abnormalities} - set(malignant)
+    kept = [
+        a for a in abnormalities if a.image_id in trained_views or a.patient_id in test
+    ]
+    return _by_patient(
+        kept,
+        {
+            "train": set(malignant) - validation,
+            "validation": validation,
+            "test": test,
+        },
+    )
+
+
+def leaking_patients(abnormalities: Sequence[Abnormality]) -> list[str]:
+    """Patients that the release has in both its training and its test tables."""
+    by_release: dict[str, set[str]] = {"train": set(), "test": set()}
+    for a in abnormalities:
+        by_release[a.release].add(a.patient_id)
+    return sorted(by_release["train"] & by_release["test"])
+
+
+def _by_patient(
+    abnormalities: Sequence[Abnormality], patients: Mapping[str, Collection[str]]
+) -> dict[str, list[View]]:
+    return {
+        split: merge_views(a for a in abnormalities if a.patient_id in chosen)
+        for split, chosen in patients.items()
+    }
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[Abnormality], int], dict[str, list[View]]]] = {
+    "paper": paper_splits,
+    "official": official_splits,
+}
+# The tables that a protocol reads.
+PROTOCOL_RELEASES = {"paper": ("train",), "official": ("train", "test")}

@@ -1,0 +1,80 @@
+"""Packages a data set as TFDS.
+
+  python scripts/build_dataset.py cbis_ddsm/paper_whole --manual_dir=RAW --data_dir=OUT
+
+Configs of cbis_ddsm: <protocol>_<kind>[_h<height>], with protocol paper or official;
+kind whole, s1, s10 or s30; height 288, 576 or 4608 instead of 1152. RAW holds the
+four tables and, anywhere below it, the downloaded image folders.
+"""
+
+import argparse
+import json
+
+from mammo_jax.errors import UserError, run_command
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `--help` prints it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="data set and config: cbis_ddsm/official_s10")
+    parser.add_argument(
+        "--manual_dir", required=True, help="folder with the raw files and tables"
+    )
+    parser.add_argument("--data_dir", help="where the TFDS data set goes")
+    parser.add_argument(
+        "--num_workers", type=int, default=None, help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="write nothing; print an inventory of tables and files as JSON",
+    )
+    parser.add_argument(
+        "--allow_problems",
+        action="store_true",
+        help="exit with 0 even if files had to be skipped",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error happened"
+    )
+    options = parser.parse_args(arguments)
+    if not options.dry_run and not options.data_dir:
+        parser.error("--data_dir is needed to build")
+    if options.num_workers is not None and options.num_workers < 1:
+        parser.error("--num_workers must be at least 1")
+    return options
+
+
+def main(options: argparse.Namespace) -> int:
+    """Builds, or takes the inventory; returns the exit code."""
+    # Imported here because every worker imports this file.
+    from tfds_builders import building
+
+    if options.dry_run:
+        inventory = building.take_inventory(options.name, options.manual_dir)
+        print(json.dumps(inventory, indent=2))
+        return 0
+    report = building.build(
+        options.name, options.manual_dir, options.data_dir, options.num_workers
+    )
+    print(f"{report.path}{' was already built' if report.was_there else ''}")
+    for split, count in report.splits.items():
+        print(f"  {split}: {count} examples")
+    for repair, count in report.metadata["repairs"].items():
+        print(f"  repaired, {repair.replace('_', ' ')}: {count}")
+    if report.problems and not options.allow_problems:
+        raise UserError(
+            f"{report.problems} files had to be skipped, see"
+            f" {report.path / 'problems.csv'}; mend them, remove {report.path} and"
+            " build again, or accept it with --allow_problems"
+        )
+    if report.problems:
+        print(f"  skipped: {report.problems}, see {report.path / 'problems.csv'}")
+    return 0
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -1,0 +1,48 @@
+"""Writes small DICOM files, good and bad, for the tests beside it."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+
+def make_dataset(pixels: np.ndarray, **attributes) -> Dataset:
+    """An uncompressed mammogram of `pixels` (8 or 16 bits, signed or not)."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.StudyInstanceUID = generate_uid()
+    dataset.SeriesInstanceUID = generate_uid()
+    dataset.Modality = "MG"
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.SamplesPerPixel = 1
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    dataset["PixelData"].VR = "OW"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, value in attributes.items():
+            setattr(dataset, name, value)
+    return dataset
+
+
+def save(dataset: Dataset, path: Path) -> Path:
+    """Writes a data set, whatever nonsense it holds, and returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    return path
+
+
+def write_dicom(path: Path, pixels: np.ndarray, **attributes) -> Path:
+    """`make_dataset` and `save`."""
+    return save(make_dataset(pixels, **attributes), path)

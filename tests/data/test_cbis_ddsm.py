@@ -1,0 +1,182 @@
+import csv
+import json
+import os
+import shutil
+
+import pytest
+from raw_trees import HEIGHT, WIDTH, Row, draw_image, write_image, write_tree
+
+from mammo_jax.data import packaging
+from mammo_jax.data.cbis_ddsm import plan_splits, take_inventory
+from mammo_jax.data.cbis_views import make_view_examples
+from mammo_jax.data.records import read_examples
+from mammo_jax.data.sampling import PatchSampling
+from mammo_jax.data.views import Grid
+from mammo_jax.errors import UserError
+
+S10 = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=0)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Eight training and two test patients, half of them malignant."""
+    rows = [
+        Row(
+            patient=n,
+            kind=("mass", "calc")[n % 2],
+            release="train" if n < 8 else "test",
+            pathology="MALIGNANT" if n % 4 < 2 else "BENIGN",
+        )
+        for n in range(10)
+    ]
+    write_tree(tmp_path / "raw", rows)
+    return tmp_path / "raw"
+
+
+def process_views(splits, grid, work_dir, num_workers, make=make_view_examples):
+    return packaging.process_views(splits, make, grid, work_dir, num_workers)
+
+
+def all_examples(finished):
+    return {
+        split: [example for path in paths for example in read_examples(path)]
+        for split, paths in finished.paths.items()
+    }
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(raw, tmp_path):
+    splits = plan_splits(raw, "official", seed=0)
+
+    one = process_views(splits, S10, tmp_path / "one", 1)
+    three = process_views(splits, S10, tmp_path / "three", 3)
+
+    assert all_examples(one) == all_examples(three)
+    assert one.pixel_mean == three.pixel_mean
+    assert one.counts == three.counts
+
+
+def test_another_seed_gives_other_patches(raw, tmp_path):
+    splits = plan_splits(raw, "official", seed=0)
+    other = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=1)
+
+    finished = [process_views(splits, g, tmp_path / "w", 1) for g in (S10, other)]
+
+    one, two = (all_examples(f)["train"] for f in finished)
+    assert [e["centre"] for e in one] != [e["centre"] for e in two]
+
+
+def test_pixel_mean_is_that_of_the_whole_training_images(raw, tmp_path):
+    splits = plan_splits(raw, "official", seed=0)
+
+    finished = process_views(splits, S10, tmp_path / "w", 1)
+
+    means = [
+        draw_image(int(files.view.patient_id[2:])).mean() * 255 / 65535
+        for files in splits["train"]
+    ]
+    assert finished.pixel_mean == pytest.approx(sum(means) / len(means))
+    assert finished.pixel_mean_of == "train"
+
+
+def test_an_interrupted_build_goes_on_where_it_was(raw, tmp_path):
+    splits = plan_splits(raw, "official", seed=0)
+    whole = process_views(splits, S10, tmp_path / "whole", 1)
+    made = []
+
+    def counted(files, grid):
+        made.append(files.image_id)
+        return make_view_examples(files, grid)
+
+    def interrupted(files, grid):
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return counted(files, grid)
+
+    with pytest.raises(KeyboardInterrupt):
+        process_views(splits, S10, tmp_path / "w", 1, interrupted)
+    resumed = process_views(splits, S10, tmp_path / "w", 1, counted)
+
+    assert sorted(made) == sorted(set(made))
+    assert len(made) == 10
+    assert all_examples(resumed) == all_examples(whole)
+
+
+def test_a_file_that_has_changed_is_read_again(raw, tmp_path):
+    splits = plan_splits(raw, "official", seed=0)
+    before = process_views(splits, S10, tmp_path / "w", 1)
+    row = Row(patient=8, release="test", kind="mass")
+    path = write_image(raw, row, draw_image(77))
+    os.utime(path, (1, 1))
+
+    after = process_views(splits, S10, tmp_path / "w", 1)
+
+    assert all_examples(before)["test"] != all_examples(after)["test"]
+    assert all_examples(before)["train"] == all_examples(after)["train"]
+
+
+def test_problems_are_counted_and_listed_and_stop_nothing(raw, tmp_path):
+    shutil.rmtree(raw / Row(patient=9, kind="calc", release="test").roi_folder)
+    damaged = next((raw / Row(patient=0).image_folder).rglob("*.dcm"))
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+
+    finished = process_views(
+        plan_splits(raw, "official", seed=0), S10, tmp_path / "w", 1
+    )
+    packaging.write_problems(tmp_path / "problems.csv", finished.problems)
+
+    with (tmp_path / "problems.csv").open(newline="") as file:
+        rows = {row["image_id"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"P_00000_LEFT_CC", "P_00009_LEFT_CC"}
+    assert rows["P_00000_LEFT_CC"]["file"] == str(damaged)
+    assert "truncated or damaged" in rows["P_00000_LEFT_CC"]["reason"]
+    assert sum(finished.counts.values()) == 8 * 20
+
+
+def test_nothing_usable_is_an_error_that_says_why(raw, tmp_path):
+    for path in raw.rglob("*.dcm"):
+        path.write_bytes(b"gone")
+
+    with pytest.raises(UserError, match=r"none of the 10 mammograms.*not a DICOM file"):
+        process_views(plan_splits(raw, "official", seed=0), S10, tmp_path / "w", 1)
+
+
+def test_tables_without_images(raw):
+    for folder in raw.glob("Mass-*"), raw.glob("Calc-*"):
+        for case in folder:
+            shutil.rmtree(case)
+
+    with pytest.raises(UserError, match="none of the images"):
+        plan_splits(raw, "official", seed=0)
+    assert take_inventory(raw, "official", 0)["splits"]["test"]["images_missing"] == 2
+
+
+def test_inventory_counts_missing_files(raw):
+    shutil.rmtree(raw / Row(patient=9, kind="calc", release="test").roi_folder)
+    shutil.rmtree(raw / Row(patient=8, release="test").image_folder)
+
+    inventory = take_inventory(raw, "official", seed=0)
+
+    assert inventory["splits"]["test"]["images_missing"] == 1
+    assert inventory["splits"]["test"]["masks_missing"] == 1
+    assert inventory["splits"]["train"]["images_missing"] == 0
+    assert json.loads(json.dumps(inventory)) == inventory
+
+
+def test_without_training_images_the_mean_is_that_of_all(raw, tmp_path):
+    splits = {"test": plan_splits(raw, "official", seed=0)["test"]}
+
+    finished = process_views(splits, S10, tmp_path / "w", 1)
+
+    assert finished.pixel_mean_of == "all"
+    means = [draw_image(n).mean() * 255 / 65535 for n in (8, 9)]
+    assert finished.pixel_mean == pytest.approx(sum(means) / 2)
+    assert set(finished.counts) == {"test"}
+
+
+def test_an_unwritable_folder_is_named(raw, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UserError, match="file/w: cannot be written"):
+        process_views(
+            plan_splits(raw, "official", seed=0), S10, tmp_path / "file" / "w", 1
+        )

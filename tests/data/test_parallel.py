@@ -1,0 +1,123 @@
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mammo_jax.data.parallel import parallel_map
+from mammo_jax.errors import UserError
+
+
+def square(number: int) -> int:
+    return number**2
+
+
+def die_at_seven(number: int) -> int:
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def die_once(number: int, *, folder: Path) -> int:
+    """As when memory runs out while several work at once."""
+    mark = folder / "died"
+    if number == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def fail_at_five(number: int) -> int:
+    if number == 5:
+        raise ValueError("five")
+    return number
+
+
+def leave_mark(number: int, *, folder: Path) -> None:
+    (folder / str(number)).touch()
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, ended ones not yet collected aside."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def never(number: int) -> int:
+    raise AssertionError(number)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_results_come_in_order(num_workers):
+    results = parallel_map(square, range(40), num_workers, never)
+
+    assert list(results) == [number**2 for number in range(40)]
+
+
+def test_nothing_to_do():
+    assert list(parallel_map(square, [], None, never)) == []
+
+
+def test_a_task_that_kills_its_worker_is_stood_in_for():
+    results = parallel_map(die_at_seven, range(20), 2, lambda number: -number)
+
+    assert list(results) == [n**2 if n != 7 else -7 for n in range(20)]
+
+
+def test_a_worker_that_dies_of_its_neighbours_is_not_missed(tmp_path):
+    function = functools.partial(die_once, folder=tmp_path)
+
+    results = parallel_map(function, range(12), 2, never)
+
+    assert list(results) == [number**2 for number in range(12)]
+
+
+def test_errors_of_the_function_reach_the_caller():
+    with pytest.raises(ValueError, match="five"):
+        list(parallel_map(fail_at_five, range(9), 2, never))
+
+
+def test_a_death_without_a_stand_in_is_a_clear_error():
+    with pytest.raises(UserError, match="a worker process was killed"):
+        list(parallel_map(die_at_seven, [7, 8], 2))
+
+
+def test_only_a_few_results_wait(tmp_path):
+    """However slowly they are fetched, only the next few are worked on."""
+    results = parallel_map(functools.partial(leave_mark, folder=tmp_path), range(99), 2)
+    next(results)
+    time.sleep(0.5)
+
+    assert len(list(tmp_path.iterdir())) <= 10 + 1
+    results.close()
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "from mammo_jax.data.parallel import parallel_map\n"
+        "if __name__ == '__main__':\n"
+        "    results = parallel_map(abs, range(100), 2)\n"
+        "    next(results)\n"
+        "    children = open(f'/proc/self/task/{os.getpid()}/children').read()\n"
+        "    print(children, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

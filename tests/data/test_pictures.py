@@ -1,0 +1,94 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from raw_files import write_dicom
+
+from mammo_jax.data.pictures import read_image
+from mammo_jax.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+DEEP = RANDOM.integers(0, 65536, (70, 50)).astype(np.uint16)
+SHALLOW = (DEEP >> 8).astype(np.uint8)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".TIFF", ".pgm", ".dcm"])
+@pytest.mark.parametrize("pixels", [DEEP, SHALLOW])
+def test_lossless_formats_keep_every_bit(tmp_path, ending, pixels):
+    path = tmp_path / f"a{ending}"
+    if ending == ".dcm":
+        write_dicom(path, pixels)
+    else:
+        assert cv2.imwrite(str(path), pixels)
+
+    image = read_image(path)
+
+    np.testing.assert_array_equal(image.pixels, pixels)
+    assert image.pixels.dtype == np.uint16
+    assert image.bits_stored == 8 * pixels.itemsize
+    assert (image.rows, image.columns) == (70, 50)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg"])
+def test_jpeg_is_read(tmp_path, ending):
+    smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / f"a{ending}", format="JPEG", quality=95)
+
+    image = read_image(tmp_path / f"a{ending}")
+
+    np.testing.assert_allclose(image.pixels.astype(int), smooth, atol=4)
+
+
+def test_grey_stored_as_colour_is_grey(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.repeat(SHALLOW[..., None], 3, axis=2))
+
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, SHALLOW)
+
+
+def test_colour_is_refused(tmp_path):
+    colour = RANDOM.integers(0, 256, (70, 50, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), colour)
+
+    with pytest.raises(UserError, match="in colour"):
+        read_image(tmp_path / "a.png")
+
+
+def test_floats_are_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tif"), DEEP.astype(np.float32))
+
+    with pytest.raises(UserError, match="float32 values"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_several_pages_are_refused(tmp_path):
+    pages = [Image.fromarray(SHALLOW), Image.fromarray(SHALLOW)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+
+    with pytest.raises(UserError, match="holds 2 pictures"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_bombs_are_refused_by_their_header(tmp_path):
+    """A few bytes that claim 60000 x 60000 pixels."""
+    content = bytearray(cv2.imencode(".png", SHALLOW)[1].tobytes())
+    content[16:24] = (60000).to_bytes(4, "big") * 2
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "b.pgm").write_bytes(b"P5 60000 60000 255\n\0")
+
+    with pytest.raises(UserError):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"pixels|not a PNG"):
+        read_image(tmp_path / "b.pgm")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a" + bytes(99), b"\x89PNG\r\n\x1a\n"])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+
+    with pytest.raises(UserError, match="not a PNG, JPEG, TIFF or PGM"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_image(tmp_path / "a.png")

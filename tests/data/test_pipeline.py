@@ -1,0 +1,126 @@
+"""Batches: their order, their content, and where they start."""
+
+import numpy as np
+import pytest
+
+from mammo_jax.data import pipeline
+from mammo_jax.data.augment import NO_AUGMENTATION, Augmentation
+from mammo_jax.errors import UserError
+
+WHOLE = "cbis_ddsm/paper_whole_h288"
+
+
+@pytest.fixture(scope="module")
+def dataset(phantom_data) -> pipeline.Dataset:
+    return pipeline.open_dataset(WHOLE, str(phantom_data))
+
+
+def _take(dataset, count: int, **options) -> list[dict]:
+    options = {"seed": 3, "start": 0, "threads": 1, **options}
+    batches = pipeline.training_batches(
+        dataset.sources["train"], 4, options.pop("ranges", Augmentation()), **options
+    )
+    return [next(batches) for _ in range(count)]
+
+
+def _same(first: list[dict], second: list[dict]) -> bool:
+    return all(
+        np.array_equal(a[key], b[key])
+        for a, b in zip(first, second, strict=True)
+        for key in a
+    )
+
+
+def test_order_and_augmentation_do_not_depend_on_threads(dataset):
+    assert _same(_take(dataset, 5, threads=1), _take(dataset, 5, threads=4))
+
+
+def test_a_resumed_stream_goes_on_with_the_same_batches(dataset):
+    assert _same(_take(dataset, 30)[23:], _take(dataset, 7, start=23))
+
+
+def test_another_seed_gives_another_order(dataset):
+    assert not _same(_take(dataset, 3), _take(dataset, 3, seed=4))
+
+
+def test_an_epoch_shows_every_image_once_and_the_next_in_another_order(dataset):
+    ids = [str(x) for batch in _take(dataset, 40) for x in batch["image_id"]]
+    size = len(dataset.sources["train"])
+    first, second = ids[:size], ids[size : 2 * size]
+    assert sorted(first) == sorted(second) == sorted(set(ids))
+    assert first != second
+
+
+def test_batches_hold_grey_16_bit_images_and_shifts(dataset):
+    (batch,) = _take(dataset, 1)
+    assert batch["image"].shape == (4, 288, 224)
+    assert batch["image"].dtype == np.uint16
+    assert batch["label"].dtype == np.int32
+    assert batch["channel_shift"].shape == (4, 3)
+    assert np.abs(batch["channel_shift"]).max() <= 20
+
+
+def test_evaluation_shows_every_image_once_unchanged(dataset):
+    source = dataset.sources["test"]
+    batches = list(pipeline.evaluation_batches(source, 5, threads=2))
+    assert len(batches) == pipeline.number_of_batches(source, 5)
+    true = [
+        (str(name), image)
+        for batch in batches
+        for name, image, weight in zip(
+            batch["image_id"], batch["image"], batch["weight"], strict=True
+        )
+        if weight
+    ]
+    assert [name for name, _ in true] == [e["image_id"].decode() for e in source]
+    for (_, image), example in zip(true, source, strict=True):
+        np.testing.assert_array_equal(image, example["image"][..., 0])
+
+
+def test_the_last_batch_is_filled_up_with_weightless_copies(dataset):
+    source = dataset.sources["test"]
+    size = len(source) - 1
+    *_, last = pipeline.evaluation_batches(source, size, threads=1)
+    assert last["weight"].tolist() == [1.0] + [0.0] * (size - 1)
+    assert last["image"].shape == (size, 288, 224)
+
+
+def test_patches_of_one_image_have_ids_of_their_own(phantom_data):
+    patches = pipeline.open_dataset("cbis_ddsm/paper_s1_h288", str(phantom_data))
+    assert len(patches.class_names) == 5
+    ids = [
+        str(name)
+        for batch in pipeline.evaluation_batches(patches.sources["train"], 8, threads=1)
+        for name, weight in zip(batch["image_id"], batch["weight"], strict=True)
+        if weight
+    ]
+    assert len(ids) == len(set(ids)) == len(patches.sources["train"])
+
+
+def test_patches_and_whole_images_share_the_mean_of_the_whole_images(phantom_data):
+    patches = pipeline.open_dataset("cbis_ddsm/paper_s1_h288", str(phantom_data))
+    whole = pipeline.open_dataset(WHOLE, str(phantom_data))
+    images = [example["image"] for example in whole.sources["train"]]
+    expected = np.mean([image.mean(dtype=np.float64) for image in images]) * 255 / 65535
+    assert whole.pixel_mean == pytest.approx(expected, rel=1e-6)
+    assert patches.pixel_mean == pytest.approx(whole.pixel_mean, rel=1e-6)
+
+
+def test_without_augmentation_training_sees_the_images_as_they_are(dataset):
+    (batch,) = _take(dataset, 1, ranges=NO_AUGMENTATION)
+    by_name = {e["image_id"].decode(): e["image"] for e in dataset.sources["train"]}
+    for name, image in zip(batch["image_id"], batch["image"], strict=True):
+        np.testing.assert_array_equal(image, by_name[str(name)][..., 0])
+
+
+def test_an_unbuilt_dataset_is_refused_with_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"build_dataset\.py cbis_ddsm/paper_whole "):
+        pipeline.open_dataset("cbis_ddsm/paper_whole", str(tmp_path))
+
+
+def test_a_damaged_dataset_is_refused_with_the_way_out(phantom_data, tmp_path):
+    version = tmp_path / WHOLE / "1.0.0"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="remove that folder and build it again"):
+        pipeline.open_dataset(WHOLE, str(tmp_path))

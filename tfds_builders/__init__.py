@@ -1,0 +1,1 @@
+"""TFDS data sets, each a folder as TFDS users expect it."""

@@ -1,0 +1,159 @@
+"""Packaging a data set: raw files in, a TFDS data set out."""
+
+import contextlib
+import dataclasses
+import difflib
+import fcntl
+import importlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.errors import UserError
+
+# Name -> module of the builder, imported when it is needed: TFDS takes a second.
+_BUILDERS = {
+    name: f"tfds_builders.{name}.{name}_dataset_builder"
+    for name in ("cbis_ddsm", "inbreast", "manifest")
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildReport:
+    """The outcome of a build.
+
+    Attributes:
+      path: folder of the data set, for `tfds.builder_from_directory`.
+      was_there: it had been built before and was left alone.
+      splits: examples of each split.
+      metadata: pixel_mean, repairs and so on.
+      problems: number of files skipped, listed in `path/problems.csv`.
+    """
+
+    path: Path
+    was_there: bool
+    splits: dict[str, int]
+    metadata: dict[str, Any]
+    problems: int
+
+
+def build(
+    name: str,
+    manual_dir: str | Path,
+    data_dir: str | Path,
+    num_workers: int | None = None,
+) -> BuildReport:
+    """Builds the data set `name` ("cbis_ddsm/paper_s10"), or finds it built.
+
+    An interrupted build goes on where it was; the result is the same for any number of
+    workers. Call it under `if __name__ == "__main__"`: workers are spawned.
+
+    Args:
+      name: data set and config.
+      manual_dir: the raw files.
+      data_dir: where TFDS keeps data sets.
+      num_workers: processes, None for one each core.
+
+    Raises:
+      UserError: an unknown name, missing or malformed tables, no usable image, a
+        folder that cannot be written, or another build of the same data set running.
+    """
+    module, config = _find_builder(name)
+    builder = module.Builder(
+        config=config, data_dir=str(data_dir), num_workers=num_workers
+    )
+    # TFDS writes beside and renames: a folder with this file is whole.
+    if Path(builder.data_dir, "dataset_info.json").exists():
+        return _report(builder, was_there=True)
+    if not Path(manual_dir).is_dir():
+        raise UserError(
+            f"{manual_dir}: no such folder; --manual_dir names the folder with the raw"
+            " files"
+        )
+    with _only_build(builder.work_dir.parent):
+        _prepare(builder, Path(manual_dir))
+    return _report(builder, was_there=False)
+
+
+def take_inventory(name: str, manual_dir: str | Path) -> dict[str, Any]:
+    """What `build` would use, as JSON-able counts; nothing is written.
+
+    Raises:
+      UserError: an unknown name, missing or malformed tables.
+    """
+    module, config = _find_builder(name)
+    return module.take_inventory(manual_dir, module.Builder.builder_configs[config])
+
+
+def _find_builder(name: str) -> tuple[Any, str]:
+    data_set, _, config = name.partition("/")
+    if data_set not in _BUILDERS:
+        raise UserError(
+            f"unknown data set {data_set!r}{_nearest(data_set, list(_BUILDERS))}"
+        )
+    module = importlib.import_module(_BUILDERS[data_set])
+    configs = list(module.Builder.builder_configs)
+    if config not in configs:
+        raise UserError(
+            f"{data_set} has no config {config!r}{_nearest(config, configs)}"
+        )
+    return module, config
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; one of {', '.join(words)}"
+
+
+def _prepare(builder: Any, manual_dir: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()  # ours shows the time left
+    try:
+        with contextlib.redirect_stdout(None):  # it speaks of a download
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=str(manual_dir.absolute())
+                )
+            )
+    except OSError as error:
+        raise UserError(
+            f"{builder.data_dir}: cannot be written ({error.strerror or error}); free"
+            " space or choose another --data_dir"
+        ) from error
+
+
+def _report(builder: Any, *, was_there: bool) -> BuildReport:
+    metadata = dict(builder.info.metadata or {})
+    return BuildReport(
+        path=Path(builder.data_dir),
+        was_there=was_there,
+        splits={
+            name: split.num_examples for name, split in builder.info.splits.items()
+        },
+        metadata=metadata,
+        problems=metadata.get("problems", 0),
+    )
+
+
+@contextlib.contextmanager
+def _only_build(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; it goes with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "build.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another --data_dir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is building this data set; wait for it"
+            ) from None
+        for stale in folder.glob("incomplete.*"):  # of builds that were killed
+            shutil.rmtree(stale, ignore_errors=True)
+        yield

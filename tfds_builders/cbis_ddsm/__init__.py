@@ -1,0 +1,1 @@
+"""CBIS-DDSM as a TFDS data set."""

@@ -1,0 +1,1 @@
+"""INbreast as a TFDS data set."""

@@ -1,0 +1,1 @@
+"""Anyone's own mammograms as a TFDS data set."""
