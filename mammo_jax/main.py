@@ -75,22 +75,18 @@ def show_own_messages() -> None:
 
 
 def _train() -> None:
-    missing = [
-        name
-        for name, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value))
-        if not value
-    ]
-    if missing:
+    config, directory = _CONFIG.value, _WORKDIR.value
+    if config is None or directory is None:
         raise UserError(
-            f"--{missing[0]} is missing; for example: python -m mammo_jax.main "
+            "--config and --workdir are needed; for example: python -m mammo_jax.main "
             "--config=configs/whole_res.py:phantom --workdir=runs/demo"
         )
     # Imported late: `--help` and a misspelt flag answer at once.
     from mammo_jax.train import train_and_evaluate
 
     use_compilation_cache()
-    workdir = Path(_WORKDIR.value).expanduser()
-    metrics = train_and_evaluate(_CONFIG.value, workdir)
+    workdir = Path(directory).expanduser()
+    metrics = train_and_evaluate(config, workdir)
     print(json.dumps(metrics, indent=2, sort_keys=True))
     test = metrics["test"]
     if test["auc"] is None:

@@ -10,7 +10,7 @@ from mammo_jax.data import phantom_data
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.models import conversion
+from mammo_jax.models import conversion, pretrained
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.checkpoint import Checkpoints, Progress
@@ -120,22 +120,16 @@ def _initial_variables(
     """The values training starts from: random, ImageNet's or a patch classifier's."""
     config = experiment.config
     if config.task == "patch" and config.pretrained:
-        from mammo_jax.models import pretrained
-
-        return pretrained.load_trunk(config.pretrained, config.model, params, stats)
+        path, model = Path(config.pretrained).expanduser(), config.model
+        trunk = pretrained.load_trunk(path, model.trunk, model.wiring)
+        return pretrained.put_trunk(trunk, params, stats)
     if not init_from:
         return params, stats
     patch_params, patch_stats = load_best_model(Path(init_from))
     params, stats, report = conversion.patch_to_whole(
         patch_params, patch_stats, params, stats
     )
-    _log.info(
-        "converted the patch classifier in %s: %d arrays copied, %d new, %d left out",
-        init_from,
-        len(report.copied),
-        len(report.new),
-        len(report.left_out),
-    )
+    _log.info("converted %s: %s", init_from, report)
     return params, stats
 
 

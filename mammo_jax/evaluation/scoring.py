@@ -58,7 +58,7 @@ def predict(
         probabilities=table["probabilities"],
         labels=table["label"],
         losses=table["losses"],
-        malignant_classes=experiment.malignant_classes,
+        malignant_classes=experiment.task.malignant_classes,
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -18,11 +18,21 @@ from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 # What of a batch goes to the device; the rest names the images.
 DEVICE_KEYS = ("image", "label", "channel_shift")
-# What a task's labels mean, and which validation figure picks the best epoch.
-TASKS = {
-    "patch": {"malignant_classes": (2, 4), "score": "accuracy"},
-    "whole": {"malignant_classes": (1,), "score": "auc"},
-}
+
+
+class Task(NamedTuple):
+    """What a task's labels mean.
+
+    Attributes:
+      malignant_classes: the classes that mean malignancy.
+      score: the validation figure that picks the best epoch.
+    """
+
+    malignant_classes: tuple[int, ...]
+    score: str
+
+
+TASKS = {"patch": Task((2, 4), "accuracy"), "whole": Task((1,), "auc")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +60,9 @@ class Experiment:
     eval_step: Callable
 
     @property
-    def malignant_classes(self) -> tuple[int, ...]:
-        """The classes that mean malignancy."""
-        return TASKS[self.config.task]["malignant_classes"]  # type: ignore[return-value]
-
-    @property
-    def score_name(self) -> str:
-        """The validation figure that picks the best epoch."""
-        return TASKS[self.config.task]["score"]  # type: ignore[return-value]
+    def task(self) -> Task:
+        """What the labels mean."""
+        return TASKS[self.config.task]
 
     def source(self, role: str) -> Any:
         """The examples that serve as `train`, `validation` or `test`."""

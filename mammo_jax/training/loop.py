@@ -160,7 +160,7 @@ def _end_epoch(
         progress.step,
         {f"validation/{key}": figures[key] for key in ("loss", "accuracy", "auc")},
     )
-    score = figures[run.experiment.score_name]
+    score = figures[run.experiment.task.score]
     # One class alone has no AUC: the lowest loss is then the best.
     validation = {
         "score": -figures["loss"] if score is None else score,

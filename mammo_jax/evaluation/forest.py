@@ -1,0 +1,161 @@
+"""Random forest on the regions of patch-probability heatmaps (sections 1, 2.3).
+
+A heatmap's probabilities of each lesion class are cut off at four levels, the
+connected regions described, and a random forest reads the descriptions.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from skimage import measure
+from sklearn.ensemble import RandomForestClassifier
+
+# Section 2.3.
+CUTOFFS = (0.3, 0.5, 0.7, 0.9)
+# Every patch class but the background.
+LESION_CLASSES = ("calc_benign", "calc_malignant", "mass_benign", "mass_malignant")
+FIRST_LESION_CHANNEL = 1
+# The paper does not say how many regions it described.
+LARGEST_REGIONS = 3
+
+MAP_FEATURES = ("region_count", "total_area", "maximum")
+REGION_FEATURES = (
+    "area",
+    "area_to_convex_area",
+    "area_to_filled_area",
+    "eccentricity",
+    "equivalent_diameter",
+    "euler_number",
+    "extent",
+    "inertia_eigenvalue_1",
+    "inertia_eigenvalue_2",
+    "major_axis",
+    "minor_axis",
+    "maximum",
+    "mean",
+    "orientation",
+    "perimeter",
+    "solidity",
+)
+
+
+def feature_names() -> tuple[str, ...]:
+    """Names of the features, in order: 4 cutoffs x 4 classes x (3 + 3 x 16) = 816.
+
+    For example calc_benign_over_0.3_region_count and
+    mass_malignant_over_0.9_region2_eccentricity.
+    """
+    per_map = list(MAP_FEATURES) + [
+        f"region{rank + 1}_{name}"
+        for rank in range(LARGEST_REGIONS)
+        for name in REGION_FEATURES
+    ]
+    return tuple(
+        f"{lesion}_over_{cutoff}_{name}"
+        for cutoff in CUTOFFS
+        for lesion in LESION_CLASSES
+        for name in per_map
+    )
+
+
+def heatmap_features(
+    heatmap: Float[np.ndarray, "rows columns 5"],
+) -> Float[np.ndarray, " feature"]:
+    """Describes the regions of one heatmap; all values are finite.
+
+    Args:
+      heatmap: probabilities of the five patch classes at every position.
+
+    Returns:
+      float64 values in the order of `feature_names`. Lengths are in heatmap
+      positions, the orientation in radians. A region that does not exist (fewer
+      regions than described, an empty map) has zeros; a whole map above the
+      cutoff is one region.
+    """
+    features: list[float] = []
+    for cutoff in CUTOFFS:
+        for index in range(len(LESION_CLASSES)):
+            probabilities = heatmap[..., FIRST_LESION_CHANNEL + index]
+            features += _map_features(probabilities, probabilities > cutoff)
+    return np.asarray(features, np.float64)
+
+
+def _map_features(
+    probabilities: Float[np.ndarray, "rows columns"],
+    mask: Bool[np.ndarray, "rows columns"],
+) -> list[float]:
+    regions = measure.regionprops(measure.label(mask), probabilities)
+    # The label breaks ties, so that equal areas keep one order.
+    regions.sort(key=lambda region: (-region.area, region.label))
+    features = [float(len(regions)), float(mask.sum()), float(probabilities.max())]
+    for rank in range(LARGEST_REGIONS):
+        if rank < len(regions):
+            features += _region_features(regions[rank])
+        else:
+            features += [0.0] * len(REGION_FEATURES)
+    return features
+
+
+def _region_features(region: Any) -> list[float]:
+    # Regions one or two positions thin have no convex hull in the plane; they
+    # are their own hull.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        convex_area = max(float(region.area_convex), float(region.area))
+    first, second = region.inertia_tensor_eigvals
+    return [
+        float(value)
+        for value in (
+            region.area,
+            region.area / convex_area,
+            region.area / region.area_filled,
+            region.eccentricity,
+            region.equivalent_diameter_area,
+            region.euler_number,
+            region.extent,
+            first,
+            second,
+            region.axis_major_length,
+            region.axis_minor_length,
+            region.intensity_max,
+            region.intensity_mean,
+            region.orientation,
+            region.perimeter,
+            region.area / convex_area,
+        )
+    ]
+
+
+def fit_forest(
+    heatmaps: Sequence[Float[np.ndarray, "rows columns 5"]],
+    labels: Int[np.ndarray, " image"],
+    *,
+    seed: int,
+) -> RandomForestClassifier:
+    """Fits the paper's forest: 500 trees, depth 9, splits of 300 images or more.
+
+    Args:
+      heatmaps: of the training images.
+      labels: 0 not malignant, 1 malignant.
+      seed: of the bootstrap samples and the split candidates.
+    """
+    forest = RandomForestClassifier(
+        n_estimators=500,
+        max_depth=9,
+        min_samples_split=300,
+        class_weight="balanced",
+        random_state=seed,
+    )
+    return forest.fit(np.stack([heatmap_features(h) for h in heatmaps]), labels)
+
+
+def malignant_probability(
+    forest: RandomForestClassifier,
+    heatmaps: Sequence[Float[np.ndarray, "rows columns 5"]],
+) -> Float[np.ndarray, " image"]:
+    """The forest's probability of malignancy, 0..1, for each heatmap."""
+    features = np.stack([heatmap_features(h) for h in heatmaps])
+    return forest.predict_proba(features)[:, list(forest.classes_).index(1)]

@@ -1,0 +1,181 @@
+"""Whole classifiers: a trunk, and what turns its features into logits."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mammo_jax.errors import UserError
+from mammo_jax.models import heatmap
+from mammo_jax.models.config import PATCH_CLASSES, checked_config
+from mammo_jax.models.layers import global_average, make_dense
+from mammo_jax.models.resnet import ResNet50
+from mammo_jax.models.vgg import VGG
+from mammo_jax.models.whole_image import ConvolutionalTop
+
+# What every trunk divides height and width by.
+TRUNK_STRIDE = 32
+
+
+class Classifier(nnx.Module):
+    """Images in, logits out; see the subclasses for the way between.
+
+    Args:
+      config: a checked model configuration.
+      rngs: source of the initial values.
+    """
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        self.trunk = _make_trunk(config, rngs)
+        self.trunk_name = config.trunk
+        self.frozen_statistics = config.batch_norm == "frozen"
+        self.smallest = TRUNK_STRIDE
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch class"]:
+        """Logits, float32.
+
+        Args:
+          images: float32, 0..255 less the training mean.
+          train: normalise by the batch and move the running statistics, unless
+            the configuration freezes them.
+
+        Raises:
+          UserError: the images are too small for the network.
+        """
+        height, width = images.shape[1:3]
+        if min(height, width) < self.smallest:
+            raise UserError(
+                f"images of {height}x{width} are too small for {self.trunk_name} with "
+                f"this top: it needs at least {self.smallest}x{self.smallest}"
+            )
+        batch_statistics = train and not self.frozen_statistics
+        features = self.trunk(images, batch_statistics)  # (B, H/32, W/32, C)
+        return self.classify(features, batch_statistics)
+
+    def classify(
+        self, features: Float[Array, "batch rows columns channel"], train: bool
+    ) -> Float[Array, "batch class"]:
+        """Logits from the trunk's features."""
+        raise NotImplementedError
+
+
+class PatchClassifier(Classifier):
+    """Trunk, global average pooling, dense (section 2.2)."""
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        self.head = make_dense(self.trunk.channels, config.num_classes, rngs)
+
+    def classify(
+        self, features: Float[Array, "batch rows columns channel"], train: bool
+    ) -> Float[Array, "batch class"]:
+        """Logits of the patch classes."""
+        return self.head(global_average(features))
+
+
+class WholeImageClassifier(Classifier):
+    """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        if config.top.kind == "vgg":
+            self.smallest = TRUNK_STRIDE * 2 ** len(config.top.blocks)
+        self.top = ConvolutionalTop(
+            config.top.kind,
+            config.top.blocks,
+            channels_in=self.trunk.channels,
+            num_classes=config.num_classes,
+            dtype=jnp.dtype(config.compute_dtype),
+            remat=config.remat,
+            rngs=rngs,
+        )
+
+    def classify(
+        self, features: Float[Array, "batch rows columns channel"], train: bool
+    ) -> Float[Array, "batch class"]:
+        """Logits of the whole-image classes."""
+        return self.top(features, train)
+
+
+class HeatmapClassifier(Classifier):
+    """Trunk, heatmap of the patch classes, fully connected layers (section 2.3)."""
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        top = config.top
+        self.image_size = tuple(config.image_size)
+        rows, columns = feature_size(self.trunk, self.image_size)
+        positions = (rows - top.window + 1, columns - top.window + 1)
+        if min(positions) < top.pool:
+            height, width = self.image_size
+            raise UserError(
+                f"images of {height}x{width} are too small for a heatmap with window "
+                f"{top.window} and pool {top.pool}: it needs at least "
+                f"{TRUNK_STRIDE * (top.window + top.pool - 1)} pixels on each side"
+            )
+        self.head = make_dense(self.trunk.channels, PATCH_CLASSES, rngs)
+        self.top = heatmap.HeatmapTop(
+            positions,
+            patch_classes=PATCH_CLASSES,
+            pool=top.pool,
+            fc=tuple(top.fc),
+            num_classes=config.num_classes,
+            rngs=rngs,
+        )
+        self.window = top.window
+        self.activation = top.activation
+
+    def classify(
+        self, features: Float[Array, "batch rows columns channel"], train: bool
+    ) -> Float[Array, "batch class"]:
+        """Logits of the whole-image classes."""
+        logits = heatmap.patch_logits(features, self.head, self.window)
+        return self.top(heatmap.ACTIVATIONS[self.activation](logits), train)
+
+
+_CLASSIFIERS = {
+    "patch": PatchClassifier,
+    "residual": WholeImageClassifier,
+    "vgg": WholeImageClassifier,
+    "heatmap": HeatmapClassifier,
+}
+
+
+def build_model(config, rngs: nnx.Rngs) -> Classifier:
+    """Builds the network that a model configuration describes.
+
+    Args:
+      config: ConfigDict or dict with the keys of `default_model_config`.
+      rngs: source of the initial values.
+
+    Returns:
+      A module to call with `(images, train)`; see `Classifier.__call__`.
+
+    Raises:
+      UserError: the configuration names something that does not exist.
+    """
+    config = checked_config(config)
+    return _CLASSIFIERS[config.top.kind](config, rngs)
+
+
+def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the trunk's features; 1152x896 gives 36x28."""
+    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+    _, rows, columns, _ = jax.eval_shape(lambda x: trunk(x, False), images).shape
+    return rows, columns
+
+
+def _make_trunk(config, rngs: nnx.Rngs) -> Any:
+    options = {
+        "width": config.width,
+        "dtype": jnp.dtype(config.compute_dtype),
+        "remat": config.remat,
+        "rngs": rngs,
+    }
+    if config.trunk == "resnet50":
+        return ResNet50(wiring=config.wiring, stem=config.stem, **options)
+    return VGG(config.trunk, **options)

@@ -1,0 +1,112 @@
+"""What a network is built from: the configuration and the paper's rows."""
+
+import ml_collections
+
+from mammo_jax.errors import UserError
+from mammo_jax.models.heatmap import ACTIVATIONS
+from mammo_jax.models.resnet import STEMS, WIRINGS
+from mammo_jax.models.vgg import DEPTHS
+
+PATCH_CLASSES = 5
+
+_RESIDUAL_DEFAULT = ("512-512-1024x2", "512-512-1024x2")
+
+
+def _blocks(kind: str, first: str, second: str) -> dict:
+    return {"kind": kind, "blocks": (first, second)}
+
+
+def _heatmap(pool: int, *fc: int) -> dict:
+    return {"kind": "heatmap", "pool": pool, "fc": fc}
+
+
+# name: the keys of `config.top` that make a row of the paper's Table 2 or 3.
+TOPS: dict[str, dict] = {
+    "patch": {"kind": "patch", "blocks": ()},
+    # Table 2, on ResNet50; the second also on VGG16, the paper's hybrid.
+    "residual_512-512-2048x1": _blocks("residual", "512-512-2048x1", "512-512-2048x1"),
+    "residual_512-512-1024x2": _blocks("residual", *_RESIDUAL_DEFAULT),
+    "residual_256-128x1": _blocks("residual", "256-256-256x1", "128-128-128x1"),
+    "residual_256-128x3": _blocks("residual", "256-256-256x3", "128-128-128x3"),
+    "residual_512-256x3": _blocks("residual", "256-256-512x3", "128-128-256x3"),
+    # Table 3, on VGG16 and VGG19.
+    "vgg_512x3": _blocks("vgg", "512x3", "512x3"),
+    "vgg_512x1": _blocks("vgg", "512x1", "512x1"),
+    "vgg_256-128x3": _blocks("vgg", "256x3", "128x3"),
+    "vgg_256-128x1": _blocks("vgg", "256x1", "128x1"),
+    "vgg_128-64x1": _blocks("vgg", "128x1", "64x1"),
+    # Both tables.
+    "heatmap_5x5": _heatmap(5, 64, 32),
+    "heatmap_2x2": _heatmap(2, 512, 256),
+    "heatmap_1x1": _heatmap(1, 2048, 1024),
+}
+
+
+def default_model_config() -> ml_collections.ConfigDict:
+    """ResNet50 with two [512-512-1024]x2 blocks, the paper's best single model."""
+    return ml_collections.ConfigDict(
+        {
+            "trunk": "resnet50",
+            # Only read for resnet50; must be that of the ported weights.
+            "wiring": "keras2017",
+            # "gentle" keeps twice the resolution in the first layers.
+            "stem": "standard",
+            "width": 1.0,
+            # "frozen" uses the running statistics in training as well.
+            "batch_norm": "batch",
+            "compute_dtype": "float32",
+            # Recompute each block in the backward pass: less memory, more time.
+            "remat": False,
+            "num_classes": 2,
+            # Height and width; the heatmap's dense layers depend on them.
+            "image_size": (1152, 896),
+            "top": {
+                "kind": "residual",
+                "blocks": _RESIDUAL_DEFAULT,
+                # The rest is read for kind "heatmap" only.
+                "pool": 5,
+                "fc": (64, 32),
+                "activation": "softmax",
+                # A patch's side in the trunk's positions: 7 for 224 pixels.
+                "window": 7,
+            },
+        }
+    )
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "trunk": ("resnet50", *DEPTHS),
+    "wiring": tuple(WIRINGS),
+    "stem": tuple(STEMS),
+    "batch_norm": ("batch", "frozen"),
+    "compute_dtype": ("float32", "bfloat16"),
+    "top.kind": ("patch", "residual", "vgg", "heatmap"),
+    "top.activation": tuple(ACTIVATIONS),
+}
+
+
+def checked_config(config) -> ml_collections.ConfigDict:
+    """`config` over the defaults, every value checked.
+
+    Args:
+      config: a ConfigDict or a plain dict of the keys of `default_model_config`;
+        keys left out keep their default.
+
+    Raises:
+      UserError: an unknown key, or a value that is not one of the choices.
+    """
+    full = default_model_config().lock()
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    try:
+        full.update(plain)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"model configuration: {error.args[0]}") from None
+    for key, choices in CHOICES.items():
+        value = full[key] if "." not in key else full.top[key.split(".")[1]]
+        if value not in choices:
+            raise UserError(
+                f"model.{key} is {value!r}; it must be one of {', '.join(choices)}"
+            )
+    if not full.width > 0:
+        raise UserError(f"model.width is {full.width}; it must be above 0")
+    return full

@@ -1,0 +1,315 @@
+"""ImageNet weights: converted once to safetensors, then loaded into a trunk.
+
+Input scaling. The published networks saw different inputs:
+
+| weights | input |
+|---|---|
+| Keras (both ResNet50 wirings, VGG) | BGR, 0..255, less the mean of ImageNet |
+| torchvision, timm, Hugging Face | RGB, (0..1 - mean) / std, std about 0.226 |
+
+The paper fed neither: its three channels are one grey channel, 0..255, less the
+mammograms' own mean (section 2.1), into Keras weights. Equal channels make RGB
+and BGR the same, and another mean is a matter of the data. The scale is not: so
+that every weight set meets the scale it was trained on, `load_trunk` divides
+the first kernel by the std that the source's inputs were divided by. Files keep
+the weights as published.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from mammo_jax.errors import UserError
+from mammo_jax.models import variables
+from mammo_jax.models.classifier import build_model
+from mammo_jax.models.conversion import list_names
+from mammo_jax.models.weight_files import read_weights
+from mammo_jax.models.weight_names import SCHEMES, Scheme, to_our_layout
+
+# Where a trunk's images enter, whose kernel takes up the input's scale.
+_FIRST_KERNEL = {
+    "resnet50": "trunk/conv1/kernel",
+    "vgg16": "trunk/block1/conv1/kernel",
+    "vgg19": "trunk/block1/conv1/kernel",
+}
+_FORMAT = "mammo_jax trunk 1"
+
+
+class Published(NamedTuple):
+    """A weight file that its authors publish.
+
+    Attributes:
+      architecture: the trunk.
+      url: where the file is.
+      checksum: "md5:" with the whole digest, or "sha256:" with the first digits
+        of it, as the publisher states them.
+    """
+
+    architecture: str
+    url: str
+    checksum: str
+
+    @property
+    def file_name(self) -> str:
+        """The name that the publisher gave the file."""
+        return self.url.rpartition("/")[2]
+
+
+_KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+_TORCH_URL = "https://download.pytorch.org/models"
+_NOTOP = "weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+PUBLISHED: dict[str, Published] = {
+    # The file that Keras 2.0.8 loaded: the paper's.
+    "resnet50": Published(
+        "resnet50",
+        "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
+        f"resnet50_{_NOTOP}",
+        "md5:a268eb855778b3df3c7506639542a6af",
+    ),
+    "resnet50-keras": Published(
+        "resnet50",
+        f"{_KERAS_URL}/resnet/resnet50_{_NOTOP}",
+        "md5:4d473c1dd8becc155b73f8504c6f6626",
+    ),
+    "resnet50-torchvision": Published(
+        "resnet50", f"{_TORCH_URL}/resnet50-0676ba61.pth", "sha256:0676ba61"
+    ),
+    "resnet50-torchvision-v2": Published(
+        "resnet50", f"{_TORCH_URL}/resnet50-11ad3fa6.pth", "sha256:11ad3fa6"
+    ),
+    "vgg16": Published(
+        "vgg16",
+        f"{_KERAS_URL}/vgg16/vgg16_{_NOTOP}",
+        "md5:6d6bbae143d832006294945121d1f1fc",
+    ),
+    "vgg16-torchvision": Published(
+        "vgg16", f"{_TORCH_URL}/vgg16-397923af.pth", "sha256:397923af"
+    ),
+    "vgg19": Published(
+        "vgg19",
+        f"{_KERAS_URL}/vgg19/vgg19_{_NOTOP}",
+        "md5:253f8cb515780f3b799900260a226db6",
+    ),
+    "vgg19-torchvision": Published(
+        "vgg19", f"{_TORCH_URL}/vgg19-dcbb9e9d.pth", "sha256:dcbb9e9d"
+    ),
+}
+
+
+@functools.cache
+def trunk_shapes(architecture: str, wiring: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable of the full-width trunk, by name."""
+    config = {"trunk": architecture, "top": {"kind": "patch"}}
+    if wiring:
+        config["wiring"] = wiring
+    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    _, params, stats = variables.split(model)
+    return {
+        name: tuple(value.shape)
+        for name, value in (params | stats).items()
+        if name.startswith("trunk/")
+    }
+
+
+def convert(
+    architecture: str, weights: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], Scheme]:
+    """Renames and lays out a library's weights as our trunk's.
+
+    Args:
+      architecture: "resnet50", "vgg16" or "vgg19".
+      weights: every array of the file, by the library's names.
+
+    Returns:
+      Our names to float32 arrays, and the naming scheme that was recognised.
+
+    Raises:
+      UserError: the names are of no known scheme, or some are missing,
+        unexpected or misshapen; all of them are reported together.
+    """
+    scheme = _recognise(architecture, weights)
+    shapes = trunk_shapes(architecture, scheme.wiring)
+    sources = {name: scheme.rename(name) for name in shapes}
+    converted = {
+        name: to_our_layout(weights[source], scheme)
+        for name, source in sources.items()
+        if source in weights
+    }
+    missing = [source for source in sources.values() if source not in weights]
+    known = set(sources.values())
+    unexpected = [
+        name
+        for name in weights
+        if name not in known and not re.fullmatch(scheme.ignored, name)
+    ]
+    misshapen = [
+        f"{sources[name]} {value.shape} for {shapes[name]}"
+        for name, value in converted.items()
+        if value.shape != shapes[name]
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if any(problems.values()):
+        details = "; ".join(
+            f"{len(names)} {problem} ({list_names(sorted(names), limit=20)})"
+            for problem, names in problems.items()
+            if names
+        )
+        raise UserError(f"not the weights of a {architecture}: {details}")
+    if not all(np.isfinite(value).all() for value in converted.values()):
+        raise UserError(f"the weights of {architecture} are not all finite")
+    return converted, scheme
+
+
+def _recognise(architecture: str, weights: dict[str, np.ndarray]) -> Scheme:
+    def hits(scheme: Scheme) -> int:
+        shapes = trunk_shapes(architecture, scheme.wiring)
+        return sum(scheme.rename(name) in weights for name in shapes)
+
+    schemes = SCHEMES[architecture]
+    best = max(schemes, key=hits)
+    if not hits(best):
+        expected = "; ".join(scheme.title for scheme in schemes)
+        raise UserError(
+            f"not the weights of a {architecture}: expected {expected}; found "
+            f"{list_names(sorted(weights)) or 'nothing'}"
+        )
+    return best
+
+
+def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
+    """Converts a weight file and writes it with its provenance.
+
+    If the file has the name of a published one, its checksum is verified.
+
+    Args:
+      architecture: "resnet50", "vgg16" or "vgg19".
+      source: see `weight_files.read_weights`.
+      out: the safetensors file to write; replaced if it exists.
+
+    Returns:
+      The metadata written: format, architecture, wiring, input_std, source
+      file, its SHA-256, and the publisher's URL where known.
+
+    Raises:
+      UserError: the file cannot be read, does not fit, or is not what was
+        published under its name.
+    """
+    weights = read_weights(source)
+    published = next(
+        (p for p in PUBLISHED.values() if p.file_name == source.name), None
+    )
+    if published:
+        verify_checksum(source, published.checksum)
+    converted, scheme = convert(architecture, weights)
+    metadata = {
+        "format": _FORMAT,
+        "architecture": architecture,
+        "wiring": scheme.wiring,
+        "input_std": json.dumps(scheme.input_std),
+        "source": source.name,
+        "source_sha256": file_digest(source, "sha256"),
+        "published_at": published.url if published else "",
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part")
+    safetensors.numpy.save_file(converted, partial, metadata)
+    partial.replace(out)
+    return metadata
+
+
+def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Array]:
+    """Reads a converted trunk for networks that see 0..255 less a mean.
+
+    Args:
+      path: a file that `convert_file` wrote.
+      architecture: the trunk of the model that the weights are for.
+      wiring: its wiring; not read for VGG.
+
+    Returns:
+      Name to array of every trunk parameter and statistic. The first kernel is
+      divided by the source's input std; see the module's docstring.
+
+    Raises:
+      UserError: no such file, or one of another architecture or wiring.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"there is no weight file {path}; scripts/convert_weights.py makes it"
+        )
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise UserError(
+            f"{path} was not written by scripts/convert_weights.py; convert it first"
+        )
+    found = (metadata["architecture"], metadata["wiring"])
+    expected = (architecture, wiring if architecture == "resnet50" else "")
+    if found != expected:
+        raise UserError(
+            f"{path} holds weights of {' '.join(found).strip()}, the model expects "
+            f"{' '.join(expected).strip()}"
+        )
+    shapes = trunk_shapes(*expected)
+    if {name: value.shape for name, value in values.items()} != shapes:
+        raise UserError(f"{path} is damaged: its names or shapes have been changed")
+    first = _FIRST_KERNEL[architecture]
+    std = np.asarray(json.loads(metadata["input_std"]), np.float32)
+    values[first] = values[first] / std[:, np.newaxis]
+    return {name: jax.numpy.asarray(value) for name, value in values.items()}
+
+
+def put_trunk(
+    trunk: dict[str, jax.Array],
+    params: variables.Variables,
+    stats: variables.Variables,
+) -> tuple[variables.Variables, variables.Variables]:
+    """A model's variables with the trunk's replaced by `load_trunk`'s.
+
+    Raises:
+      UserError: the model's trunk is not the full-width one of the weights.
+    """
+    model = params | stats
+    own = {n: v.shape for n, v in model.items() if n.startswith("trunk/")}
+    if own != {name: value.shape for name, value in trunk.items()}:
+        raise UserError(
+            "ported weights fit only a model of width 1.0 and of their own trunk"
+        )
+    return (
+        {name: trunk.get(name, value) for name, value in params.items()},
+        {name: trunk.get(name, value) for name, value in stats.items()},
+    )
+
+
+def verify_checksum(path: Path, checksum: str) -> None:
+    """Compares a file with "ALGORITHM:DIGITS", the digits from the digest's start.
+
+    Raises:
+      UserError: the file is damaged or not the published one.
+    """
+    algorithm, _, expected = checksum.partition(":")
+    found = file_digest(path, algorithm)
+    if not found.startswith(expected):
+        raise UserError(
+            f"{path.name} is not the file that was published under this name: its "
+            f"{algorithm} is {found}, expected {expected}; download it again"
+        )
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """The hexadecimal digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()

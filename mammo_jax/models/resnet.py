@@ -1,0 +1,259 @@
+"""The ResNet50 trunk, in the three wirings that published weights exist for.
+
+He et al., "Deep Residual Learning for Image Recognition", 2015. The wirings
+have equal kernels and differ in padding, in the place of the stride, in biases
+and in batch normalisation, so weights of one give wrong features in another.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mammo_jax.models.initializers import GLOROT_UNIFORM
+from mammo_jax.models.layers import (
+    BatchNorm,
+    Chain,
+    make_conv,
+    max_pool,
+    recompute,
+)
+
+
+class Wiring(NamedTuple):
+    """What the ResNet50 of one library does differently from the others.
+
+    Attributes:
+      stem_padding: of the 7x7 convolution.
+      pool_padding: of the 3x3 max-pool after it.
+      strided_conv: which convolution of a unit carries the stride, 1 or 2.
+      use_bias: whether convolutions have a bias.
+      epsilon: of batch normalisation.
+      momentum: share of the old running statistics that a step keeps.
+    """
+
+    stem_padding: str | tuple
+    pool_padding: str | tuple
+    strided_conv: int
+    use_bias: bool
+    epsilon: float
+    momentum: float
+
+
+WIRINGS = {
+    # Keras 2.0.8, the version that the paper used.
+    "keras2017": Wiring("SAME", "VALID", 1, True, 1e-3, 0.99),
+    # keras.applications from 2.2.5 on, Keras 3 among them.
+    "keras": Wiring(((3, 3), (3, 3)), ((1, 1), (1, 1)), 1, True, 1.001e-5, 0.99),
+    # torchvision.models.resnet50; its momentum 0.1 weighs the new statistics.
+    "torchvision": Wiring(((3, 3), (3, 3)), ((1, 1), (1, 1)), 2, False, 1e-5, 0.9),
+}
+
+# stage: (units, filters of a unit's three convolutions, stride of the first unit)
+STAGES = {
+    "stage2": (3, (64, 64, 256), 1),
+    "stage3": (4, (128, 128, 512), 2),
+    "stage4": (6, (256, 256, 1024), 2),
+    "stage5": (3, (512, 512, 2048), 2),
+}
+STEM_CHANNELS = 64
+
+# stem: (stride of the max-pool, stride of stage 2's last unit). The gentle stem
+# works on twice the resolution up to the end of stage 2; what leaves stage 2 has
+# the usual size, and every kernel keeps its shape, so the same weights load. It
+# answers the paper's discussion (section 5), where the first layers reduce the
+# resolution too fast for small lesions.
+STEMS = {"standard": (2, 1), "gentle": (1, 2)}
+
+
+class Bottleneck(nnx.Module):
+    """A residual unit: 1x1, 3x3, 1x1 convolutions around a shortcut.
+
+    Args:
+      channels_in: channels of the input.
+      filters: channels of the three convolutions.
+      stride: 1 or 2; carried by the convolution that the wiring names.
+      project: whether the shortcut is a 1x1 convolution; if not, it keeps every
+        `stride`-th position and `filters[-1]` must equal `channels_in`.
+      wiring: see `WIRINGS`.
+      dtype: compute dtype.
+      kernel_init: initialiser of the kernels.
+      remat: recompute the unit in the backward pass.
+      rngs: source of the initial values.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        filters: tuple[int, int, int],
+        *,
+        stride: int,
+        project: bool,
+        wiring: Wiring,
+        dtype: Any,
+        kernel_init: nnx.Initializer,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        def conv(inputs: int, outputs: int, size: int, stride: int) -> nnx.Conv:
+            # Padding 1 on every side of a 3x3: at stride 1 this is SAME, at
+            # stride 2 it is what torchvision does and SAME is not.
+            padding = ((size // 2, size // 2),) * 2
+            return make_conv(
+                inputs,
+                outputs,
+                size,
+                stride=stride,
+                padding=padding,
+                use_bias=wiring.use_bias,
+                dtype=dtype,
+                kernel_init=kernel_init,
+                rngs=rngs,
+            )
+
+        def norm(channels: int) -> BatchNorm:
+            return BatchNorm(
+                channels, epsilon=wiring.epsilon, momentum=wiring.momentum, rngs=rngs
+            )
+
+        first, second, third = filters
+        strides = {1: 1, 2: 1} | {wiring.strided_conv: stride}
+        self.conv1 = conv(channels_in, first, 1, strides[1])
+        self.bn1 = norm(first)
+        self.conv2 = conv(first, second, 3, strides[2])
+        self.bn2 = norm(second)
+        self.conv3 = conv(second, third, 1, 1)
+        self.bn3 = norm(third)
+        if project:
+            self.shortcut_conv = conv(channels_in, third, 1, stride)
+            self.shortcut_bn = norm(third)
+        self.project = project
+        self.stride = stride
+        self.remat = remat
+
+    def __call__(
+        self, x: Float[Array, "batch height width channel"], train: bool
+    ) -> Float[Array, "batch height2 width2 channel2"]:
+        """Applies the unit; sizes are divided by the stride, rounding up."""
+        return recompute(Bottleneck._forward, self, x, train, enabled=self.remat)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = jax.nn.relu(self.bn1(self.conv1(x), train))
+        y = jax.nn.relu(self.bn2(self.conv2(y), train))
+        y = self.bn3(self.conv3(y), train)
+        if self.project:
+            shortcut = self.shortcut_bn(self.shortcut_conv(x), train)
+        else:
+            shortcut = x[:, :: self.stride, :: self.stride]
+        return jax.nn.relu(y + shortcut)
+
+
+def make_residual_block(
+    channels_in: int,
+    filters: tuple[int, int, int],
+    units: int,
+    *,
+    stride: int,
+    last_stride: int = 1,
+    **unit_options: Any,
+) -> Chain:
+    """`units` bottlenecks; the first has the stride and a projected shortcut."""
+    strides = [stride] + [1] * (units - 1)
+    strides[-1] *= last_stride
+    blocks: dict[str, nnx.Module] = {}
+    for index in range(units):
+        blocks[f"unit{index + 1}"] = Bottleneck(
+            channels_in if index == 0 else filters[-1],
+            filters,
+            stride=strides[index],
+            project=index == 0,
+            **unit_options,
+        )
+    return Chain(blocks)
+
+
+class ResNet50(nnx.Module):
+    """ResNet50 without its classifier.
+
+    Args:
+      wiring: a key of `WIRINGS`.
+      stem: a key of `STEMS`.
+      width: multiplies every number of channels; 1.0 is ResNet50.
+      dtype: compute dtype.
+      remat: recompute every unit in the backward pass.
+      rngs: source of the initial values.
+    """
+
+    def __init__(
+        self,
+        *,
+        wiring: str,
+        stem: str,
+        width: float,
+        dtype: Any,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        rules = WIRINGS[wiring]
+        self.pool_stride, stage2_last_stride = STEMS[stem]
+        channels = scale_channels(STEM_CHANNELS, width)
+        self.conv1 = make_conv(
+            3,
+            channels,
+            7,
+            stride=2,
+            padding=rules.stem_padding,
+            use_bias=rules.use_bias,
+            dtype=dtype,
+            kernel_init=GLOROT_UNIFORM,
+            rngs=rngs,
+        )
+        self.bn1 = BatchNorm(
+            channels, epsilon=rules.epsilon, momentum=rules.momentum, rngs=rngs
+        )
+        for name, (units, filters, stride) in STAGES.items():
+            a, b, c = (scale_channels(count, width) for count in filters)
+            stage = make_residual_block(
+                channels,
+                (a, b, c),
+                units,
+                stride=stride,
+                last_stride=stage2_last_stride if name == "stage2" else 1,
+                remat=remat,
+                wiring=rules,
+                dtype=dtype,
+                kernel_init=GLOROT_UNIFORM,
+                rngs=rngs,
+            )
+            setattr(self, name, stage)
+            channels = c
+        self.channels = channels
+        self.pool_padding = rules.pool_padding
+        self.dtype = dtype
+        self.remat = remat
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch rows columns channel"]:
+        """Features at 1/32 of the images' size: 1152x896 gives 36x28x2048."""
+        x = recompute(
+            self._stem,
+            (self.conv1, self.bn1),
+            images.astype(self.dtype),
+            train,
+            enabled=self.remat,
+        )
+        for name in STAGES:
+            x = getattr(self, name)(x, train)
+        return x
+
+    def _stem(self, modules: tuple[nnx.Conv, BatchNorm], x: Array, train: bool):
+        conv, bn = modules
+        x = jax.nn.relu(bn(conv(x), train))
+        return max_pool(x, 3, self.pool_stride, self.pool_padding)
+
+
+def scale_channels(count: int, width: float) -> int:
+    """`count` channels times the width multiplier, at least one."""
+    return max(1, round(count * width))

@@ -1,0 +1,198 @@
+"""State dicts out of PyTorch files, without PyTorch and without running code.
+
+A .pth file is a pickle with the tensors' bytes beside it, and a pickle can name
+any Python function to call. This reader knows the few names that a state dict
+needs and refuses every other one before anything is called.
+"""
+
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mammo_jax.errors import UserError
+
+# The element types that published vision weights hold.
+_STORAGE_DTYPES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+}
+
+# Far above any state dict: ResNet50's has 320 tensors and a pickle of 40 kB.
+_MAX_PICKLE_BYTES = 16 * 2**20
+_MAX_TENSORS = 100_000
+
+# First pickle in files written before PyTorch 1.6.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class _Storage(NamedTuple):
+    """A tensor's bytes, named in the pickle and stored beside it."""
+
+    key: str
+    dtype: np.dtype
+    length: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_: Any) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
+    return tensor
+
+
+# The only names that a file may use; all of them only build what is above.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+} | {("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()}
+
+
+# The unpickler in Python and not the one in C, whose memo table a few bytes of a
+# hostile file can make gigabytes large.
+class _StateDictUnpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"its pickle asks for {module}.{name}, which no state dict needs; save "
+                "only the weights (model.state_dict()), or use a .safetensors file"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        # ("storage", type, key, location, length[, view])
+        kind, dtype, key, _, length = pid[:5]
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError("its pickle refers to no tensor")
+        return _Storage(str(key), dtype, int(length))
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a file that `torch.save(model.state_dict(), ...)` wrote.
+
+    Both layouts are read: the zip of PyTorch 1.6 and later, and the older one.
+
+    Raises:
+      UserError: not such a file, a damaged one, or one whose pickle asks for
+        anything but tensors.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return _read_zip(path)
+        return _read_legacy(path)
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        struct.error,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        raise UserError(
+            f"{path.name} is not a readable PyTorch state dict: {error}"
+        ) from error
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()):
+            raise ValueError("its parts are compressed, which PyTorch never does")
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        if archive.getinfo(names["data.pkl"]).file_size > _MAX_PICKLE_BYTES:
+            raise ValueError("its pickle is too large for a state dict")
+        if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
+            raise ValueError("it is big-endian, which is not supported")
+        with archive.open(names["data.pkl"]) as stream:
+            tensors = _tensors(_StateDictUnpickler(stream).load())
+        storages: dict[str, np.ndarray] = {}
+        for tensor in tensors.values():
+            key, dtype, length = tensor.storage
+            if key in storages:
+                continue
+            member = archive.getinfo(names[f"data/{key}"])
+            if member.file_size != length * dtype.itemsize:
+                raise ValueError(f"storage {key} has {member.file_size} bytes")
+            storages[key] = np.frombuffer(archive.read(member), dtype)
+    return _arrays(tensors, storages)
+
+
+def _read_legacy(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as stream:
+        # Three small pickles (magic, protocol, system), the state dict, the
+        # storages' order, then each storage: its length and its bytes.
+        if _StateDictUnpickler(stream).load() != _LEGACY_MAGIC:
+            raise ValueError("it has none of the known layouts")
+        for _ in range(2):
+            _StateDictUnpickler(stream).load()
+        tensors = _tensors(_StateDictUnpickler(stream).load())
+        order = _StateDictUnpickler(stream).load()
+        known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+        storages: dict[str, np.ndarray] = {}
+        for key in order:
+            storage = known[str(key)]
+            (count,) = struct.unpack("<q", stream.read(8))
+            if count != storage.length:
+                raise ValueError(f"storage {key} has {count} elements")
+            content = stream.read(count * storage.dtype.itemsize)
+            storages[storage.key] = np.frombuffer(content, storage.dtype, count)
+    return _arrays(tensors, storages)
+
+
+def _tensors(pickled: Any) -> dict[str, _Tensor]:
+    """The named tensors of an unpickled state dict."""
+    if not isinstance(pickled, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    # Training scripts often wrap the state dict with an epoch number and such.
+    inner = pickled.get("state_dict", pickled)
+    if not isinstance(inner, dict) or len(inner) > _MAX_TENSORS:
+        raise ValueError("it holds no dictionary of tensors")
+    tensors = {str(k): v for k, v in inner.items() if isinstance(v, _Tensor)}
+    if not tensors:
+        raise ValueError("it holds no dictionary of tensors")
+    return tensors
+
+
+def _arrays(
+    tensors: dict[str, _Tensor], storages: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {name: _view(tensor, storages) for name, tensor in tensors.items()}
+
+
+def _view(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
+    data = storages[tensor.storage.key]
+    if (
+        len(tensor.shape) != len(tensor.strides)
+        or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0
+    ):
+        raise ValueError("a tensor has impossible sizes")
+    last = tensor.offset + sum(
+        (size - 1) * stride
+        for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    if 0 not in tensor.shape and last >= data.size:
+        raise ValueError("a tensor reaches beyond its storage")
+    strides = tuple(stride * data.itemsize for stride in tensor.strides)
+    view = np.lib.stride_tricks.as_strided(
+        data[tensor.offset :], tensor.shape, strides, writeable=False
+    )
+    return np.array(view)

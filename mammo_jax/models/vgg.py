@@ -1,0 +1,125 @@
+"""The VGG16 and VGG19 trunks, and VGG blocks with batch normalisation.
+
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+Recognition", 2014. The trunks have no batch normalisation.
+"""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mammo_jax.models.initializers import GLOROT_UNIFORM
+from mammo_jax.models.layers import (
+    BatchNorm,
+    Chain,
+    make_conv,
+    max_pool,
+    recompute,
+)
+from mammo_jax.models.resnet import scale_channels
+
+# Convolutions in each of the five blocks.
+DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+class VGGBlock(nnx.Module):
+    """3x3 convolutions with ReLU, then a 2x2 max-pool.
+
+    Args:
+      channels_in: channels of the input.
+      channels: channels of every convolution.
+      depth: number of convolutions.
+      norm: epsilon and momentum of batch normalisation before each ReLU, or
+        None for none.
+      dtype: compute dtype.
+      kernel_init: initialiser of the kernels.
+      remat: recompute the block in the backward pass.
+      rngs: source of the initial values.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        depth: int,
+        *,
+        norm: tuple[float, float] | None,
+        dtype: Any,
+        kernel_init: nnx.Initializer,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        for index in range(1, depth + 1):
+            conv = make_conv(
+                channels_in if index == 1 else channels,
+                channels,
+                3,
+                dtype=dtype,
+                kernel_init=kernel_init,
+                rngs=rngs,
+            )
+            setattr(self, f"conv{index}", conv)
+            if norm is not None:
+                epsilon, momentum = norm
+                bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum, rngs=rngs)
+                setattr(self, f"bn{index}", bn)
+        self.depth = depth
+        self.has_norm = norm is not None
+        self.remat = remat
+
+    def __call__(
+        self, x: Float[Array, "batch height width channel"], train: bool
+    ) -> Float[Array, "batch height2 width2 channel2"]:
+        """Applies the block; height and width are halved, rounding down."""
+        return recompute(VGGBlock._forward, self, x, train, enabled=self.remat)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        for index in range(1, self.depth + 1):
+            x = getattr(self, f"conv{index}")(x)
+            if self.has_norm:
+                x = getattr(self, f"bn{index}")(x, train)
+            x = jax.nn.relu(x)
+        return max_pool(x, 2, 2)
+
+
+class VGG(Chain):
+    """VGG16 or VGG19 without the classifier.
+
+    Args:
+      name: a key of `DEPTHS`.
+      width: multiplies every number of channels; 1.0 is the published network.
+      dtype: compute dtype.
+      remat: recompute every block in the backward pass.
+      rngs: source of the initial values.
+    """
+
+    def __init__(
+        self, name: str, *, width: float, dtype: Any, remat: bool, rngs: nnx.Rngs
+    ):
+        blocks: dict[str, nnx.Module] = {}
+        channels_in = 3
+        for index, depth in enumerate(DEPTHS[name]):
+            channels = scale_channels(CHANNELS[index], width)
+            blocks[f"block{index + 1}"] = VGGBlock(
+                channels_in,
+                channels,
+                depth,
+                norm=None,
+                dtype=dtype,
+                kernel_init=GLOROT_UNIFORM,
+                remat=remat,
+                rngs=rngs,
+            )
+            channels_in = channels
+        super().__init__(blocks)
+        self.channels = channels_in
+        self.dtype = dtype
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch rows columns channel"]:
+        """Features at 1/32 of the images' size: 1152x896 gives 36x28x512."""
+        return super().__call__(images.astype(self.dtype), train)

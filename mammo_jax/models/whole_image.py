@@ -1,0 +1,124 @@
+"""The paper's all-convolutional tops: two blocks, global average, logits.
+
+Section 2.3 and Tables 2 and 3. Residual blocks are written [a-b-c] x n and VGG
+blocks c x n in the paper; here "512-512-1024x2" and "512x1".
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mammo_jax.errors import UserError
+from mammo_jax.models.initializers import HE_NORMAL
+from mammo_jax.models.layers import global_average, make_dense
+from mammo_jax.models.resnet import WIRINGS, make_residual_block
+from mammo_jax.models.vgg import VGGBlock
+
+# New layers follow the Keras version that the paper used, on every trunk.
+NEW_LAYERS_WIRING = WIRINGS["keras2017"]
+BLOCK_STRIDE = 2
+
+_NOTATION = {
+    "residual": (re.compile(r"(\d+)-(\d+)-(\d+)x(\d+)"), "512-512-1024x2"),
+    "vgg": (re.compile(r"(\d+)x(\d+)"), "512x1"),
+}
+
+
+def parse_block(kind: str, text: str) -> tuple[tuple[int, ...], int]:
+    """Reads the paper's notation: `(channels, repetitions)`.
+
+    Args:
+      kind: "residual" ("512-512-1024x2") or "vgg" ("512x1").
+      text: the block.
+
+    Raises:
+      UserError: the text is not in that notation, or a number in it is zero.
+    """
+    pattern, example = _NOTATION[kind]
+    match = pattern.fullmatch(text.replace(" ", ""))
+    numbers = tuple(int(number) for number in match.groups()) if match else (0,)
+    if min(numbers) < 1:
+        raise UserError(
+            f"model.top.blocks: {text!r} is not a {kind} block; write it like "
+            f"{example!r} (channels, x, repetitions)"
+        )
+    return numbers[:-1], numbers[-1]
+
+
+def _residual_block(channels_in: int, text: str, *, remat: bool, **options: Any):
+    (a, b, c), units = parse_block("residual", text)
+    block = make_residual_block(
+        channels_in,
+        (a, b, c),
+        units,
+        stride=BLOCK_STRIDE,
+        wiring=NEW_LAYERS_WIRING,
+        kernel_init=HE_NORMAL,
+        remat=remat,
+        **options,
+    )
+    return block, c
+
+
+def _vgg_block(channels_in: int, text: str, *, remat: bool, **options: Any):
+    (channels,), depth = parse_block("vgg", text)
+    norm = (NEW_LAYERS_WIRING.epsilon, NEW_LAYERS_WIRING.momentum)
+    block = VGGBlock(
+        channels_in,
+        channels,
+        depth,
+        norm=norm,
+        kernel_init=HE_NORMAL,
+        remat=remat,
+        **options,
+    )
+    return block, channels
+
+
+_MAKE_BLOCK = {"residual": _residual_block, "vgg": _vgg_block}
+
+
+class ConvolutionalTop(nnx.Module):
+    """Blocks of stride 2, global average pooling and a dense layer of logits.
+
+    Args:
+      kind: "residual" or "vgg".
+      blocks: each block in the paper's notation.
+      channels_in: channels of the trunk's features.
+      num_classes: number of logits.
+      dtype: compute dtype of the blocks.
+      remat: recompute the blocks in the backward pass.
+      rngs: source of the initial values.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        blocks: Sequence[str],
+        *,
+        channels_in: int,
+        num_classes: int,
+        dtype: Any,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        channels = channels_in
+        for index, text in enumerate(blocks):
+            block, channels = _MAKE_BLOCK[kind](
+                channels, text, dtype=dtype, remat=remat, rngs=rngs
+            )
+            setattr(self, f"block{index + 1}", block)
+        self.output = make_dense(channels, num_classes, rngs)
+        self.count = len(blocks)
+
+    def __call__(
+        self, features: Float[Array, "batch rows columns channel"], train: bool
+    ) -> Float[Array, "batch class"]:
+        """Logits, float32; 36x28 features become 18x14 and 9x7 on the way."""
+        x = features
+        for index in range(1, self.count + 1):
+            x = getattr(self, f"block{index}")(x, train)
+        return self.output(global_average(x))

@@ -1,0 +1,81 @@
+r"""Converts ImageNet weights of Keras, torchvision, timm or Hugging Face.
+
+Examples:
+  python scripts/convert_weights.py --arch=resnet50 \
+      --source=resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 \
+      --out=resnet50.safetensors
+  python scripts/convert_weights.py --download=vgg16 --out=vgg16.safetensors
+"""
+
+import argparse
+from pathlib import Path
+
+from mammo_jax.errors import UserError, run_command
+from mammo_jax.models.download import download
+from mammo_jax.models.pretrained import PUBLISHED, convert_file
+from mammo_jax.models.weight_names import SCHEMES
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--source",
+        type=Path,
+        help="weight file: Keras .h5 or .weights.h5, PyTorch .pth, .safetensors",
+    )
+    source.add_argument(
+        "--download",
+        choices=list(PUBLISHED),
+        metavar="NAME",
+        help=f"fetch published weights beside --out first: {', '.join(PUBLISHED)}",
+    )
+    parser.add_argument(
+        "--arch",
+        choices=list(SCHEMES),
+        help="the trunk that --source holds; --download knows its own",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the .safetensors file to write"
+    )
+    return parser.parse_args(arguments)
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Does what the command line asks."""
+    if arguments.out.suffix != ".safetensors":
+        raise UserError(f"--out={arguments.out} must end in .safetensors")
+    if arguments.download:
+        published = PUBLISHED[arguments.download]
+        architecture = published.architecture
+        if arguments.arch not in (None, architecture):
+            raise UserError(
+                f"--download={arguments.download} is a {architecture}, not a "
+                f"{arguments.arch}; leave --arch out"
+            )
+        target = arguments.out.parent / published.file_name
+        source = download(published.url, target, published.checksum)
+    elif arguments.arch is None:
+        raise UserError(f"--source needs --arch, one of {', '.join(SCHEMES)}")
+    else:
+        architecture, source = arguments.arch, arguments.source
+    if source.resolve() == arguments.out.resolve():
+        raise UserError("--out is the source itself; choose another name")
+    metadata = convert_file(architecture, source, arguments.out)
+    print(f"wrote {arguments.out}")
+    for key, value in metadata.items():
+        if value:
+            print(f"  {key}: {value}")
+
+
+def main() -> None:
+    """Runs the command."""
+    arguments = parse_arguments()
+    run_command(lambda: convert(arguments))
+
+
+if __name__ == "__main__":
+    main()

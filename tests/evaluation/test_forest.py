@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+
+from mammo_jax.evaluation import forest
+from mammo_jax.evaluation.forest import (
+    feature_names,
+    fit_forest,
+    heatmap_features,
+    malignant_probability,
+)
+
+ROWS, COLUMNS = 30, 22
+
+
+def background():
+    heatmap = np.zeros((ROWS, COLUMNS, 5))
+    heatmap[..., 0] = 1
+    return heatmap
+
+
+def put(heatmap, lesion, rows, columns, probability):
+    """Gives a rectangle of the map a probability of one lesion class."""
+    heatmap[rows, columns, 1 + forest.LESION_CLASSES.index(lesion)] = probability
+    return heatmap
+
+
+def described(heatmap):
+    return dict(zip(feature_names(), heatmap_features(heatmap), strict=True))
+
+
+def test_there_are_816_distinct_names():
+    # 4 cutoffs x 4 lesion classes x (3 of the map + 3 regions x 16).
+    assert len(feature_names()) == len(set(feature_names())) == 816
+    assert heatmap_features(background()).shape == (816,)
+
+
+def test_a_rectangle_has_the_features_of_a_rectangle():
+    heatmap = put(background(), "mass_malignant", slice(4, 10), slice(5, 9), 0.8)
+    heatmap[5, 6, 4] = 0.85
+    found = described(heatmap)
+    expected = {
+        "region_count": 1,
+        "total_area": 24,
+        "maximum": 0.85,
+        "region1_area": 24,
+        "region1_area_to_convex_area": 1,
+        "region1_area_to_filled_area": 1,
+        "region1_euler_number": 1,
+        "region1_extent": 1,
+        "region1_equivalent_diameter": np.sqrt(4 * 24 / np.pi),
+        # Variances of 6 and of 4 pixels of unit width.
+        "region1_inertia_eigenvalue_1": (6**2 - 1) / 12,
+        "region1_inertia_eigenvalue_2": (4**2 - 1) / 12,
+        "region1_maximum": 0.85,
+        "region1_mean": (23 * 0.8 + 0.85) / 24,
+        "region1_orientation": 0,
+        "region1_perimeter": 2 * (5 + 3),
+        "region2_area": 0,
+    }
+    for name, value in expected.items():
+        full = f"mass_malignant_over_0.7_{name}"
+        assert found[full] == pytest.approx(value, abs=1e-9), full
+
+
+def test_a_cutoff_above_the_probability_finds_nothing():
+    found = described(put(background(), "calc_benign", slice(2, 5), slice(2, 5), 0.6))
+    counts = [found[f"calc_benign_over_{c}_region_count"] for c in forest.CUTOFFS]
+    assert counts == [1, 1, 0, 0]
+    assert found["calc_malignant_over_0.3_region_count"] == 0
+
+
+def test_regions_are_described_from_the_largest_down():
+    heatmap = background()
+    for size, column in [(2, 0), (5, 4), (3, 12), (1, 18)]:
+        put(heatmap, "calc_malignant", slice(0, size), slice(column, column + 2), 0.95)
+    found = described(heatmap)
+    prefix = "calc_malignant_over_0.9_"
+    assert found[f"{prefix}region_count"] == 4
+    assert [found[f"{prefix}region{i}_area"] for i in (1, 2, 3)] == [10, 6, 4]
+
+
+def test_a_hole_is_counted_by_the_filled_area_and_the_euler_number():
+    heatmap = put(background(), "mass_benign", slice(3, 8), slice(3, 8), 0.5)
+    heatmap[5, 5, 3] = 0
+    found = described(heatmap)
+    assert found["mass_benign_over_0.3_region1_euler_number"] == 0
+    assert found["mass_benign_over_0.3_region1_area_to_filled_area"] == 24 / 25
+
+
+def test_an_empty_heatmap_has_zeros_everywhere():
+    assert not heatmap_features(background()).any()
+
+
+def test_a_full_heatmap_is_one_region():
+    found = described(np.ones((ROWS, COLUMNS, 5)))
+    assert found["calc_benign_over_0.9_region_count"] == 1
+    assert found["calc_benign_over_0.9_region1_area"] == ROWS * COLUMNS
+    assert found["calc_benign_over_0.9_region1_extent"] == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (2, 2)])
+def test_thin_regions_have_finite_features(shape):
+    heatmap = put(
+        background(), "calc_benign", slice(0, shape[0]), slice(0, shape[1]), 0.99
+    )
+    assert np.isfinite(heatmap_features(heatmap)).all()
+    assert described(heatmap)["calc_benign_over_0.9_region1_solidity"] == 1
+
+
+def test_forest_finds_the_class_with_the_lesions():
+    rng = np.random.default_rng(0)
+    labels = np.arange(640) % 2
+    heatmaps = []
+    for label in labels:
+        lesion = "mass_malignant" if label else "mass_benign"
+        row, column = rng.integers(0, 15, 2)
+        spot = slice(row, row + 4), slice(column, column + 3)
+        heatmaps.append(put(background(), lesion, *spot, rng.uniform(0.6, 1)))
+    fitted = fit_forest(heatmaps, labels, seed=0)
+    scores = malignant_probability(fitted, heatmaps)
+    assert isinstance(fitted, RandomForestClassifier)
+    assert scores[labels == 1].min() > scores[labels == 0].max()

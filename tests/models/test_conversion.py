@@ -1,0 +1,88 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mammo_jax.errors import UserError
+from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.models.conversion import patch_to_whole
+
+
+def split_model(kind, seed, trunk="resnet50", **changes):
+    config = default_model_config()
+    config.update({"trunk": trunk, "width": 0.05, "image_size": (96, 64)} | changes)
+    top = {"kind": kind, "blocks": (), "pool": 1, "fc": (6, 4), "window": 2}
+    if kind == "residual":
+        top["blocks"] = ("4-4-8x1", "4-4-4x1")
+    config.top.update(top)
+    config.num_classes = 5 if kind == "patch" else 2
+    return variables.split(build_model(config, nnx.Rngs(seed)))
+
+
+@pytest.mark.parametrize("trunk", ["resnet50", "vgg16"])
+def test_every_trunk_variable_comes_from_the_patch_classifier(trunk):
+    _, patch_params, patch_stats = split_model("patch", 1, trunk)
+    _, whole_params, whole_stats = split_model("residual", 2, trunk)
+    patch_stats = {name: value + 3 for name, value in patch_stats.items()}
+
+    params, stats, report = patch_to_whole(
+        patch_params, patch_stats, whole_params, whole_stats
+    )
+
+    assert params.keys() == whole_params.keys()
+    assert stats.keys() == whole_stats.keys()
+    for name in report.copied:
+        source = (patch_params | patch_stats)[name]
+        np.testing.assert_array_equal((params | stats)[name], source)
+    for name in report.new:
+        source = (whole_params | whole_stats)[name]
+        np.testing.assert_array_equal((params | stats)[name], source)
+    everything = set(whole_params) | set(whole_stats)
+    assert set(report.copied) | set(report.new) == everything
+    assert all(name.startswith("top/") for name in report.new)
+    assert report.left_out == ("head/bias", "head/kernel")
+
+
+def test_heatmap_design_takes_over_the_patch_head():
+    _, patch_params, patch_stats = split_model("patch", 1)
+    _, whole_params, whole_stats = split_model("heatmap", 2)
+    params, _, report = patch_to_whole(
+        patch_params, patch_stats, whole_params, whole_stats
+    )
+    np.testing.assert_array_equal(params["head/kernel"], patch_params["head/kernel"])
+    assert report.left_out == ()
+
+
+def test_converted_trunk_computes_the_same_features():
+    patch = split_model("patch", 1)
+    whole = split_model("residual", 2)
+    params, stats, _ = patch_to_whole(*patch[1:], *whole[1:])
+    x = jnp.asarray(np.random.default_rng(0).normal(0, 50, (1, 96, 64, 3)), "float32")
+    features = [
+        variables.merge(graphdef, p, s).trunk(x, False)
+        for graphdef, p, s in [patch, (whole[0], params, stats)]
+    ]
+    np.testing.assert_array_equal(*features)
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({"trunk": "vgg16"}, "VGG16"),
+        ({"width": 0.1}, "6 stem channels"),
+        ({"wiring": "torchvision"}, "without convolution biases"),
+    ],
+)
+def test_patch_classifier_of_another_network_is_refused(other, found):
+    patch = split_model("patch", 1, **other)
+    whole = split_model("residual", 2)
+    with pytest.raises(UserError, match=f"expects ResNet50 with .* has .*{found}"):
+        patch_to_whole(*patch[1:], *whole[1:])
+
+
+def test_lost_variable_is_an_error_that_names_it():
+    _, patch_params, patch_stats = split_model("patch", 1)
+    _, whole_params, whole_stats = split_model("residual", 2)
+    del patch_params["trunk/stage3/unit1/conv1/bias"]
+    with pytest.raises(UserError, match=r"1 missing .trunk/stage3/unit1/conv1/bias"):
+        patch_to_whole(patch_params, patch_stats, whole_params, whole_stats)

@@ -1,0 +1,153 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mammo_jax.models import TOPS, build_model, default_model_config, variables
+from mammo_jax.models.__main__ import layer_table, output_sizes
+from mammo_jax.models.classifier import feature_size
+from mammo_jax.models.heatmap import HeatmapTop, patch_logits
+from mammo_jax.models.resnet import WIRINGS
+
+
+def config_of(trunk="resnet50", top="residual_512-512-1024x2", **changes):
+    config = default_model_config()
+    config.update({"trunk": trunk} | changes)
+    config.top.update(TOPS[top])
+    return config
+
+
+def sizes_of(config, image_size=(1152, 896)):
+    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    return output_sizes(*variables.split(model), image_size)
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("stem", ["standard", "gentle"])
+def test_resnet_feature_sizes_of_the_paper(wiring, stem):
+    sizes = sizes_of(config_of(wiring=wiring, stem=stem))
+    assert sizes["trunk/stage5/unit3/conv3"] == (36, 28, 2048)
+    assert sizes["top/block1/unit2/conv3"] == (18, 14, 1024)
+    assert sizes["top/block2/unit2/conv3"] == (9, 7, 1024)
+
+
+@pytest.mark.parametrize("trunk", ["vgg16", "vgg19"])
+def test_vgg_feature_sizes_of_the_paper(trunk):
+    model = nnx.eval_shape(lambda: build_model(config_of(trunk), nnx.Rngs(0)))
+    sizes = output_sizes(*variables.split(model), (1152, 896))
+    assert sizes["trunk/block5/conv1"] == (72, 56, 512)
+    # The blocks' pools are at their ends: 36x28 enters, 18x14 and 9x7 leave.
+    sizes = sizes_of(config_of(trunk, "vgg_512x1"))
+    assert sizes["top/block1/conv1"] == (36, 28, 512)
+    assert sizes["top/block2/conv1"] == (18, 14, 512)
+
+
+def test_the_gentle_stem_doubles_the_first_layers_and_no_more():
+    standard, gentle = (
+        sizes_of(config_of(wiring="torchvision", stem=stem))
+        for stem in ("standard", "gentle")
+    )
+    doubled = "trunk/stage2/unit2/conv2"
+    assert standard[doubled] == (288, 224, 64)
+    assert gentle[doubled] == (576, 448, 64)
+    assert standard["trunk/stage3/unit1/conv3"] == gentle["trunk/stage3/unit1/conv3"]
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_the_gentle_stem_takes_the_same_weights(wiring):
+    shapes = []
+    for stem in ("standard", "gentle"):
+        config = config_of(wiring=wiring, stem=stem)
+        model = nnx.eval_shape(lambda c=config: build_model(c, nnx.Rngs(0)))
+        _, params, stats = variables.split(model)
+        shapes.append({n: v.shape for n, v in (params | stats).items()})
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
+def test_a_patch_of_224_gives_7x7_features_and_the_heatmap_is_30x22(trunk):
+    config = config_of(trunk, "patch", width=0.05)
+    model = build_model(config, nnx.Rngs(0))
+    assert feature_size(model.trunk, (224, 224)) == (7, 7)
+    features = jnp.zeros((1, *feature_size(model.trunk, (1152, 896)), 8))
+    head = nnx.Linear(8, 5, rngs=nnx.Rngs(0))
+    assert patch_logits(features, head, 7).shape == (1, 30, 22, 5)
+
+
+@pytest.mark.parametrize(
+    ("row", "flattened", "fc"),
+    [
+        ("heatmap_5x5", 6 * 4 * 5, (64, 32)),
+        ("heatmap_2x2", 15 * 11 * 5, (512, 256)),
+        ("heatmap_1x1", 30 * 22 * 5, (2048, 1024)),
+    ],
+)
+def test_heatmap_rows_of_the_paper_have_their_sizes(row, flattened, fc):
+    model = nnx.eval_shape(lambda: build_model(config_of(top=row), nnx.Rngs(0)))
+    _, params, _ = variables.split(model)
+    assert params["top/fc1/kernel"].shape == (flattened, fc[0])
+    assert params["top/fc2/kernel"].shape == fc
+    assert params["top/output/kernel"].shape == (fc[1], 2)
+    assert params["top/shortcut/kernel"].shape == (flattened, 2)
+
+
+@pytest.mark.parametrize("row", [row for row in TOPS if row != "patch"])
+@pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
+def test_every_row_of_the_paper_is_built_on_every_trunk(trunk, row):
+    config = config_of(trunk, row, width=0.05)
+    table = layer_table(config)
+    assert "new_layers" in table
+    assert table.splitlines()[-1].split()[:2] == ["total", "statistics"]
+
+
+def test_heatmap_position_equals_the_patch_classifier_on_that_window():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(1, 10, 9, 8)), jnp.float32)
+    head = nnx.Linear(8, 5, rngs=nnx.Rngs(0))
+    logits = patch_logits(features, head, 7)
+    window = features[:, 2:9, 1:8]
+    np.testing.assert_allclose(
+        logits[:, 2, 1], head(window.mean((1, 2))), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_heatmap_top_is_the_sum_of_its_two_ways():
+    top = HeatmapTop(
+        (4, 6), patch_classes=5, pool=2, fc=(7, 3), num_classes=2, rngs=nnx.Rngs(0)
+    )
+    rng = np.random.default_rng(0)
+    heatmap = rng.uniform(size=(3, 4, 6, 5)).astype(np.float32)
+    pooled = heatmap.reshape(3, 2, 2, 3, 2, 5).max((2, 4)).reshape(3, -1)
+
+    def dense(layer, x):
+        return x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+
+    # Fresh running statistics: mean 0, variance 1.
+    keep = 1 / np.sqrt(1 + 1e-3)
+    hidden = np.maximum(dense(top.fc1, pooled) * keep, 0)
+    hidden = np.maximum(dense(top.fc2, hidden) * keep, 0)
+    expected = dense(top.output, hidden) + dense(top.shortcut, pooled)
+    np.testing.assert_allclose(
+        top(jnp.asarray(heatmap), False), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_relu_and_softmax_heatmaps_differ_and_share_their_variables():
+    config = config_of(top="heatmap_5x5", width=0.02, image_size=(96, 64))
+    config.top.update({"window": 1, "pool": 1, "fc": (6, 4)})
+    images = jnp.asarray(
+        np.random.default_rng(0).normal(0, 50, (2, 96, 64, 3)), jnp.float32
+    )
+    logits, names = [], []
+    for activation in ("softmax", "relu"):
+        config.top.activation = activation
+        graphdef, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+
+        def forward(params, stats, images, graphdef=graphdef):
+            return variables.merge(graphdef, params, stats)(images, train=False)
+
+        logits.append(jax.jit(forward)(params, stats, images))
+        names.append(params.keys())
+    assert names[0] == names[1]
+    assert float(jnp.abs(logits[0] - logits[1]).max()) > 1e-3

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from mammo_jax.models.initializers import GLOROT_UNIFORM, HE_NORMAL
+from mammo_jax.models.layers import BatchNorm, convolve
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 5)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_1x1_convolution_as_a_dot_equals_the_convolution(size, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(1, 1, 3, 4)), jnp.float32)
+    weight = jnp.asarray(
+        rng.normal(size=(2, -(-size[0] // stride), -(-size[1] // stride), 4))
+    )
+
+    def loss(function, x, kernel):
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        y = function(x, kernel, (stride, stride), "VALID", **options)
+        return (y * weight).sum(), y
+
+    (_, y), gradients = jax.value_and_grad(loss, (1, 2), has_aux=True)(
+        convolve, x, kernel
+    )
+    (_, y2), gradients2 = jax.value_and_grad(loss, (1, 2), has_aux=True)(
+        lax.conv_general_dilated, x, kernel
+    )
+    np.testing.assert_allclose(y, y2, rtol=1e-5, atol=1e-6)
+    for found, expected in zip(gradients, gradients2, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_of_bfloat16_keeps_float32_statistics():
+    # bfloat16 has 8 bits: it cannot hold a mean of 100.3 better than to 0.25.
+    values = np.random.default_rng(0).normal(100.3, 1, (4, 64, 64, 2))
+    x = jnp.asarray(values, jnp.bfloat16)
+    norm = BatchNorm(2, epsilon=1e-3, momentum=0.0, rngs=nnx.Rngs(0))
+    assert norm(x, True).dtype == jnp.bfloat16
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(norm.mean[...], exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], exact.var((0, 1, 2)), rtol=1e-3)
+    assert norm.mean[...].dtype == jnp.float32
+    assert norm(x, False).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("initializer", "reference"),
+    [
+        (GLOROT_UNIFORM, nnx.initializers.glorot_uniform()),
+        (HE_NORMAL, nnx.initializers.he_normal()),
+    ],
+)
+def test_host_initialisers_have_the_distribution_of_jax(initializer, reference):
+    shape, key = (3, 3, 64, 128), jax.random.key(0)
+    found, expected = initializer(key, shape), reference(key, shape)
+    for quantile in (0.001, 0.1, 0.5, 0.9, 0.999):
+        scale = float(jnp.std(expected))
+        difference = jnp.quantile(found, quantile) - jnp.quantile(expected, quantile)
+        assert abs(float(difference)) < 0.02 * scale
+    np.testing.assert_array_equal(found, initializer(key, shape))
+    assert bool((found != initializer(jax.random.key(1), shape)).any())

@@ -1,0 +1,202 @@
+import h5py
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from mammo_jax.errors import UserError
+from mammo_jax.models import build_model, variables
+from mammo_jax.models.pretrained import (
+    PUBLISHED,
+    convert,
+    convert_file,
+    load_trunk,
+    put_trunk,
+    trunk_shapes,
+    verify_checksum,
+)
+from mammo_jax.models.weight_files import read_weights
+from mammo_jax.models.weight_names import SCHEMES
+
+
+def library_weights(architecture, scheme):
+    """Small distinct values under the names and in the layout of a library."""
+    weights = {}
+    for index, (name, shape) in enumerate(
+        trunk_shapes(architecture, scheme.wiring).items()
+    ):
+        if scheme.transpose and len(shape) == 4:
+            shape = (shape[3], shape[2], shape[0], shape[1])
+        weights[scheme.rename(name)] = np.full(shape, 1 + index / 8, np.float32)
+    return weights
+
+
+def torch_scheme(architecture):
+    return next(s for s in SCHEMES[architecture] if s.transpose)
+
+
+def write_legacy_keras(weights, path):
+    """As Keras 2 wrote weights: layers in order, their arrays named and ordered."""
+    layers = {}
+    order = ["kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance"]
+    for key, value in weights.items():
+        layer, _, name = key.rpartition("/")
+        layers.setdefault(layer, {})[name] = value
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"input_1", *(n.encode() for n in layers)]
+        file.create_group("input_1").attrs["weight_names"] = []
+        for layer, arrays in layers.items():
+            group = file.create_group(layer)
+            names = sorted(arrays, key=order.index)
+            keys = [f"{layer}/{layer}_{name}_1:0" for name in names]
+            group.attrs["weight_names"] = [key.encode() for key in keys]
+            for key, name in zip(keys, names, strict=True):
+                group[key] = arrays[name]
+
+
+@pytest.fixture(scope="module")
+def vgg_source(tmp_path_factory):
+    """VGG16 weights with torchvision's names, in a safetensors file."""
+    path = tmp_path_factory.mktemp("weights") / "vgg16.safetensors"
+    weights = library_weights("vgg16", torch_scheme("vgg16"))
+    weights["classifier.0.bias"] = np.zeros(3, np.float32)
+    safetensors.numpy.save_file(weights, path)
+    return path
+
+
+CASES = [(name, scheme) for name, schemes in SCHEMES.items() for scheme in schemes]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "scheme"), CASES, ids=[f"{n}-{s.title[:12]}" for n, s in CASES]
+)
+def test_every_scheme_is_recognised_and_fills_every_weight(architecture, scheme):
+    converted, found = convert(architecture, library_weights(architecture, scheme))
+    assert found is scheme
+    shapes = trunk_shapes(architecture, scheme.wiring)
+    assert {name: value.shape for name, value in converted.items()} == shapes
+    values = [value.flat[0] for value in converted.values()]
+    assert values == [1 + index / 8 for index in range(len(shapes))]
+
+
+def test_legacy_keras_file_gives_the_arrays_by_layer_and_kind(tmp_path):
+    weights = library_weights("resnet50", SCHEMES["resnet50"][0])
+    write_legacy_keras(weights, tmp_path / "resnet50_notop.h5")
+    found = read_weights(tmp_path / "resnet50_notop.h5")
+    assert found.keys() == weights.keys()
+    assert all(found[name].flat[0] == weights[name].flat[0] for name in weights)
+
+
+def test_all_problems_of_a_file_are_reported_together():
+    weights = library_weights("vgg16", torch_scheme("vgg16"))
+    del weights["features.0.bias"]
+    weights["features.99.weight"] = np.zeros(1, np.float32)
+    weights["features.2.bias"] = np.zeros(7, np.float32)
+    with pytest.raises(UserError) as caught:
+        convert("vgg16", weights)
+    message = str(caught.value)
+    assert "1 missing (features.0.bias)" in message
+    assert "1 unexpected (features.99.weight)" in message
+    assert "1 misshapen (features.2.bias (7,) for (64,))" in message
+
+
+def test_weights_of_another_architecture_are_refused():
+    weights = library_weights("vgg19", torch_scheme("vgg19"))
+    with pytest.raises(UserError, match=r"not the weights of a vgg16: .* unexpected"):
+        convert("vgg16", weights)
+    with pytest.raises(UserError, match=r"not the weights of a resnet50: expected"):
+        convert("resnet50", weights)
+
+
+def test_converted_file_carries_its_provenance(vgg_source, tmp_path):
+    out = tmp_path / "new" / "trunk.safetensors"
+    convert_file("vgg16", vgg_source, out)
+    with safetensors.safe_open(out, framework="numpy") as file:
+        metadata = file.metadata()
+    assert metadata["architecture"] == "vgg16"
+    assert metadata["source"] == "vgg16.safetensors"
+    assert len(metadata["source_sha256"]) == 64
+    assert not list(out.parent.glob("*.part"))
+
+
+def test_loading_scales_the_first_kernel_to_inputs_of_0_to_255(vgg_source, tmp_path):
+    out = tmp_path / "trunk.safetensors"
+    convert_file("vgg16", vgg_source, out)
+    trunk = load_trunk(out, "vgg16", "keras2017")
+    raw, _ = convert("vgg16", read_weights(vgg_source))
+    first = "trunk/block1/conv1/kernel"
+    std = np.array([0.229, 0.224, 0.225]) * 255
+    np.testing.assert_allclose(trunk[first], raw[first] / std[:, np.newaxis], rtol=1e-6)
+    unscaled = "trunk/block1/conv2/kernel"
+    np.testing.assert_array_equal(trunk[unscaled], raw[unscaled])
+
+
+def test_weights_of_another_wiring_are_refused_by_name(tmp_path):
+    scheme = torch_scheme("resnet50")
+    source = tmp_path / "r.safetensors"
+    safetensors.numpy.save_file(library_weights("resnet50", scheme), source)
+    convert_file("resnet50", source, tmp_path / "trunk.safetensors")
+    with pytest.raises(
+        UserError,
+        match="holds weights of resnet50 torchvision, the model expects resnet50 keras",
+    ):
+        load_trunk(tmp_path / "trunk.safetensors", "resnet50", "keras")
+
+
+def test_ported_trunk_replaces_the_trunk_and_nothing_else(vgg_source, tmp_path):
+    out = tmp_path / "trunk.safetensors"
+    convert_file("vgg16", vgg_source, out)
+    trunk = load_trunk(out, "vgg16", "")
+    config = {"trunk": "vgg16", "top": {"kind": "patch"}, "num_classes": 5}
+    _, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    new, _ = put_trunk(trunk, params, stats)
+    assert new.keys() == params.keys()
+    for name in params:
+        source = trunk if name.startswith("trunk/") else params
+        assert bool((new[name] == source[name]).all())
+
+
+def test_ported_trunk_is_refused_by_a_narrower_model():
+    config = {"trunk": "vgg16", "width": 0.1, "top": {"kind": "patch"}}
+    _, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    trunk = {
+        name: jnp.zeros(shape) for name, shape in trunk_shapes("vgg16", "").items()
+    }
+    with pytest.raises(UserError, match=r"width 1\.0"):
+        put_trunk(trunk, params, stats)
+
+
+def test_a_file_under_a_published_name_must_have_its_checksum(tmp_path):
+    weights = library_weights("vgg16", SCHEMES["vgg16"][0])
+    path = tmp_path / PUBLISHED["vgg16"].file_name
+    write_legacy_keras(weights, path)
+    with pytest.raises(UserError, match="expected 6d6bbae143d832006294945121d1f1fc"):
+        convert_file("vgg16", path, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_checksums_may_be_given_by_their_first_digits(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    verify_checksum(path, "sha256:ba7816bf")  # FIPS 180-4, example "abc"
+    verify_checksum(path, "md5:900150983cd24fb0d6963f7d28e17f72")  # RFC 1321
+    with pytest.raises(UserError, match="download it again"):
+        verify_checksum(path, "sha256:00000000")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".pth", ".safetensors"])
+def test_garbage_is_one_clear_error(suffix, tmp_path):
+    path = tmp_path / f"garbage{suffix}"
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(UserError, match=f"garbage{suffix} is not a readable"):
+        read_weights(path)
+
+
+def test_missing_file_and_unknown_suffix_are_named(tmp_path):
+    with pytest.raises(UserError, match="there is no weight file"):
+        read_weights(tmp_path / "absent.h5")
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(UserError, match=r"weights\.npz: weights are read from \.h5"):
+        read_weights(tmp_path / "weights.npz")
