@@ -1,10 +1,11 @@
 # `make demo` and `make test` set everything up by themselves.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+TFDS_VENV := .venv-tfds
 RUN := $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
 
-.PHONY: help demo test lint setup-run setup-test clean
+.PHONY: help demo test test-tfds lint setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,7 +14,10 @@ demo: setup-run  ## Phantom data to test AUC, in runs/demo (minutes on two cores
 	$(RUN) -m mammo_jax.main --config=configs/whole_res.py:phantom --workdir=$(DEMO_DIR)
 
 test: setup-test  ## Run the whole test suite.
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
+
+test-tfds: $(TFDS_VENV)/.installed  ## Run TFDS's own tests and a Beam build, with TensorFlow.
+	$(TFDS_VENV)/bin/python -m pytest tests/conformance
 
 lint: setup-test  ## Run the linters and the type checker.
 	$(VENV)/bin/ruff check .
@@ -24,10 +28,10 @@ setup-run: $(VENV)/.run-installed  ## Install what running needs.
 
 setup-test: $(VENV)/.test-installed  ## Install what tests and linters need, too.
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(TFDS_VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "error: Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:/bin=)
 
 $(VENV)/.run-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint requirements.lock --editable .
@@ -37,5 +41,10 @@ $(VENV)/.test-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --constraint requirements.lock --editable '.[test,dev,real]'
 	touch $@ $(VENV)/.run-installed
 
+# TensorFlow wants an older protobuf than the rest.
+$(TFDS_VENV)/.installed: pyproject.toml requirements-tfds.lock | $(TFDS_VENV)/bin/python
+	$(TFDS_VENV)/bin/python -m pip install --quiet --constraint requirements-tfds.lock --editable '.[test,tfds,beam]'
+	touch $@
+
 clean:  ## Remove the environment and the caches, not data and runs.
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(TFDS_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -3,12 +3,13 @@
   python scripts/build_dataset.py cbis_ddsm/paper_whole --manual_dir=RAW --data_dir=OUT
 
 Configs of cbis_ddsm: <protocol>_<kind>[_h<height>], with protocol paper or official;
-kind whole, s1, s10 or s30; height 288, 576 or 4608 instead of 1152. RAW holds the
-four tables and, anywhere below it, the downloaded image folders.
+kind whole, s1, s10, s30 or s10hard; height 288, 576 or 4608 instead of 1152. RAW holds
+the four tables and, anywhere below it, the downloaded image folders.
 """
 
 import argparse
 import json
+import shlex
 
 from mammo_jax.errors import UserError, run_command
 
@@ -25,6 +26,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", help="where the TFDS data set goes")
     parser.add_argument(
         "--num_workers", type=int, default=None, help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        metavar="OPTIONS",
+        help="read images and write records on Apache Beam, with these options:"
+        " --beam='--runner=DirectRunner'; its workers must see both folders",
     )
     parser.add_argument(
         "--dry_run",
@@ -57,7 +66,11 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(inventory, indent=2))
         return 0
     report = building.build(
-        options.name, options.manual_dir, options.data_dir, options.num_workers
+        options.name,
+        options.manual_dir,
+        options.data_dir,
+        options.num_workers,
+        None if options.beam is None else shlex.split(options.beam),
     )
     print(f"{report.path}{' was already built' if report.was_there else ''}")
     for split, count in report.splits.items():

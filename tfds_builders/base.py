@@ -1,6 +1,7 @@
 """What the TFDS builders share: features, grids, and the way from views to records."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ import tensorflow_datasets as tfds
 
 from mammo_jax.data import packaging
 from mammo_jax.data.labels import PATCH_CLASSES, WHOLE_CLASSES
+from mammo_jax.data.parallel import parallel_map
 from mammo_jax.data.records import read_examples
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid, View
 from mammo_jax.progress import progress
+from tfds_builders.beam_runs import beam_map, beam_records
 
 # Paper: 1152x896 with patches of 224. The others are the same in proportion; the
 # largest has about the film's own resolution.
@@ -25,12 +28,17 @@ SAMPLINGS = {
     "s1": PatchSampling(per_roi=1),
     "s10": PatchSampling(per_roi=10),
     "s30": PatchSampling(per_roi=30),
+    "s10hard": PatchSampling(per_roi=10, hard_share=0.5),
 }
 KIND_DESCRIPTIONS = {
     "whole": "Whole mammograms, malignant or not, with their regions of interest.",
     "s1": "One patch centred on each ROI, one of background for each.",
     "s10": "Ten patches of each ROI, ten of background for each.",
     "s30": "Thirty patches of each ROI, thirty of background for each.",
+    "s10hard": (
+        "Ten patches of each ROI, ten of background for each: half of these near"
+        " bright structures."
+    ),
 }
 
 
@@ -76,9 +84,23 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     builder_config: Config
 
-    def __init__(self, *, num_workers: int | None = None, **kwargs: Any):
-        """`num_workers`: processes that read images, None for one each core."""
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        beam_options: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
+        """Makes the builder; nothing is read yet.
+
+        Args:
+          num_workers: processes that read images, None for one each core.
+          beam_options: use Apache Beam instead, with these options; TFDS needs its
+            own in the `DownloadConfig`, too.
+          **kwargs: what every TFDS builder takes.
+        """
         self._num_workers = num_workers
+        self._beam_options = beam_options
         # The one format that is written and read without TensorFlow.
         super().__init__(**{"file_format": "array_record", **kwargs})
 
@@ -106,14 +128,14 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    ) -> dict[str, Any]:
         config = self.builder_config
         finished = packaging.process_views(
             self.plan(Path(dl_manager.manual_dir)),
             type(self).make_examples,
             config.grid,
             self.work_dir,
-            self._num_workers,
+            self._mapper(),
         )
         packaging.write_problems(Path(self.data_dir, "problems.csv"), finished.problems)
         self.info.metadata.update(
@@ -132,24 +154,44 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for split, paths in finished.paths.items()
         }
 
-    def _generate_examples(
-        self, split: str, paths: Sequence[Path], count: int
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        examples = (
-            (number, example)
-            for path in paths
-            for number, example in enumerate(read_examples(path))
-        )
-        for number, example in progress(
-            examples, f"writing {split}", total=count, unit="example"
-        ):
-            for roi in example.get("rois", ()):
-                roi["bbox"] = np.array(roi["bbox"], np.int32)
-                roi["outline"] = np.array(roi["outline"], np.int32)
-            yield f"{example['image_id']}_{number}", example
+    def _mapper(self) -> packaging.Mapper:
+        if self._beam_options is None:
+            return functools.partial(parallel_map, num_workers=self._num_workers)
+        return functools.partial(beam_map, options=self._beam_options)
+
+    def _generate_examples(self, split: str, paths: Sequence[Path], count: int) -> Any:
+        """Keys and examples; on Beam, the transform that makes them."""
+        if self._beam_options is not None:
+            return beam_records(_read_records, paths)
+        records = (record for path in paths for record in _read_records(path))
+        return progress(records, f"writing {split}", total=count, unit="example")
 
     def _post_download_and_prepare_hook(self) -> None:
         shutil.rmtree(self.work_dir, ignore_errors=True)
+
+
+def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and example of each example in a finished file."""
+    for number, example in enumerate(read_examples(path)):
+        if "rois" in example:
+            example |= _pack_rois(example["rois"])
+        yield f"{example['image_id']}_{number}", example
+
+
+def _pack_rois(rois: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "rois": [
+            {
+                "class": roi["class"],
+                "bbox": np.array(roi["bbox"], np.int32),
+                "corners": len(roi["outline"]),
+            }
+            for roi in rois
+        ],
+        "outlines": np.array(
+            [corner for roi in rois for corner in roi["outline"]], np.int32
+        ).reshape(-1, 2),
+    }
 
 
 _CONFIG_BASE_FIELDS = {
@@ -172,11 +214,14 @@ def _whole_features(grid: Grid) -> dict[str, Any]:
                 "class": tfds.features.ClassLabel(names=list(PATCH_CLASSES)),
                 # top, left, bottom, right, the last two outside
                 "bbox": tfds.features.Tensor(shape=(4,), dtype=np.int32),
-                # corners (row, column)
-                "outline": tfds.features.Tensor(
-                    shape=(None, 2), dtype=np.int32, encoding="zlib"
-                ),
+                "corners": np.int32,  # of its outline
             }
+        ),
+        # The corners (row, column) of all outlines, one after the other: see
+        # `mammo_jax.data.records.split_outlines`. TFDS reads sequences of sequences
+        # with TensorFlow alone.
+        "outlines": tfds.features.Tensor(
+            shape=(None, 2), dtype=np.int32, encoding="zlib"
         ),
     }
 

@@ -6,11 +6,12 @@ import difflib
 import fcntl
 import importlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mammo_jax.errors import UserError
+from tfds_builders.beam_runs import make_beam_options
 
 # Name -> module of the builder, imported when it is needed: TFDS takes a second.
 _BUILDERS = {
@@ -43,6 +44,7 @@ def build(
     manual_dir: str | Path,
     data_dir: str | Path,
     num_workers: int | None = None,
+    beam_options: Sequence[str] | None = None,
 ) -> BuildReport:
     """Builds the data set `name` ("cbis_ddsm/paper_s10"), or finds it built.
 
@@ -54,14 +56,19 @@ def build(
       manual_dir: the raw files.
       data_dir: where TFDS keeps data sets.
       num_workers: processes, None for one each core.
+      beam_options: run on Apache Beam instead (`beam_runs`), with these options.
 
     Raises:
       UserError: an unknown name, missing or malformed tables, no usable image, a
-        folder that cannot be written, or another build of the same data set running.
+        folder that cannot be written, another build of the same data set running, or
+        no Apache Beam.
     """
     module, config = _find_builder(name)
     builder = module.Builder(
-        config=config, data_dir=str(data_dir), num_workers=num_workers
+        config=config,
+        data_dir=str(data_dir),
+        num_workers=num_workers,
+        beam_options=beam_options,
     )
     # TFDS writes beside and renames: a folder with this file is whole.
     if Path(builder.data_dir, "dataset_info.json").exists():
@@ -71,8 +78,9 @@ def build(
             f"{manual_dir}: no such folder; --manual_dir names the folder with the raw"
             " files"
         )
+    pipeline_options = None if beam_options is None else make_beam_options(beam_options)
     with _only_build(builder.work_dir.parent):
-        _prepare(builder, Path(manual_dir))
+        _prepare(builder, Path(manual_dir), pipeline_options)
     return _report(builder, was_there=False)
 
 
@@ -106,7 +114,7 @@ def _nearest(word: str, words: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; one of {', '.join(words)}"
 
 
-def _prepare(builder: Any, manual_dir: Path) -> None:
+def _prepare(builder: Any, manual_dir: Path, pipeline_options: Any) -> None:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # ours shows the time left
@@ -114,7 +122,8 @@ def _prepare(builder: Any, manual_dir: Path) -> None:
         with contextlib.redirect_stdout(None):  # it speaks of a download
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(
-                    manual_dir=str(manual_dir.absolute())
+                    manual_dir=str(manual_dir.absolute()),
+                    beam_options=pipeline_options,
                 )
             )
     except OSError as error:

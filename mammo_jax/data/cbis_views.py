@@ -21,6 +21,7 @@ from mammo_jax.data.views import (
     grid_image,
     make_examples,
     skipped,
+    sum_up,
 )
 from mammo_jax.errors import UserError
 
@@ -41,7 +42,7 @@ def make_view_examples(files: ViewFiles, grid: Grid) -> ViewResult:
     mammogram = _read_image(files, repairs, problems)
     if mammogram is None:
         return skipped(problems)
-    image, mean = grid_image(mammogram, grid)
+    image = grid_image(mammogram, grid)
     regions = []
     for abnormality, paths in zip(files.view.abnormalities, files.rois, strict=True):
         if not paths and grid.sampling is None:
@@ -64,7 +65,7 @@ def make_view_examples(files: ViewFiles, grid: Grid) -> ViewResult:
             view.breast_density,
         )
         examples = make_examples(image, facts, view.is_malignant, regions, grid)
-    return ViewResult(examples, mean, dict(repairs), problems)
+    return sum_up(image, examples, repairs, problems)
 
 
 def _read_image(

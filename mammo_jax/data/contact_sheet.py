@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8, UInt16
 
+from mammo_jax.data.records import split_outlines
 from mammo_jax.errors import UserError
 from mammo_jax.progress import progress
 
@@ -124,8 +125,10 @@ def _figure(
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)) // 256
     picture = cv2.cvtColor(small.astype(np.uint8), cv2.COLOR_GRAY2BGR)
     caption = [example["image_id"].decode()]
-    rois = example.get("rois", {"class": [], "outline": []})
-    for number, outline in zip(rois["class"], rois["outline"], strict=True):
+    classes, outlines = [], []
+    if "rois" in example:
+        classes, outlines = example["rois"]["class"], split_outlines(example)
+    for number, outline in zip(classes, outlines, strict=True):
         name = roi_names[number]
         caption.append(name)
         _draw_outline(picture, outline, scale, _COLOURS[name.rpartition("_")[2]])

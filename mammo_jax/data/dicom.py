@@ -10,9 +10,11 @@ import dataclasses
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 from jaxtyping import Float, Shaped, UInt16
@@ -29,18 +31,29 @@ from mammo_jax.errors import UserError
 # The largest film scan of DDSM has 40 million pixels, a digital mammogram 25.
 MAX_PIXELS = 150_000_000
 MAX_FILE_BYTES = 1 << 30
-# Bytes before the start or after the end of a codestream.
+# Bytes before the start of a codestream (a JP2 file's boxes) and after its end.
+_MAX_BYTES_BEFORE = 4096
 _MAX_PADDING = 64
 
 _LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
 _VIEWS = frozenset(["CC", "MLO", "ML", "LM", "LMO", "XCCL", "XCCM", "FB", "SIO"])
 
-# Where more than one decoder could be used: the fastest (RLE: a fifth of the time
-# of pydicom's own) and the one that is strict about damage.
-_DECODERS = {
+# Where pydicom could use more than one decoder: the fastest (RLE: a fifth of the time
+# of its own) and the one that is strict about damage.
+_PLUGINS = {
     uid.RLELossless: "pylibjpeg",
     uid.JPEG2000: "pylibjpeg",
     uid.JPEG2000Lossless: "pylibjpeg",
+}
+# libjpeg-turbo and CharLS: whatever a damaged file holds, they raise, where the codecs
+# that pydicom would use for these can abort the process.
+_CODECS: dict[str, Callable[[bytes], np.ndarray]] = {
+    uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
+    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
+    uid.JPEGLossless: imagecodecs.jpeg8_decode,
+    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
+    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
+    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
 }
 # Pixels in these lie in their container as the header says (HighBit); all other
 # codecs return them at its low end.
@@ -142,7 +155,7 @@ def read_mammogram(path: str | Path, *, voi_window: bool = False) -> Mammogram:
     """Reads a DICOM mammogram, mask or crop.
 
     Args:
-      path: the file; uncompressed, RLE, JPEG Lossless, JPEG-LS or JPEG 2000.
+      path: the file; uncompressed, RLE, JPEG (lossless too), JPEG-LS or JPEG 2000.
       voi_window: apply the first VOI LUT or window of the header, as a viewer
         would; `bits_stored` then tells the range of the result.
 
@@ -313,12 +326,14 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
             warnings.simplefilter("ignore")
             syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
             if syntax.is_encapsulated and syntax != uid.RLELossless:
-                _check_codestream(dataset, path)
+                frame = _find_codestream(dataset, path)
+                if syntax in _CODECS:
+                    return _decode_frame(frame, _CODECS[syntax], dataset)
             values, _ = get_decoder(syntax).as_array(
                 dataset,
                 raw=True,
                 correct_unused_bits=False,  # type: ignore[arg-type]
-                decoding_plugin=_DECODERS.get(syntax, ""),
+                decoding_plugin=_PLUGINS.get(syntax, ""),
             )
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
@@ -335,26 +350,40 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
     return values
 
 
-def _check_codestream(dataset: Dataset, path: Path) -> None:
-    """Refuses a compressed frame that is cut off or has another size than the header.
+def _decode_frame(
+    frame: bytes, decode: Callable[[bytes], np.ndarray], dataset: Dataset
+) -> np.ndarray:
+    values = decode(frame)
+    if values.shape != (dataset.Rows, dataset.Columns):
+        raise ValueError("the decoded image has another shape")
+    if 8 * values.itemsize > dataset.BitsAllocated:
+        raise ValueError("the decoded image has more bits")
+    return values
+
+
+def _find_codestream(dataset: Dataset, path: Path) -> bytes:
+    """The compressed frame; refused if it is cut off or not of the header's size.
 
     The codecs allocate what the codestream claims, so a small hostile file could
     otherwise claim any amount of memory; and some fill a cut-off image with grey.
     """
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    size = _jpeg_2000_size(frame) or _jpeg_size(frame)
-    if size and size != (dataset.Rows, dataset.Columns):
+    size = _jpeg_size(frame) or _jpeg_2000_size(frame)
+    if size is None:
+        raise ValueError("the codestream has no header")
+    if size != (dataset.Rows, dataset.Columns):
         raise UserError(
             f"{path}: the compressed image is {size[0]}x{size[1]} but the header says"
             f" {dataset.Rows}x{dataset.Columns}; download it again"
         )
-    if size and b"\xff\xd9" not in frame[-_MAX_PADDING:]:  # the end marker of both
+    if b"\xff\xd9" not in frame[-_MAX_PADDING:]:  # the end marker of all of them
         raise ValueError("the codestream has no end")
+    return frame
 
 
 def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
     """Height and width from the SIZ marker segment (ISO 15444-1, A.5.1)."""
-    at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_PADDING)
+    at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_BYTES_BEFORE)
     if at < 0 or len(codestream) < at + 24:
         return None
     width, height, left, top = (
@@ -371,6 +400,9 @@ def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:
     at = 2
     while at + 9 <= len(codestream) and codestream[at] == 0xFF:
         marker = codestream[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
         if re.match(rb"[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]", bytes([marker])):
             height = int.from_bytes(codestream[at + 5 : at + 7], "big")
             return height, int.from_bytes(codestream[at + 7 : at + 9], "big")

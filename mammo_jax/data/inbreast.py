@@ -29,6 +29,7 @@ from mammo_jax.data.views import (
     grid_image,
     make_examples,
     skipped,
+    sum_up,
 )
 from mammo_jax.errors import UserError
 
@@ -226,7 +227,7 @@ def make_view_examples(view: InbreastView, grid: Grid) -> ViewResult:
         check_image(view.image, mammogram)
     except UserError as error:
         return skipped([(view.image, str(error))])
-    image, mean = grid_image(mammogram, grid)
+    image = grid_image(mammogram, grid)
     repairs: collections.Counter[str] = collections.Counter()
     problems = []
     regions = []
@@ -245,7 +246,7 @@ def make_view_examples(view: InbreastView, grid: Grid) -> ViewResult:
             view.breast_density,
         )
         examples = make_examples(image, facts, view.is_positive, regions, grid)
-    return ViewResult(examples, mean, dict(repairs), problems)
+    return sum_up(image, examples, repairs, problems)
 
 
 def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "points 2"]]]:

@@ -27,6 +27,7 @@ from mammo_jax.data.views import (
     grid_image,
     make_examples,
     skipped,
+    sum_up,
 )
 from mammo_jax.errors import UserError
 
@@ -199,7 +200,7 @@ def make_view_examples(view: ManifestView, grid: Grid) -> ViewResult:
         check_image(view.image, mammogram)
     except UserError as error:
         return skipped([(view.image, str(error))])
-    image, mean = grid_image(mammogram, grid)
+    image = grid_image(mammogram, grid)
     shape = mammogram.rows, mammogram.columns
     repairs: collections.Counter[str] = collections.Counter()
     problems = []
@@ -216,7 +217,7 @@ def make_view_examples(view: ManifestView, grid: Grid) -> ViewResult:
     if grid.sampling is None or not problems:
         facts = Facts(view.image_id, view.patient_id, view.laterality, view.view, 0)
         examples = make_examples(image, facts, view.is_malignant, regions, grid)
-    return ViewResult(examples, mean, dict(repairs), problems)
+    return sum_up(image, examples, repairs, problems)
 
 
 def _read_roi(

@@ -11,11 +11,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from mammo_jax.data.parallel import parallel_map
 from mammo_jax.data.records import read_summary, write_examples
 from mammo_jax.data.views import Grid, View, ViewResult
 from mammo_jax.errors import UserError
@@ -23,10 +22,23 @@ from mammo_jax.progress import progress
 
 _LOGGER = logging.getLogger(__name__)
 # Part of every finished file's name: raise it when the examples change.
-_EXAMPLES_VERSION = 1
+_EXAMPLES_VERSION = 2
 
 # Reads a view and makes its examples; a function of a module, for the workers.
 Maker = Callable[[Any, Grid], ViewResult]
+
+
+class Mapper(Protocol):
+    """Yields `function(task)` in the order of `tasks`, in processes or elsewhere."""
+
+    def __call__(
+        self,
+        function: Callable[[View], Path],
+        tasks: Sequence[View],
+        *,
+        on_death: Callable[[View], Path],
+    ) -> Iterator[Path]:
+        """`on_death` stands in for a task that kills its worker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +67,21 @@ def process_views(
     make: Maker,
     grid: Grid,
     work_dir: Path,
-    num_workers: int | None,
+    run: Mapper,
 ) -> Finished:
     """Makes the examples of all views, each in a file of its own in `work_dir`.
 
     A file that an earlier, interrupted call left there for the same image files
-    and the same grid is used as it is. The outcome does not depend on `num_workers`.
+    and the same grid is used as it is. An image that was there before, under
+    another name, is skipped.
+
+    Args:
+      splits: the views of each split.
+      make: reads a view.
+      grid: what becomes of it.
+      work_dir: every worker must see it.
+      run: `parallel_map` with its number of workers, which changes nothing in the
+        outcome; or another way to run the views.
 
     Raises:
       UserError: not a single example came out, or `work_dir` cannot be written.
@@ -68,11 +89,10 @@ def process_views(
     tasks = [(split, view) for split, views in splits.items() for view in views]
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
-        paths = parallel_map(
+        paths = run(
             functools.partial(_process_view, make=make, grid=grid, work_dir=work_dir),
             [view for _, view in tasks],
-            num_workers,
-            functools.partial(_record_death, work_dir=work_dir),
+            on_death=functools.partial(_record_death, work_dir=work_dir),
         )
         done = list(progress(paths, "images", total=len(tasks), unit="image"))
     except OSError as error:
@@ -88,7 +108,9 @@ def _process_view(view: View, *, make: Maker, grid: Grid, work_dir: Path) -> Pat
         summary = {
             "image_id": view.image_id,
             "count": len(result.examples),
+            "digest": result.digest,
             "mean": result.mean,
+            "source": view.sources[0] if view.sources else "",
             "repairs": result.repairs,
             "problems": result.problems,
         }
@@ -103,7 +125,9 @@ def _record_death(view: View, *, work_dir: Path) -> Path:
     summary = {
         "image_id": view.image_id,
         "count": 0,
+        "digest": None,
         "mean": None,
+        "source": view.sources[0],
         "repairs": {},
         "problems": [problem],
     }
@@ -136,12 +160,18 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
     repairs: collections.Counter[str] = collections.Counter()
     problems: list[tuple[str, str, str]] = []
     means: dict[str, list[float]] = {}
+    first_with: dict[str, str] = {}
     for split, path in zip(split_of, done, strict=True):
         summary = read_summary(path)
+        image_id, digest = summary["image_id"], summary["digest"]
+        if digest and first_with.setdefault(digest, image_id) != image_id:
+            # Under two names it could train and test, or have two labels.
+            reason = f"the same image as {first_with[digest]}; remove one of them"
+            problems.append((image_id, summary["source"], reason))
+            continue
         repairs.update(summary["repairs"])
         problems += [
-            (summary["image_id"], source, reason)
-            for source, reason in summary["problems"]
+            (image_id, source, reason) for source, reason in summary["problems"]
         ]
         if summary["mean"] is not None:
             means.setdefault(split, []).append(summary["mean"])

@@ -96,7 +96,7 @@ def build_command(name: str, data_dir: str) -> str:
 def _flatten(example: Mapping[str, Any]) -> Batch:
     """Keeps what the networks and the prediction table need, with plain types."""
     image = np.asarray(example["image"])
-    flat = {
+    flat: dict[str, Any] = {
         "image": image.reshape(image.shape[:2]),
         "label": np.int32(example["label"]),
     }

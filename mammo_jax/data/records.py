@@ -7,13 +7,13 @@ build finds what was done.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Int, UInt16
 
 from mammo_jax.data.labels import PATCH_CLASSES
 from mammo_jax.data.sampling import Patch, Region
@@ -108,6 +108,14 @@ def write_examples(path: Path, summary: Example, examples: Sequence[Example]) ->
         file.write(header)
         file.writelines(images)
     os.replace(part, path)
+
+
+def split_outlines(
+    example: Mapping[str, Any],
+) -> list[Int[np.ndarray, "corners 2"]]:
+    """The outline (row, column) of each region of a packaged whole image."""
+    ends = np.cumsum(example["rois"]["corners"])
+    return np.split(example["outlines"], ends)[: len(ends)]
 
 
 def read_summary(path: Path) -> Example:

@@ -21,6 +21,10 @@ MISSES_PER_STEP = 1000
 # Share of the brightest grey by which the breast stands out from the film's black.
 _BREAST_THRESHOLD = 0.05
 _SHRINK = 4
+# A hard patch's centre lies within this share of its size of a bright structure, along
+# either axis.
+HARD_REACH = 0.25
+NO_CENTRES = np.zeros((0, 2), int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,8 @@ class PatchSampling:
       minimum_breast: share of a background patch that must lie on the breast;
         lowered by `overlap_step` where the image does not allow it.
       overlap_step: see above.
+      hard_share: share of the background patches whose centre lies near a bright
+        structure (`bright_structures`); the others lie anywhere.
     """
 
     per_roi: int
@@ -44,6 +50,7 @@ class PatchSampling:
     negative_overlap: float = 0.35
     minimum_breast: float = 0.5
     overlap_step: float = 0.05
+    hard_share: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +135,12 @@ def sample_patches(
     patch_size: int,
     sampling: PatchSampling,
     generator: np.random.Generator,
+    structures: Int[np.ndarray, "structures 2"] = NO_CENTRES,
 ) -> list[Patch]:
     """Draws the patches of one image: those of each region, then as many background.
 
-    An image whose lesions leave no room gets fewer background patches.
+    An image whose lesions leave no room gets fewer background patches. Hard ones that
+    find no place become ordinary ones.
 
     Args:
       regions: all lesions of the image; without any there are no patches.
@@ -139,6 +148,7 @@ def sample_patches(
       patch_size: height and width of a patch in pixels.
       sampling: what is demanded.
       generator: consumed in a fixed order, so equal seeds give equal patches.
+      structures: centres of bright structures, for `sampling.hard_share`.
     """
     patches = []
     for number, region in enumerate(regions):
@@ -152,9 +162,14 @@ def sample_patches(
             Patch((int(row), int(column)), number, float(overlap))
             for (row, column), overlap in zip(centres, overlaps, strict=True)
         ]
-    centres = _draw_background(
-        regions, breast, patch_size, len(patches), sampling, generator
+    hard = _draw_background(
+        *(regions, breast, patch_size, round(sampling.hard_share * len(patches))),
+        *(sampling, generator, structures),
     )
+    ordinary = _draw_background(
+        regions, breast, patch_size, len(patches) - len(hard), sampling, generator
+    )
+    centres = np.concatenate([hard, ordinary])
     overlaps = _largest_overlap(regions, centres, patch_size)
     return patches + [
         Patch((int(row), int(column)), None, float(overlap))
@@ -245,12 +260,22 @@ def _draw_background(
     count: int,
     sampling: PatchSampling,
     generator: np.random.Generator,
+    structures: Int[np.ndarray, "structures 2"] | None = None,
 ) -> Int[np.ndarray, "n 2"]:
+    """Centres on the breast clear of all lesions; near `structures` if they are given.
+
+    Fewer than `count`, or none, where there is no room.
+    """
+    if structures is not None and not len(structures):
+        return NO_CENTRES
     breast_counts = cv2.integral(breast.astype(np.uint8))
     minimum = sampling.minimum_breast
     accepted: list[np.ndarray] = []
     while len(accepted) < count:
-        centres = generator.integers(0, breast.shape, size=(MISSES_PER_STEP, 2))
+        if structures is None:
+            centres = generator.integers(0, breast.shape, size=(MISSES_PER_STEP, 2))
+        else:
+            centres = _draw_near(structures, breast.shape, patch_size, generator)
         overlaps = _largest_overlap(regions, centres, patch_size)
         on_breast = _count_in_patches(breast_counts, (0, 0), centres, patch_size)
         hits = centres[
@@ -263,3 +288,15 @@ def _draw_background(
                 break  # lesions fill the image
             minimum = max(0.0, minimum - sampling.overlap_step)
     return np.array(accepted[:count], int).reshape(-1, 2)
+
+
+def _draw_near(
+    structures: Int[np.ndarray, "structures 2"],
+    shape: tuple[int, ...],
+    patch_size: int,
+    generator: np.random.Generator,
+) -> Int[np.ndarray, "n 2"]:
+    reach = int(HARD_REACH * patch_size)
+    chosen = structures[generator.integers(len(structures), size=MISSES_PER_STEP)]
+    shifts = generator.integers(-reach, reach + 1, size=(MISSES_PER_STEP, 2))
+    return np.clip(chosen + shifts, 0, np.asarray(shape) - 1)

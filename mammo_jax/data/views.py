@@ -4,16 +4,19 @@ Shared by the data sets, each of which finds and reads its files in its own way.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt16
 
+from mammo_jax.data.bright_structures import find_bright_structures
 from mammo_jax.data.dicom import Mammogram
 from mammo_jax.data.preprocess import to_grid
 from mammo_jax.data.records import Example, patch_examples, whole_example
 from mammo_jax.data.sampling import (
+    NO_CENTRES,
     PatchSampling,
     Region,
     cut_patches,
@@ -86,12 +89,15 @@ class ViewResult:
 
     Attributes:
       examples: none where the view had to be skipped.
-      mean: of the whole gridded image, 0..255; None where it could not be read.
+      digest: of the whole gridded image, for telling equal images; None where it
+        could not be read.
+      mean: of the whole gridded image, 0..255; None likewise.
       repairs: what was put right, by name.
       problems: (file or folder, reason) of whatever was skipped.
     """
 
     examples: list[Example]
+    digest: str | None
     mean: float | None
     repairs: dict[str, int]
     problems: list[tuple[str, str]]
@@ -99,15 +105,28 @@ class ViewResult:
 
 def skipped(problems: Sequence[tuple[str, str]]) -> ViewResult:
     """The result of a view that gave nothing."""
-    return ViewResult([], None, {}, list(problems))
+    return ViewResult([], None, None, {}, list(problems))
 
 
-def grid_image(
-    mammogram: Mammogram, grid: Grid
-) -> tuple[UInt16[np.ndarray, "height width"], float]:
-    """The gridded image and its mean, 0..255."""
-    image = to_grid(mammogram.pixels, grid.height, grid.width, stretch=grid.stretch)
-    return image, float(image.mean(dtype=np.float64) * NETWORK_SCALE)
+def grid_image(mammogram: Mammogram, grid: Grid) -> UInt16[np.ndarray, "height width"]:
+    """The image on its grid."""
+    return to_grid(mammogram.pixels, grid.height, grid.width, stretch=grid.stretch)
+
+
+def sum_up(
+    image: UInt16[np.ndarray, "height width"],
+    examples: list[Example],
+    repairs: Mapping[str, int],
+    problems: list[tuple[str, str]],
+) -> ViewResult:
+    """The result of a view whose gridded image could be read."""
+    return ViewResult(
+        examples,
+        hashlib.sha256(image.tobytes()).hexdigest(),
+        float(image.mean(dtype=np.float64) * NETWORK_SCALE),
+        dict(repairs),
+        problems,
+    )
 
 
 def make_examples(
@@ -130,12 +149,17 @@ def make_examples(
     if grid.sampling is None:
         return [whole_example(image, said, int(is_malignant), regions)]
     del said["breast_density"]
+    breast = find_breast(image)
+    structures = NO_CENTRES
+    if grid.sampling.hard_share:
+        structures = find_bright_structures(image, breast, grid.patch_size)
     patches = sample_patches(
         [region for _, region in regions],
-        find_breast(image),
+        breast,
         grid.patch_size,
         grid.sampling,
         make_generator(grid.seed, facts.image_id),
+        structures,
     )
     return patch_examples(
         cut_patches(image, patches, grid.patch_size),

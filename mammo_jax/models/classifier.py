@@ -11,7 +11,7 @@ from mammo_jax.errors import UserError
 from mammo_jax.models import heatmap
 from mammo_jax.models.config import PATCH_CLASSES, checked_config
 from mammo_jax.models.layers import global_average, make_dense
-from mammo_jax.models.resnet import ResNet50
+from mammo_jax.models.resnet import Bottleneck, ResNet50
 from mammo_jax.models.vgg import VGG
 from mammo_jax.models.whole_image import ConvolutionalTop
 
@@ -159,7 +159,13 @@ def build_model(config, rngs: nnx.Rngs) -> Classifier:
       UserError: the configuration names something that does not exist.
     """
     config = checked_config(config)
-    return _CLASSIFIERS[config.top.kind](config, rngs)
+    model = _CLASSIFIERS[config.top.kind](config, rngs)
+    if config.zero_init_residual:
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Bottleneck):
+                assert module.bn3.scale is not None
+                module.bn3.scale[...] = jnp.zeros_like(module.bn3.scale[...])
+    return model
 
 
 def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:

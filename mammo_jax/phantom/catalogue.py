@@ -104,8 +104,17 @@ class _Slot:
     second: bool
 
 
-def make_catalogue(seed: int, cases: int, test_share: float) -> list[Breast]:
-    """Draws up a set of `cases` patients; `test_share` of them in the test release."""
+def make_catalogue(
+    seed: int, cases: int, test_share: float, contrast: float = 1.0
+) -> list[Breast]:
+    """Draws up a set of patients.
+
+    Args:
+      seed: of everything.
+      cases: number of patients.
+      test_share: share of them in the test release.
+      contrast: of every lesion; see `Lesion`.
+    """
     generator = named_generator(seed, "catalogue")
     slots = _make_slots(generator, cases, test_share)
     labels = _deal_labels(generator, slots)
@@ -127,7 +136,13 @@ def make_catalogue(seed: int, cases: int, test_share: float) -> list[Breast]:
                 laterality=side,
                 anatomy=draw_anatomy(own, density),
                 views=("CC", "MLO") if slot.quirk else views,
-                findings=findings,
+                findings=tuple(
+                    dataclasses.replace(
+                        finding,
+                        lesion=dataclasses.replace(finding.lesion, contrast=contrast),
+                    )
+                    for finding in findings
+                ),
                 quirk=slot.quirk,
             )
     return _oppose_second_breasts([breasts[index] for index in sorted(breasts)])

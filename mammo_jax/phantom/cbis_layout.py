@@ -114,6 +114,7 @@ def write_cbis_ddsm(
     seed: int = 0,
     height: int = 4096,
     test_share: float = 0.2,
+    contrast: float = 1.0,
     num_workers: int | None = None,
 ) -> None:
     """Writes a synthetic set in CBIS-DDSM's layout.
@@ -126,6 +127,8 @@ def write_cbis_ddsm(
       seed: of everything.
       height: of the mammograms in pixels; they vary by a few per cent about it.
       test_share: share of the patients in the test release.
+      contrast: factor on how much the lesions stand out; 1 looks like real ones, 2
+        makes them obvious.
       num_workers: processes; None means one for each core.
 
     Raises:
@@ -137,7 +140,9 @@ def write_cbis_ddsm(
         raise UserError(f"height is {height}; it must lie within 128 and 16384")
     if not 0 <= test_share <= 0.9:
         raise UserError(f"test_share is {test_share}; it must lie within 0 and 0.9")
-    catalogue = make_catalogue(seed, cases, test_share)
+    if not 0 < contrast <= 10:
+        raise UserError(f"contrast is {contrast}; it must lie above 0 and at most 10")
+    catalogue = make_catalogue(seed, cases, test_share, contrast)
     with whole_folder(out_dir) as folder:
         views = [(breast, view) for breast in catalogue for view in breast.views]
         tasks = [

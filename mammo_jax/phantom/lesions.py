@@ -35,6 +35,7 @@ class Lesion:
       conspicuity: 0 (subtle) to 1 (obvious).
       axial: where it lies between nipple (0) and chest wall (1).
       lateral: where it lies across the breast, -1..1.
+      contrast: factor on how much it stands out; 1 looks like real ones.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Lesion:
     conspicuity: float
     axial: float
     lateral: float
+    contrast: float = 1.0
 
 
 def draw_lesion(generator: np.random.Generator, kind: str, malignant: bool) -> Lesion:
@@ -132,7 +134,7 @@ def add_lesion(
     canvas = _Canvas(np.hypot(x, y), np.arctan2(y, x), x, y, 1 / half)
     attenuation, outline = _DRAWINGS[lesion.kind, lesion.malignant](generator, canvas)
     low, high = _CONTRASTS[lesion.kind]
-    contrast = low + (high - low) * lesion.conspicuity
+    contrast = lesion.contrast * (low + (high - low) * lesion.conspicuity)
     tissue[top:bottom, left:right] += np.float32(contrast) * attenuation
     return np.array(centre) + outline * lesion.diameter / 2
 

@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from raw_trees import HEIGHT, WIDTH, Row, draw_image, write_image, write_tree
 from mammo_jax.data import packaging
 from mammo_jax.data.cbis_ddsm import plan_splits, take_inventory
 from mammo_jax.data.cbis_views import make_view_examples
+from mammo_jax.data.parallel import parallel_map
 from mammo_jax.data.records import read_examples
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid
@@ -34,7 +36,8 @@ def raw(tmp_path):
 
 
 def process_views(splits, grid, work_dir, num_workers, make=make_view_examples):
-    return packaging.process_views(splits, make, grid, work_dir, num_workers)
+    run = functools.partial(parallel_map, num_workers=num_workers)
+    return packaging.process_views(splits, make, grid, work_dir, run)
 
 
 def all_examples(finished):
@@ -130,6 +133,22 @@ def test_problems_are_counted_and_listed_and_stop_nothing(raw, tmp_path):
     assert rows["P_00000_LEFT_CC"]["file"] == str(damaged)
     assert "truncated or damaged" in rows["P_00000_LEFT_CC"]["reason"]
     assert sum(finished.counts.values()) == 8 * 20
+
+
+def test_the_same_image_under_two_names_is_used_once(raw, tmp_path):
+    """The films of patients 0 and 9: one would train and one test."""
+    splits = plan_splits(raw, "official", seed=0)
+    once = process_views(splits, S10, tmp_path / "once", 1)
+    write_image(raw, Row(patient=9, kind="calc", release="test"), draw_image(0))
+
+    finished = process_views(splits, S10, tmp_path / "twice", 1)
+
+    (problem,) = finished.problems
+    assert problem[0] == "P_00009_LEFT_CC"
+    assert problem[2] == "the same image as P_00000_LEFT_CC; remove one of them"
+    ids = {e["image_id"] for e in all_examples(finished)["test"]}
+    assert ids == {"P_00008_LEFT_CC"}
+    assert finished.pixel_mean == once.pixel_mean
 
 
 def test_nothing_usable_is_an_error_that_says_why(raw, tmp_path):

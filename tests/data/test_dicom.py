@@ -4,6 +4,7 @@ import logging
 import warnings
 from pathlib import Path
 
+import cv2
 import gdcm
 import numpy as np
 import pydicom
@@ -16,7 +17,9 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 from raw_files import make_dataset, save, write_dicom
@@ -60,6 +63,31 @@ def compress_with_gdcm(path: Path, syntax: int) -> Path:
     writer.SetFileName(str(out))
     assert writer.Write()
     return out
+
+
+def make_jpeg(pixels: np.ndarray, frame: bytes, syntax: str) -> Dataset:
+    """A data set that says of `frame` what is true of `pixels`."""
+    dataset = make_dataset(pixels)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
+# Syntaxes that GDCM encodes for the tests; the reader must not decode them with it.
+GDCM_SYNTAXES = {
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
+}
+
+
+def write_compressed(path: Path, pixels: np.ndarray, syntax: str | None) -> Path:
+    """Writes an image in any of the syntaxes, None for uncompressed."""
+    dataset = make_dataset(pixels)
+    if syntax in GDCM_SYNTAXES:
+        return compress_with_gdcm(save(dataset, path), GDCM_SYNTAXES[syntax])
+    return save(compress(dataset, syntax) if syntax else dataset, path)
 
 
 def test_pixels_and_header_of_a_plain_file(tmp_path, film):
@@ -213,6 +241,29 @@ def test_files_of_another_encoder(tmp_path, film, syntax, bits):
     path = compress_with_gdcm(plain, getattr(gdcm.TransferSyntax, syntax))
 
     np.testing.assert_array_equal(read_mammogram(path).pixels, stored)
+
+
+@pytest.mark.parametrize(
+    "syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless"]
+)
+def test_signed_files_of_another_encoder(tmp_path, film, syntax):
+    signed = (film.astype(np.int32) - 32768).astype(np.int16)
+    plain = write_dicom(tmp_path / "a.dcm", signed)
+
+    path = compress_with_gdcm(plain, getattr(gdcm.TransferSyntax, syntax))
+
+    np.testing.assert_array_equal(read_mammogram(path).pixels, film)
+
+
+def test_lossy_jpeg_is_read(tmp_path, film):
+    stored = (film >> 8).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", stored)
+    dataset = make_jpeg(stored, encoded.tobytes(), JPEGBaseline8Bit)
+
+    mammogram = read_mammogram(save(dataset, tmp_path / "a.dcm"))
+
+    expected = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_allclose(mammogram.pixels, expected, atol=1)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
@@ -378,12 +429,12 @@ def test_files_that_are_not_dicom(tmp_path, content):
         read_mammogram(path)
 
 
-@pytest.mark.parametrize("encode", [None, RLELossless, JPEG2000Lossless])
-def test_no_truncation_goes_unnoticed(tmp_path, film, encode):
-    dataset = make_dataset(film)
-    if encode:
-        compress(dataset, encode)
-    whole = save(dataset, tmp_path / "whole.dcm").read_bytes()
+SYNTAXES = [None, RLELossless, JPEG2000Lossless, *GDCM_SYNTAXES]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_no_truncation_goes_unnoticed(tmp_path, film, syntax):
+    whole = write_compressed(tmp_path / "whole.dcm", film, syntax).read_bytes()
     cut = tmp_path / "cut.dcm"
 
     for length in np.linspace(1, len(whole) - 12, 40).astype(int):
@@ -405,13 +456,10 @@ def test_truncated_jpeg_lossless(tmp_path, film):
         read_mammogram(save(dataset, tmp_path / "b.dcm"))
 
 
-@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_damage_anywhere_ends_in_a_clear_error_or_an_image(tmp_path, film, syntax):
     """No input makes the reader fail in a way that its callers do not expect."""
-    dataset = make_dataset(film)
-    if syntax:
-        compress(dataset, syntax)
-    whole = save(dataset, tmp_path / "whole.dcm").read_bytes()
+    whole = write_compressed(tmp_path / "whole.dcm", film, syntax).read_bytes()
     random = np.random.default_rng(1)
     path = tmp_path / "damaged.dcm"
 
@@ -438,6 +486,16 @@ def test_codestream_of_another_size_is_refused_before_decoding(tmp_path, film, s
     dataset.Rows, dataset.Columns = 50, 40
 
     with pytest.raises(UserError, match="62x46 but the header says 50x40"):
+        read_mammogram(save(dataset, tmp_path / "a.dcm"))
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xd8\xff\xff\xff", b"\xff\xd8\xff\xe0"])
+def test_a_bomb_hides_its_size_in_vain(tmp_path, film, start):
+    """A frame header of 65500x65500 behind nothing, fill bytes or a false length."""
+    bomb = b"\xff\xc3\x00\x0b\x10" + b"\xff\xdc" * 2 + b"\x01\x01\x11\x00\xff\xd9"
+    dataset = make_jpeg(film, start + bomb, JPEGLosslessSV1)
+
+    with pytest.raises(UserError, match=r"65500x65500 but|truncated or damaged"):
         read_mammogram(save(dataset, tmp_path / "a.dcm"))
 
 

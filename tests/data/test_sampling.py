@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammo_jax.data.sampling import (
+    HARD_REACH,
     PatchSampling,
     cut_patches,
     find_breast,
@@ -106,18 +107,78 @@ def test_as_many_background_patches_as_roi_patches(masks, seed):
         assert background == sampling.per_roi * len(regions)
 
 
+STRUCTURES = st.lists(
+    st.tuples(st.integers(0, SHAPE[0] - 1), st.integers(0, SHAPE[1] - 1)), max_size=5
+).map(lambda places: np.array(places, int).reshape(-1, 2))
+
+
+@given(MASKS, STRUCTURES, st.integers(0, 2**40))
+@settings(deadline=None)
+def test_hard_background_lies_near_bright_structures(masks, structures, seed):
+    regions = [find_region(mask) for mask in masks]
+    hard = dataclasses.replace(S10, hard_share=0.5)
+    breast = np.ones(SHAPE, bool)
+
+    patches = sample_patches(
+        regions, breast, SIZE, hard, np.random.default_rng(seed), structures
+    )
+
+    positive = [patch for patch in patches if patch.region is not None]
+    ordinary = sample_patches(regions, breast, SIZE, S10, np.random.default_rng(seed))
+    assert positive == [patch for patch in ordinary if patch.region is not None]
+    background = [patch.centre for patch in patches if patch.region is None]
+    near = 0
+    for centre in background:
+        assert max(plain_overlap(mask, centre) for mask in masks) <= 0.35
+        distances = np.abs(structures - centre).max(axis=1, initial=0)
+        near += len(structures) > 0 and distances.min() <= HARD_REACH * SIZE
+    if near:
+        assert near >= len(positive) / 2
+    # Where a whole reach around a structure is clear of lesions there is room.
+    reach = int(HARD_REACH * SIZE)
+    if background and any(is_clear(masks, place, reach) for place in structures):
+        assert near >= len(positive) / 2
+
+
+def is_clear(masks, place, reach: int) -> bool:
+    """Whether patches centred within `reach` of a place inside miss all lesions."""
+    limits = np.array(SHAPE) - SIZE
+    far = SIZE // 2 + reach + 1
+    return bool(((place > SIZE) & (place < limits)).all()) and not any(
+        patch_of(mask, place, 2 * far).any() for mask in masks
+    )
+
+
+def test_without_bright_structures_all_background_is_ordinary():
+    regions = [find_region(disc(70, 50, 9))]
+    hard = dataclasses.replace(S10, hard_share=0.5)
+
+    patches, ordinary = (
+        sample_patches(
+            regions, np.ones(SHAPE, bool), SIZE, sampling, np.random.default_rng(0)
+        )
+        for sampling in (hard, S10)
+    )
+
+    assert patches == ordinary
+
+
 @given(MASKS, st.integers(0, 2**40))
 @settings(deadline=None)
 def test_the_same_seed_gives_the_same_patches(masks, seed):
     regions = [find_region(mask) for mask in masks]
     breast = disc(80, 0, 79)
 
-    one, other = (
-        sample_patches(regions, breast, SIZE, S10, np.random.default_rng(seed))
-        for _ in range(2)
-    )
+    for sampling in (S10, dataclasses.replace(S10, hard_share=0.5)):
+        one, other = (
+            sample_patches(
+                *(regions, breast, SIZE, sampling),
+                *(np.random.default_rng(seed), np.array([[80, 20], [30, 10]])),
+            )
+            for _ in range(2)
+        )
 
-    assert one == other
+        assert one == other
 
 
 def test_each_image_has_its_own_generator():

@@ -1,4 +1,4 @@
-"""Writes small DICOM files, good and bad, for the tests beside it."""
+"""Writes small DICOM files, good and bad, for the tests."""
 
 import warnings
 from pathlib import Path

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from mammo_jax.data.cbis_ddsm import plan_splits
 from mammo_jax.data.dicom import read_mammogram
 from mammo_jax.data.preprocess import to_grid
+from mammo_jax.data.records import split_outlines
 from mammo_jax.errors import UserError
 from mammo_jax.phantom import write_cbis_ddsm
 from tfds_builders.building import build, take_inventory
@@ -89,7 +90,7 @@ def test_whole_images_are_the_gridded_dicoms_with_their_labels(raw, data_dir):
 def test_outlines_lie_in_their_boxes(data_dir):
     for example in open_data(data_dir, WHOLE).as_data_source("train"):
         rois = example["rois"]
-        for box, outline in zip(rois["bbox"], rois["outline"], strict=True):
+        for box, outline in zip(rois["bbox"], split_outlines(example), strict=True):
             top, left, bottom, right = box
             assert 0 <= top < bottom <= 288
             assert 0 <= left < right <= 224
@@ -119,6 +120,24 @@ def test_patches_are_cut_from_the_whole_images(data_dir):
         np.testing.assert_array_equal(example["image"][..., 0], truth)
         if example["label"] == 0:
             assert example["overlap"] <= 0.35
+
+
+def test_hard_background_is_the_only_difference_of_s10hard(raw, data_dir, tmp_path):
+    report = build("cbis_ddsm/official_s10hard_h288", raw, tmp_path, num_workers=1)
+
+    hard, ordinary = (
+        {
+            (e["image_id"], tuple(e["centre"]), e["label"])
+            for split in report.splits
+            for e in tfds.builder_from_directory(path).as_data_source(split)
+        }
+        for path in (report.path, data_dir / S10 / "1.0.0")
+    )
+    lesions = {patch for patch in ordinary if patch[2]}
+    assert lesions == {patch for patch in hard if patch[2]}
+    background = [patch for patch in hard if not patch[2]]
+    assert len(set(background) - ordinary) > len(background) / 3
+    assert report.metadata["config"]["grid"]["sampling"]["hard_share"] == 0.5
 
 
 def test_background_is_as_frequent_as_lesions(data_dir):
@@ -244,7 +263,7 @@ def test_a_data_folder_that_cannot_be_written(raw, tmp_path):
 
 
 def test_every_config_keeps_the_paper_s_proportions():
-    assert len(Builder.BUILDER_CONFIGS) == 2 * 4 * 4
+    assert len(Builder.BUILDER_CONFIGS) == 2 * 5 * 4
     for name, config in Builder.builder_configs.items():
         grid = config.grid
         assert name.startswith(config.protocol)

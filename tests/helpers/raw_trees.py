@@ -1,4 +1,4 @@
-"""Writes small CBIS-DDSM trees, row by row and file by file, for the tests here."""
+"""Writes small CBIS-DDSM trees, row by row and file by file, for the tests."""
 
 import csv
 import dataclasses
