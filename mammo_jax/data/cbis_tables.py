@@ -147,13 +147,14 @@ def read_tables(
 
     Raises:
       UserError: a table is missing or malformed (row and column are named), or an
-        abnormality is listed twice.
+        abnormality is listed twice in a table, or with two pathologies in two.
     """
     abnormalities: list[Abnormality] = []
+    pathologies: dict[tuple[str, str, int], str] = {}
     for release in releases:
         for kind in ("mass", "calc"):
             path = Path(folder) / TABLE_NAMES[kind, release]
-            abnormalities += _read_table(path, kind, release)
+            abnormalities += _read_table(path, kind, release, pathologies)
     return abnormalities
 
 
@@ -188,7 +189,10 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _read_table(path: Path, kind: str, release: str) -> list[Abnormality]:
+def _read_table(
+    path: Path, kind: str, release: str, pathologies: dict[tuple[str, str, int], str]
+) -> list[Abnormality]:
+    """`pathologies` holds what earlier tables say, and gets what this one says."""
     header, rows = read_rows(path)
     names = [_column_name(cell) for cell in header]
     for column in _COLUMNS:
@@ -209,6 +213,13 @@ def _read_table(path: Path, kind: str, release: str) -> list[Abnormality]:
                 f"{path}: row {number}, column 'abnormality id': abnormality {key[1]}"
                 f" of {key[0]} is listed twice"
                 f"{'' if same else ', with two pathologies'}; remove one of the rows"
+            )
+        known = pathologies.setdefault((kind, *key), abnormality.pathology)
+        if known != abnormality.pathology:
+            raise UserError(
+                f"{path}: row {number}, column 'pathology': abnormality {key[1]} of"
+                f" {key[0]} is {abnormality.pathology} here and {known} in another"
+                " table; download both again"
             )
         abnormalities[key] = abnormality
     return list(abnormalities.values())

@@ -262,6 +262,13 @@ def test_a_data_folder_that_cannot_be_written(raw, tmp_path):
         build(WHOLE, raw, tmp_path / "file")
 
 
+def test_beam_that_is_not_installed(raw, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+
+    with pytest.raises(UserError, match=r"pip install 'mammo-jax\[beam\]'"):
+        build(WHOLE, raw, tmp_path, beam_options=["--runner=DirectRunner"])
+
+
 def test_every_config_keeps_the_paper_s_proportions():
     assert len(Builder.BUILDER_CONFIGS) == 2 * 5 * 4
     for name, config in Builder.builder_configs.items():

@@ -99,6 +99,13 @@ def test_malformed_tables_stop_and_name_row_and_column(tmp_path, old, new, messa
         read_tables(tmp_path)
 
 
+def test_two_labels_for_one_abnormality_in_two_tables_stop(tmp_path):
+    write_tables(tmp_path, [Row(), Row(release="test", pathology="MALIGNANT")])
+
+    with pytest.raises(UserError, match=r"test_set\.csv: row 2, column 'pathology'"):
+        read_tables(tmp_path)
+
+
 def test_two_labels_for_one_abnormality_stop(tmp_path):
     write_tables(tmp_path, [Row(), Row(pathology="MALIGNANT")])
 

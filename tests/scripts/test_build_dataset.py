@@ -34,7 +34,13 @@ def test_help_names_every_option():
     done = run("--help")
 
     assert done.returncode == 0
-    for option in ("--manual_dir", "--data_dir", "--num_workers", "--dry_run"):
+    for option in (
+        "--manual_dir",
+        "--data_dir",
+        "--num_workers",
+        "--dry_run",
+        "--beam",
+    ):
         assert option in done.stdout
 
 
