@@ -40,6 +40,12 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
             raise
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_ERROR
+    except OSError as error:
+        if traceback:
+            raise
+        where = error.filename or "the disk"
+        print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
+        code = EXIT_ERROR
     except RunStoppedError as interruption:
         print(f"stopped: {interruption}", file=sys.stderr)
         code = interruption.exit_code

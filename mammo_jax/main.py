@@ -52,7 +52,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(
             "no such field in the configuration: " + " ".join(text.splitlines())
         ) from error
-    except (flags.Error, ValueError, TypeError) as error:
+    except (flags.Error, ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
 
 
@@ -92,9 +92,13 @@ def _train() -> None:
     if test["auc"] is None:
         print("test AUC: undefined, the test images are all of one class")
         return
+    interval = "no interval: too few images"
+    if test["auc_95_low"] is not None:
+        interval = (
+            f"95 % interval {test['auc_95_low']:.3f} to {test['auc_95_high']:.3f}"
+        )
     print(
-        f"test AUC {test['auc']:.3f} (95 % interval {test['auc_95_low']:.3f} to "
-        f"{test['auc_95_high']:.3f}) on {test['images']} images of "
+        f"test AUC {test['auc']:.3f} ({interval}) on {test['images']} images of "
         f"{test['patients']} patients; written to {workdir / 'metrics.json'}"
     )
 

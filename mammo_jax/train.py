@@ -76,18 +76,18 @@ def _run(
     stop: StopRequest,
 ) -> dict[str, Any]:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        latest = checkpoints.latest()
-        if latest is None:
+        fresh = experiments.initial_state(experiment, params, stats)
+        restored = checkpoints.restore_latest(
+            lambda progress: experiment.enter_stage(progress.stage, fresh)
+        )
+        if restored is None:
             params, stats = _initial_variables(experiment, params, stats, init_from)
             progress = Progress()
             state = experiments.initial_state(experiment, params, stats)
         else:
-            step, progress = latest
-            _log.info("going on from step %d in %s", step, workdir)
-            like = experiments.initial_state(experiment, params, stats)
-            like = experiment.enter_stage(progress.stage, like)
-            state = checkpoints.restore(step, like)
-        with Logs(workdir, resumed_at=progress.step) as logs:
+            state, progress = restored
+            _log.info("going on from step %d in %s", progress.step, workdir)
+        with stop.deferred(), Logs(workdir, resumed_at=progress.step) as logs:
             run = Run(experiment, checkpoints, logs, stop)
             progress = train(run, state, progress)
             best = checkpoints.load_model(progress.best_step, params, stats)
@@ -125,7 +125,7 @@ def _initial_variables(
         return pretrained.put_trunk(trunk, params, stats)
     if not init_from:
         return params, stats
-    patch_params, patch_stats = load_best_model(Path(init_from))
+    patch_params, patch_stats = load_best_model(Path(init_from).expanduser())
     params, stats, report = conversion.patch_to_whole(
         patch_params, patch_stats, params, stats
     )
@@ -144,10 +144,14 @@ def load_best_model(workdir: Path) -> tuple[Arrays, Arrays]:
             f"{workdir} holds no finished run (no {workdirs.METRICS_FILE}); train it "
             "first, or leave config.init_from empty to train the patch classifier here"
         )
-    config = ConfigDict(workdirs.read_json(workdir / workdirs.CONFIG_FILE))
-    like = experiments.abstract_variables(config.model)
+    config = workdirs.read_json(workdir / workdirs.CONFIG_FILE)
+    if "model" not in config:
+        raise UserError(
+            f"{workdir / workdirs.CONFIG_FILE} is of no run of this program"
+        )
+    like = experiments.abstract_variables(ConfigDict(config["model"]))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        latest = checkpoints.latest()
-        if latest is None:
+        last = checkpoints.last_step()
+        if last < 0:
             raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint")
-        return checkpoints.load_model(latest[1].best_step, *like)
+        return checkpoints.load_model(checkpoints.progress(last).best_step, *like)

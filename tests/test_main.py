@@ -228,8 +228,35 @@ def test_an_unbuilt_dataset_is_named_with_the_command_that_builds_it(
         "--config=configs/whole_res.py",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.data_dir={tmp_path / 'nothing'}",
+        "--config.patch.pretrained=",
     )
     _assert_one_line(result, "scripts/build_dataset.py cbis_ddsm/paper_whole")
+
+
+def test_missing_imagenet_weights_are_named_with_the_command_that_gets_them(
+    environment, phantom_data, tmp_path
+):
+    result = _run(
+        environment,
+        *_tiny(
+            phantom_data,
+            tmp_path / "run",
+            f"--config.patch.pretrained={tmp_path / 'vgg16.safetensors'}",
+        ),
+    )
+    _assert_one_line(result, "scripts/convert_weights.py --download=vgg16")
+
+
+def test_a_mended_command_may_use_the_same_directory(
+    environment, phantom_data, tmp_path
+):
+    workdir = tmp_path / "run"
+    wrong = _run(environment, *_tiny(tmp_path / "nothing", workdir))
+    _assert_one_line(wrong, "build it first")
+    mended = _run(
+        environment, *_tiny(phantom_data, workdir, "--config.data.test_split=tst")
+    )
+    _assert_one_line(mended, "config.data.test_split is 'tst'")
 
 
 def test_another_configuration_does_not_touch_the_run(

@@ -6,6 +6,7 @@ for batch n.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mammo_jax.errors import UserError
 
 # What of an example goes on; everything else (ROIs, densities) stays behind.
 _IDENTITY = ("image_id", "patient_id", "laterality", "view")
+_DAMAGES = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
 
@@ -59,6 +61,8 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
         sources = {
             split: builder.as_data_source(split) for split in builder.info.splits
         }
+        for source in sources.values():  # A missing or cut-off file shows at its ends.
+            _ = source[0], source[len(source) - 1]
         height, width, _ = builder.info.features["image"].shape
         return Dataset(
             name=name,
@@ -67,7 +71,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             image_shape=(height, width),
             class_names=tuple(builder.info.features["label"].names),
         )
-    except (ValueError, KeyError, TypeError, OSError, json_format.Error) as error:
+    except (*_DAMAGES, json_format.Error) as error:
         raise UserError(
             f"dataset {name} in {directory} cannot be read ({error}); remove that "
             f"folder and build it again: {build_command(name, data_dir)}"
@@ -77,7 +81,11 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
 def newest_version(name: str, data_dir: str) -> Path:
     """The folder `data_dir/name/VERSION` of the highest version."""
     root = Path(epath.Path(data_dir).expanduser()) / name
-    versions = [path.parent for path in root.glob("*/dataset_info.json")]
+    versions = [
+        path.parent
+        for path in root.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]
     if not versions:
         raise UserError(
             f"dataset {name} is not in {data_dir}; build it first: "

@@ -60,6 +60,8 @@ def roc_auc_with_interval(
     if value == 0:
         return Auc(value, 0.0, 1 - bound)
     deviation = np.sqrt(delong_variance(positives, negatives))
+    if deviation == 0:  # All scores are equal.
+        return Auc(value, None, None)
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * deviation
     half /= value * (1 - value)  # Delta method: the logit's derivative.
     centre = np.log(value / (1 - value))

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from mammo_jax.errors import UserError
 from mammo_jax.evaluation import metrics
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.progress import progress_bar
@@ -64,6 +65,11 @@ def predict(
 
 def summary(predictions: Predictions) -> dict[str, Any]:
     """Figures of a split: counts, loss (nats), accuracy, AUC with its interval."""
+    if not np.isfinite(predictions.losses).all():
+        raise UserError(
+            "the model's outputs are not finite; try lower learning rates "
+            "(config.stages.STAGE.rates.GROUP) in a new --workdir"
+        )
     auc = metrics.roc_auc_with_interval(
         predictions.malignant_score, predictions.malignant_label
     )

@@ -6,7 +6,8 @@ n is a pure function of the seed and n.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from orbax.checkpoint import v1 as ocp
 
 from mammo_jax.errors import UserError
 from mammo_jax.training.state import Arrays, TrainState
+
+_log = logging.getLogger(__name__)
+
+# What Orbax raises for files that are missing, cut off or of other shapes.
+_DAMAGES = (ValueError, KeyError, TypeError, OSError, ocp.errors.InvalidLayoutError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,12 @@ class Checkpoints:
                     policies.LatestN(2),
                     policies.BestN(
                         n=1,
-                        get_metric_fn=lambda kept: (kept["score"], -kept["loss"]),
+                        # As in the loop: of equals the first is the best.
+                        get_metric_fn=lambda kept: (
+                            kept["score"],
+                            -kept["loss"],
+                            -kept["step"],
+                        ),
                         keep_checkpoints_without_metrics=False,
                     ),
                 ]
@@ -97,8 +108,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wait()
-        self._checkpointer.close()
+        try:
+            self._wait()
+        finally:
+            self._checkpointer.close()
 
     def save(
         self,
@@ -121,33 +134,71 @@ class Checkpoints:
             overwrite=any(
                 kept.step == progress.step for kept in self._checkpointer.checkpoints
             ),
-            metrics=None if validation is None else dict(validation),
+            metrics=None
+            if validation is None
+            else {**validation, "step": progress.step},
             custom_metadata=dataclasses.asdict(progress),
         )
 
     def _wait(self) -> None:
         """Lets a save in the background end, or raises its error."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"a checkpoint could not be written to {self._checkpointer.directory}: "
+                f"{first_line(error)}"
+            ) from error
 
-    def latest(self) -> tuple[int, Progress] | None:
-        """Step and progress of the latest checkpoint, None without any."""
-        latest = self._checkpointer.latest
-        return None if latest is None else (latest.step, self._progress(latest.step))
+    def restore_latest(
+        self, like: Callable[[Progress], TrainState]
+    ) -> tuple[TrainState, Progress] | None:
+        """Reads the latest checkpoint that is whole; None if there is none at all.
 
-    def _progress(self, step: int) -> Progress:
-        metadata = self._checkpointer.checkpointables_metadata(step)
-        return Progress(**(metadata.custom_metadata or {}))
-
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """Reads a checkpoint into the shapes of `like`.
+        Args:
+          like: gives the shapes of the state at a progress.
 
         Raises:
-          UserError: the checkpoint is of another model or stage, or is damaged.
+          UserError: there are checkpoints, and none of them can be read.
         """
-        parts = self._load(step, _parts(like))
-        return TrainState(**parts["model"], **parts["training"])
+        kept = list(reversed(self._checkpointer.checkpoints))
+        for checkpoint in kept:
+            try:
+                progress = self.progress(checkpoint.step)
+                parts = self._load(checkpoint.step, _parts(like(progress)))
+            except UserError as error:
+                _log.warning("%s; going back to the one before", error)
+                continue
+            return TrainState(**parts["model"], **parts["training"]), progress
+        if kept:
+            raise UserError(
+                f"none of the checkpoints in {self._checkpointer.directory} can be "
+                "read; remove that folder to start anew"
+            )
+        return None
+
+    def progress(self, step: int) -> Progress:
+        """Where the run stood at a checkpoint.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        try:
+            metadata = self._checkpointer.checkpointables_metadata(step)
+            values = metadata.custom_metadata or {}
+        except _DAMAGES as error:
+            raise self._damaged(step, first_line(error)) from error
+        if values.get("step") != step:
+            raise self._damaged(step, "its progress cannot be read")
+        return Progress(**values)
+
+    def last_step(self) -> int:
+        """Step of the latest checkpoint; -1 without any."""
+        latest = self._checkpointer.latest
+        return -1 if latest is None else latest.step
 
     def load_model(
         self, step: int, params: Arrays, batch_stats: Arrays
@@ -159,14 +210,16 @@ class Checkpoints:
 
     def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         self._wait()
-        folder = self._checkpointer.directory / str(step)
         try:
             return self._checkpointer.load_checkpointables(step, _abstract(like))
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise UserError(
-                f"checkpoint {folder} does not fit this model: "
-                f"{first_line(error)}; choose another --workdir for another model"
-            ) from error
+        except _DAMAGES as error:
+            raise self._damaged(step, first_line(error)) from error
+
+    def _damaged(self, step: int, reason: str) -> UserError:
+        folder = self._checkpointer.directory / str(step)
+        return UserError(
+            f"checkpoint {folder} is damaged or of another model ({reason})"
+        )
 
 
 def first_line(error: Exception) -> str:

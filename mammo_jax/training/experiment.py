@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,17 @@ from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 # What of a batch goes to the device; the rest names the images.
 DEVICE_KEYS = ("image", "label", "channel_shift")
+
+# The smallest value of each number; 0 steps an epoch mean a whole sweep.
+_LEAST = {
+    "batch_size": 1,
+    "accum_steps": 1,
+    "eval_batch_size": 1,
+    "log_every_steps": 1,
+    "steps_per_epoch": 0,
+    "checkpoint_every_steps": 0,
+    "early_stopping_patience": 0,
+}
 
 
 class Task(NamedTuple):
@@ -140,9 +152,20 @@ def check_config(config: ConfigDict) -> None:
     """
     if config.task not in TASKS:
         raise UserError(f"config.task is {config.task!r}; it must be one of {[*TASKS]}")
-    for field in ("batch_size", "accum_steps", "eval_batch_size"):
-        if config[field] < 1:
-            raise UserError(f"config.{field} is {config[field]}; it must be at least 1")
+    for field, least in _LEAST.items():
+        if config[field] < least:
+            raise UserError(
+                f"config.{field} is {config[field]}; it must be at least {least}"
+            )
+    zoom = tuple(config.augment.zoom)
+    if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+        raise UserError(f"config.augment.zoom is {zoom}; it must be (lowest, highest)")
+    if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
+        raise UserError(
+            f"config.pretrained: there is no weight file {config.pretrained}; get it "
+            f"with python scripts/convert_weights.py --download={config.model.trunk} "
+            f"--out={config.pretrained}, or set the field to '' for random values"
+        )
     if config.batch_size % config.accum_steps:
         raise UserError(
             f"config.batch_size ({config.batch_size}) is not divisible by "

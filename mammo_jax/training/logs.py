@@ -15,7 +15,7 @@ class Logs:
     def __init__(self, directory: Path, resumed_at: int):
         # Anything a killed run wrote after its last checkpoint is purged.
         self._writer = tensorboardX.SummaryWriter(
-            str(directory), purge_step=resumed_at or None, flush_secs=10
+            str(directory), purge_step=resumed_at + 1, flush_secs=10
         )
 
     def __enter__(self) -> "Logs":

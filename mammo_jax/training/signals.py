@@ -1,21 +1,25 @@
 """Ctrl-C and SIGTERM end a run at the next safe point, after a checkpoint."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 from mammo_jax.errors import RunStoppedError
 
 
 class StopRequest:
-    """Remembers that a signal asked the run to stop.
+    """What happens on Ctrl-C and SIGTERM.
 
-    A second Ctrl-C does not wait for the safe point.
+    At once the run stops; while `deferred`, the signal is remembered and the loop
+    stops at its next safe point. A second Ctrl-C does not wait for that.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._deferred = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -27,7 +31,18 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, the loop itself looks whether to stop."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
     def _remember(self, number: int, _: FrameType | None) -> None:
+        if not self._deferred:
+            raise RunStoppedError(number, "the same command goes on from here")
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number

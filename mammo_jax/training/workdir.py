@@ -15,6 +15,7 @@ from mammo_jax.errors import UserError
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 _LOCK_FILE = ".lock"
+_PARTIAL = "config.part"
 
 
 @contextlib.contextmanager
@@ -52,15 +53,16 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
 def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / CONFIG_FILE
     wanted = as_json(config)
-    if not path.exists():
-        strangers = {entry.name for entry in workdir.iterdir()} - {_LOCK_FILE}
-        if strangers:
-            raise UserError(
-                f"{workdir} is not empty and holds no run ({sorted(strangers)[0]} is "
-                "there); choose another with --workdir=DIR"
-            )
-        write_json(path, wanted)
+    files = {entry.name for entry in workdir.rglob("*") if entry.is_file()}
+    if files <= {_LOCK_FILE, CONFIG_FILE, _PARTIAL}:
+        write_json(path, wanted)  # Nothing has been done here yet.
         return
+    if not path.exists():
+        stranger = min(files - {_LOCK_FILE, _PARTIAL})
+        raise UserError(
+            f"{workdir} is not empty and holds no run ({stranger} is there); choose "
+            "another with --workdir=DIR"
+        )
     differences = list(_differences(read_json(path), wanted))
     if differences:
         raise UserError(

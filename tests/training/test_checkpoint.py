@@ -1,0 +1,91 @@
+"""Checkpoints: which are kept, and what happens to damaged ones."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mammo_jax.errors import UserError
+from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.state import EpochMetrics, TrainState
+
+
+def _state(value: float) -> TrainState:
+    return TrainState(
+        params={"trunk/kernel": jnp.full((4, 3), value)},
+        batch_stats={"trunk/mean": jnp.full(3, -value)},
+        opt_state={"mu": jnp.full((4, 3), 2 * value)},
+        metrics=EpochMetrics.empty(),
+    )
+
+
+def _save(directory, scores) -> None:
+    with Checkpoints(directory) as checkpoints:
+        for step, score in enumerate(scores, start=1):
+            progress = Progress(step=step, epochs_done=step)
+            checkpoints.save(
+                _state(step), progress, {"score": score, "loss": 1.0 - score}
+            )
+
+
+def _restore(directory):
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.restore_latest(lambda progress: _state(0.0))
+
+
+def test_the_latest_comes_back_with_its_progress(tmp_path):
+    _save(tmp_path, [0.1, 0.2, 0.3])
+    state, progress = _restore(tmp_path)
+    assert progress == Progress(step=3, epochs_done=3)
+    jax.tree.map(np.testing.assert_array_equal, state, _state(3.0))
+
+
+def test_the_latest_two_and_the_best_are_kept(tmp_path):
+    _save(tmp_path, [0.1, 0.9, 0.3, 0.4, 0.5])
+    kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert kept == {2, 4, 5}
+
+
+def test_of_equally_good_checkpoints_the_first_is_kept(tmp_path):
+    _save(tmp_path, [0.5] * 5)
+    kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert kept == {1, 4, 5}
+
+
+def _cut(path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda step: (step / "_CHECKPOINT_METADATA").write_text(""),
+        lambda step: shutil.rmtree(step / "model"),
+        lambda step: [_cut(file) for file in step.rglob("d/*") if file.is_file()],
+        lambda step: (shutil.rmtree(step), step.mkdir()),
+    ],
+    ids=["metadata", "missing", "truncated", "empty"],
+)
+def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
+    _save(tmp_path, [0.1, 0.2, 0.3])
+    damage(tmp_path / "3")
+    state, progress = _restore(tmp_path)
+    assert progress.step == 2
+    jax.tree.map(np.testing.assert_array_equal, state, _state(2.0))
+
+
+def test_checkpoints_of_another_model_are_an_error(tmp_path):
+    _save(tmp_path, [0.1])
+    other = dataclasses.replace(_state(0.0), params={"head/kernel": jnp.zeros(2)})
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="none of the checkpoints"),
+    ):
+        checkpoints.restore_latest(lambda progress: other)
+
+
+def test_without_checkpoints_there_is_nothing_to_restore(tmp_path):
+    assert _restore(tmp_path) is None
