@@ -49,8 +49,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         # ml_collections: 'nme'\nDid you mean "name" instead of "nme"?
         text = str(error.args[0]) if error.args else str(error)
+        plain = text.replace("\\n", " ").replace("\\'", "'").replace("\n", " ")
         raise UserError(
-            "no such field in the configuration: " + " ".join(text.splitlines())
+            f"no such field in the configuration: {plain.strip(chr(39))}"
         ) from error
     except (flags.Error, ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
@@ -104,16 +105,17 @@ def _train() -> None:
 
 
 def _flags_parser(argv: Sequence[str]) -> list[str]:
-    left: list[str] = []
-
-    def parse() -> None:
-        left.extend(parse_flags(argv))
-
     try:
-        parse()
-    except UserError:
-        run_command(parse, traceback="--traceback" in argv)
-    return left
+        return parse_flags(argv)
+    except UserError as error:
+        # Not parsed again: a second try would meet the first one's flags.
+        refusal = error
+
+    def refuse() -> None:
+        raise refusal
+
+    run_command(refuse, traceback="--traceback" in argv)
+    return []
 
 
 def main(argv: Sequence[str]) -> None:
