@@ -29,6 +29,23 @@ def balanced_weights(
     return labels.shape[0] / counts[labels].astype(jnp.float32)
 
 
+def _make_micro_loss(graphdef: nnx.GraphDef, pixel_mean: float) -> Callable:
+    """A microbatch's share of the batch's loss, as a function of its parameters."""
+
+    def micro_loss(
+        params: Arrays, frozen: Arrays, stats: Arrays, micro: Batch, total: int
+    ) -> tuple[Array, tuple[Arrays, Array]]:
+        model = variables.merge(graphdef, {**frozen, **params}, stats)
+        images = network_input(micro["image"], micro["channel_shift"], pixel_mean)
+        logits = model(images, train=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, micro["label"])
+        correct = jnp.sum(jnp.argmax(logits, -1) == micro["label"])
+        _, _, stats = variables.split(model)
+        return jnp.sum(losses * micro["weight"]) / total, (stats, correct)
+
+    return micro_loss
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -62,17 +79,7 @@ def make_train_step(
       A jitted function from the state (donated) and a batch with `image`,
       `label` and `channel_shift` to the new state and the batch's loss.
     """
-
-    def micro_loss(
-        params: Arrays, frozen: Arrays, stats: Arrays, micro: Batch, total: int
-    ) -> tuple[Array, tuple[Arrays, Array]]:
-        model = variables.merge(graphdef, {**frozen, **params}, stats)
-        images = network_input(micro["image"], micro["channel_shift"], pixel_mean)
-        logits = model(images, train=True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, micro["label"])
-        correct = jnp.sum(jnp.argmax(logits, -1) == micro["label"])
-        _, _, stats = variables.split(model)
-        return jnp.sum(losses * micro["weight"]) / total, (stats, correct)
+    micro_loss = _make_micro_loss(graphdef, pixel_mean)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         total = batch["label"].shape[0]
