@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import heatmap
-from mammo_jax.models.config import PATCH_CLASSES, checked_config
+from mammo_jax.models.config import BATCH_NORM, PATCH_CLASSES, checked_config
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.resnet import Bottleneck, ResNet50
 from mammo_jax.models.vgg import VGG
@@ -30,7 +30,7 @@ class Classifier(nnx.Module):
     def __init__(self, config, rngs: nnx.Rngs):
         self.trunk = _make_trunk(config, rngs)
         self.trunk_name = config.trunk
-        self.frozen_statistics = config.batch_norm == "frozen"
+        self.batch_statistics = BATCH_NORM[config.batch_norm]
         self.smallest = TRUNK_STRIDE
 
     def __call__(
@@ -52,9 +52,9 @@ class Classifier(nnx.Module):
                 f"images of {height}x{width} are too small for {self.trunk_name} with "
                 f"this top: it needs at least {self.smallest}x{self.smallest}"
             )
-        batch_statistics = train and not self.frozen_statistics
-        features = self.trunk(images, batch_statistics)  # (B, H/32, W/32, C)
-        return self.classify(features, batch_statistics)
+        by_batch = self.batch_statistics
+        features = self.trunk(images, train and by_batch.trunk)  # (B, H/32, W/32, C)
+        return self.classify(features, train and by_batch.top)
 
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool

@@ -1,5 +1,7 @@
 """What a network is built from: the configuration and the paper's rows."""
 
+from typing import NamedTuple
+
 import ml_collections
 
 from mammo_jax.errors import UserError
@@ -55,7 +57,7 @@ def default_model_config() -> ml_collections.ConfigDict:
             # Residual units start as identities: a network of random values trains
             # much faster so. The paper's Keras did not do it.
             "zero_init_residual": False,
-            # "frozen" uses the running statistics in training as well.
+            # Which layers normalise by the batch in training: see BATCH_NORM.
             "batch_norm": "batch",
             "compute_dtype": "float32",
             # Recompute each block in the backward pass: less memory, more time.
@@ -77,11 +79,35 @@ def default_model_config() -> ml_collections.ConfigDict:
     )
 
 
+class BatchStatistics(NamedTuple):
+    """Which layers normalise by the batch's statistics in training.
+
+    The others use their running statistics in training as in evaluation, and leave
+    them as they are.
+
+    Attributes:
+      trunk: the layers that may come from ImageNet or from a patch classifier.
+      top: the layers after the trunk.
+    """
+
+    trunk: bool
+    top: bool
+
+
+BATCH_NORM = {
+    # The paper's Keras.
+    "batch": BatchStatistics(trunk=True, top=True),
+    # For small batches: the trunk computes what it computed for the patches.
+    "frozen_trunk": BatchStatistics(trunk=False, top=True),
+    # Accumulated microbatches then equal the whole batch exactly.
+    "frozen": BatchStatistics(trunk=False, top=False),
+}
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "trunk": ("resnet50", *DEPTHS),
     "wiring": tuple(WIRINGS),
     "stem": tuple(STEMS),
-    "batch_norm": ("batch", "frozen"),
+    "batch_norm": tuple(BATCH_NORM),
     "compute_dtype": ("float32", "bfloat16"),
     "top.kind": ("patch", "residual", "vgg", "heatmap"),
     "top.activation": tuple(ACTIVATIONS),

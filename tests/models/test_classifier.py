@@ -85,6 +85,16 @@ def test_frozen_batch_norm_uses_and_keeps_the_running_statistics_in_training(
     np.testing.assert_array_equal(in_training, model(images(), train=False))
 
 
+def test_a_frozen_trunk_leaves_the_statistics_of_the_top_to_the_batch(shallow_resnet):
+    model = build_model(tiny(batch_norm="frozen_trunk"), nnx.Rngs(0))
+    before = model_variables.split(model)[2]
+    model(images(), train=True)
+    after = model_variables.split(model)[2]
+    moved = {name for name in before if bool((before[name] != after[name]).any())}
+    assert moved == {name for name in before if not name.startswith("trunk/")}
+    assert moved
+
+
 def test_bfloat16_compute_keeps_parameters_and_statistics_in_float32(shallow_resnet):
     config = tiny(compute_dtype="bfloat16")
     (_, stats), gradients = train_step_outputs(config, images())
