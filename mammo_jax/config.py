@@ -9,46 +9,76 @@ from ml_collections import ConfigDict
 from mammo_jax.errors import UserError
 from mammo_jax.models import default_model_config
 
-# Section 2.2: learning rates of the layer groups and epochs of the three stages
-# of patch training. 1e-3 for the last layer, 1e-4 from the top of the trunk up,
-# 1e-5 for all layers.
-PATCH_STAGES = {
-    "stage1": {"epochs": 3, "rate": 1e-3, "groups": ("head",)},
-    "stage2": {"epochs": 10, "rate": 1e-4, "groups": ("head", "top_of_trunk")},
-    "stage3": {
-        "epochs": 37,
-        "rate": 1e-5,
-        "groups": ("head", "top_of_trunk", "bottom"),
-    },
-}
-# Section 2.3: the two stages of whole-image training, with their weight decay.
-WHOLE_STAGES = {
-    "stage1": {"epochs": 30, "rate": 1e-4, "groups": ("new_layers",), "l2": 1e-3},
-    "stage2": {
-        "epochs": 20,
-        "rate": 1e-6,
-        "groups": ("new_layers", "head", "top_of_trunk", "bottom"),
-        "l2": 1e-2,
-    },
-}
 _GROUPS = ("bottom", "top_of_trunk", "head", "new_layers")
 
 
-def stage_table(rows: dict[str, dict]) -> ConfigDict:
-    """Spells out each stage's rate for every group, so that each can be overridden."""
-    return ConfigDict(
-        {
-            name: {
-                "epochs": row["epochs"],
-                "rates": {
-                    group: row["rate"] if group in row["groups"] else 0.0
-                    for group in _GROUPS
-                },
-                "l2": row.get("l2", 0.0),
-            }
-            for name, row in rows.items()
+def _all_layers(rate: float) -> dict[str, float]:
+    return dict.fromkeys(_GROUPS, rate)
+
+
+# Section 2.2: three stages of patch training, from the last layer down.
+_HEAD = {"head": 1e-3}
+_FROM_TOP_OF_TRUNK = {"head": 1e-4, "top_of_trunk": 1e-4}
+_PATCH_LAYERS = {"head": 1e-5, "top_of_trunk": 1e-5, "bottom": 1e-5}
+
+# The stages of a training, one a row: epochs, the learning rates of the layer groups
+# that are trained, the L2 penalty on the new layers' kernels.
+STAGES: dict[str, dict[str, dict]] = {
+    "patch": {
+        "stage1": {"epochs": 3, "rates": _HEAD},
+        "stage2": {"epochs": 10, "rates": _FROM_TOP_OF_TRUNK},
+        "stage3": {"epochs": 37, "rates": _PATCH_LAYERS},
+    },
+    # s1 is a tenth of s10's size: 200 epochs, the stages in proportion.
+    "patch_s1": {
+        "stage1": {"epochs": 12, "rates": _HEAD},
+        "stage2": {"epochs": 40, "rates": _FROM_TOP_OF_TRUNK},
+        "stage3": {"epochs": 148, "rates": _PATCH_LAYERS},
+    },
+    # Networks of random values.
+    "patch_random": {"stage1": {"epochs": 50, "rates": _all_layers(1e-3)}},
+    # Section 2.3: two stages of whole-image training.
+    "whole": {
+        "stage1": {"epochs": 30, "rates": {"new_layers": 1e-4}, "l2": 1e-3},
+        "stage2": {"epochs": 20, "rates": _all_layers(1e-6), "l2": 1e-2},
+    },
+    # Section 3.2: a trained whole-image classifier on another set of images.
+    "transfer": {"stage1": {"epochs": 200, "rates": _all_layers(1e-6), "l2": 1e-2}},
+    # Not the paper's: every group at its own rate from the first step, which layer
+    # groups make possible and frozen layers only imitate.
+    "patch_one_stage": {
+        "stage1": {
+            "epochs": 50,
+            "rates": {"head": 1e-3, "top_of_trunk": 1e-4, "bottom": 1e-5},
+            "warmup_epochs": 1,
+            "decay": "cosine",
         }
-    )
+    },
+    "whole_one_stage": {
+        "stage1": {
+            "epochs": 50,
+            "rates": _all_layers(1e-6) | {"new_layers": 1e-4, "top_of_trunk": 1e-5},
+            "l2": 1e-3,
+            "warmup_epochs": 1,
+            "decay": "cosine",
+        }
+    },
+}
+
+
+def stage_table(name: str) -> ConfigDict:
+    """A table of stages with every field and every group's rate spelt out."""
+    rows = {
+        stage: {
+            "epochs": row["epochs"],
+            "rates": _all_layers(0.0) | row["rates"],
+            "l2": row.get("l2", 0.0),
+            "warmup_epochs": float(row.get("warmup_epochs", 0)),
+            "decay": row.get("decay", "constant"),
+        }
+        for stage, row in STAGES[name].items()
+    }
+    return ConfigDict(rows)
 
 
 def base_config() -> ConfigDict:
@@ -77,6 +107,18 @@ def base_config() -> ConfigDict:
     config.augment.vertical_flip = True
 
     config.model = default_model_config()
+    # Every stage starts its optimiser anew, as the paper's Keras did; False carries
+    # the moments of the groups that the stage before trained as well.
+    config.reset_optimizer = True
+    # Of the parameters' moving averages, which then are validated, tested and saved.
+    # 0: none, as in the paper.
+    config.ema_decay = 0.0
+    # Devices over which a microbatch's images, and the rows of an image, are spread.
+    config.devices = ConfigDict({"data": 1, "spatial": 1})
+    # Stop at the operation that gives the first value that is no number (slow).
+    config.debug_nans = False
+    # Trace a few steps for TensorBoard's profile page.
+    config.profile = False
     config.eval_batch_size = 2
     config.log_every_steps = 50
     # Checkpoints are written after every epoch, and this often within one; 0: never.
@@ -97,7 +139,7 @@ def patch_config() -> ConfigDict:
     config.accum_steps = 1
     config.eval_batch_size = 32
     config.early_stopping_patience = 5
-    config.stages = stage_table(PATCH_STAGES)
+    config.stages = stage_table("patch")
     config.model.num_classes = 5
     config.model.top.kind = "patch"
     return config
@@ -108,12 +150,13 @@ def whole_config() -> ConfigDict:
     config = base_config()
     config.task = "whole"
     config.data.dataset = "cbis_ddsm/paper_whole"
-    # A finished patch run's directory; empty trains `config.patch` first.
+    # A finished run's directory: of a patch classifier, or of a whole-image classifier
+    # of the same design to go on from. Empty trains `config.patch` first.
     config.init_from = ""
     config.batch_size = 2
     config.accum_steps = 2
     config.early_stopping_patience = 10
-    config.stages = stage_table(WHOLE_STAGES)
+    config.stages = stage_table("whole")
     config.model.num_classes = 2
     config.model.top.kind = "residual"
     config.model.top.blocks = ("512-512-1024x2", "512-512-1024x2")
@@ -127,7 +170,15 @@ def whole_config() -> ConfigDict:
 
 
 # What the patch stage of a whole-image run must have in common with it.
-_SHARED = ("seed", "data.data_dir", "data.threads")
+_SHARED = (
+    "seed",
+    "data.data_dir",
+    "data.threads",
+    "reset_optimizer",
+    "ema_decay",
+    "debug_nans",
+    "profile",
+)
 _SHARED_MODEL = (
     "trunk",
     "wiring",
@@ -150,7 +201,7 @@ def share_with_patch(config: ConfigDict) -> None:
         theirs[field] = ours.get_ref(field)
 
 
-# Differences from the paper's configuration, as flat fields.
+# Differences from the paper's configuration, as flat fields; `stages` names a table.
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
     # Synthetic mammograms with obvious lesions at half the paper's size, and a narrow
@@ -170,12 +221,13 @@ PRESETS: dict[str, dict[str, object]] = {
         "model.batch_norm": "frozen",
         "model.top.blocks": ("64-64-128x1", "64-64-128x1"),
         "batch_size": 4,
-        "steps_per_epoch": 60,
+        "steps_per_epoch": 40,
         "eval_batch_size": 8,
         "log_every_steps": 10,
-        "stages.stage1.epochs": 8,
+        "stages.stage1.epochs": 10,
         "stages.stage1.rates.new_layers": 1e-3,
         "stages.stage1.l2": 1e-6,
+        "stages.stage1.decay": "cosine",
         "stages.stage2.epochs": 1,
         "stages.stage2.rates.new_layers": 1e-4,
         "stages.stage2.rates.top_of_trunk": 1e-4,
@@ -183,14 +235,12 @@ PRESETS: dict[str, dict[str, object]] = {
         "stages.stage2.l2": 1e-6,
         "patch.data.dataset": "cbis_ddsm/paper_s10_h576",
         "patch.pretrained": "",
-        "patch.steps_per_epoch": 100,
+        "patch.steps_per_epoch": 170,
         "patch.log_every_steps": 10,
-        "patch.stages.stage1.epochs": 7,
-        "patch.stages.stage1.rates.top_of_trunk": 1e-3,
-        "patch.stages.stage1.rates.bottom": 1e-3,
-        "patch.stages.stage2.epochs": 1,
-        "patch.stages.stage2.rates.bottom": 1e-4,
-        "patch.stages.stage3.epochs": 0,
+        # Random values: one stage, as in the paper.
+        "patch.stages": "patch_random",
+        "patch.stages.stage1.epochs": 4,
+        "patch.stages.stage1.decay": "cosine",
         **{
             f"{part}augment.{field}": value
             for part in ("", "patch.")
@@ -200,6 +250,20 @@ PRESETS: dict[str, dict[str, object]] = {
                 ("zoom", (1.0, 1.0)),
             )
         },
+    },
+    # Section 2.2: patches centred on the lesions only.
+    "s1": {"patch.data.dataset": "cbis_ddsm/paper_s1", "patch.stages": "patch_s1"},
+    # Section 2.2: without ImageNet's weights.
+    "from_scratch": {"patch.pretrained": "", "patch.stages": "patch_random"},
+    "one_stage": {"stages": "whole_one_stage", "patch.stages": "patch_one_stage"},
+    # Section 3.2: the trained classifier in `init_from` on INbreast. The paper's
+    # figures are of the validation images; it names 200 epochs, no early stopping.
+    "inbreast": {
+        "data.dataset": "inbreast/whole",
+        "data.test_split": "validation",
+        "init_from": "runs/whole_res",
+        "early_stopping_patience": 0,
+        "stages": "transfer",
     },
     # Two optimiser steps of each stage and an evaluation on the few mammograms that
     # `scripts/real_mammograms.py` lays out. They have no lesion masks, so there is
@@ -216,9 +280,27 @@ PRESETS: dict[str, dict[str, object]] = {
         "stages.stage1.epochs": 1,
         "stages.stage2.epochs": 1,
     },
+    # The original resolution, which the paper left to the future (section 5), on a
+    # card of 8 GB: one image at a time, in bfloat16, its layers recomputed. A patch
+    # shows the same part of the breast as in the paper. On VGG16, the paper's hybrid:
+    # --config.model.trunk=vgg16, with that trunk's weights in config.patch.pretrained
+    # ('' for random ones). With VGG blocks besides: --config.model.top.kind=vgg
+    # --config.model.top.blocks="('512x1', '512x1')".
+    "full_resolution": {
+        "data.dataset": "cbis_ddsm/paper_whole_h4608",
+        "model.image_size": (4608, 3584),
+        "model.compute_dtype": "bfloat16",
+        "model.remat": True,
+        "model.top.window": 28,
+        "eval_batch_size": 1,
+        "patch.data.dataset": "cbis_ddsm/paper_s10_h4608",
+        "patch.accum_steps": 4,
+        "patch.eval_batch_size": 8,
+        "patch.model.top.window": 28,
+    },
 }
-# Presets that start the whole-image model from random values, without a patch stage.
-_WITHOUT_PATCH = ("real",)
+# Presets without a patch stage.
+_WITHOUT_PATCH = ("inbreast", "real")
 
 
 def apply_preset(config: ConfigDict, preset: str) -> ConfigDict:
@@ -231,5 +313,10 @@ def apply_preset(config: ConfigDict, preset: str) -> ConfigDict:
         raise UserError(f"there is no preset {preset!r}; choose from {[*PRESETS]}")
     if preset in _WITHOUT_PATCH:
         del config["patch"]
-    config.update_from_flattened_dict(PRESETS[preset])
+    differences = dict(PRESETS[preset])
+    for part, prefix in ((config, ""), (config.get("patch"), "patch.")):
+        table = differences.pop(f"{prefix}stages", None)
+        if table:
+            part.stages = stage_table(str(table))
+    config.update_from_flattened_dict(differences)
     return config

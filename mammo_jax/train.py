@@ -1,6 +1,8 @@
 """A whole run: patch classifier, conversion, whole-image training, test."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,20 @@ from mammo_jax.data import phantom_data
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import write_predictions
+from mammo_jax.model_directory import load_variables
+from mammo_jax.evaluation.run_report import write_run_report
 from mammo_jax.models import conversion, pretrained
+from mammo_jax.training import devices
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
-from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Progress
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs
 from mammo_jax.training.loop import Run, train
+from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays
+from mammo_jax.training.validation_figures import log_hyperparameters
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +37,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Writes `config.json`, `checkpoints/`, TensorBoard files, `predictions/*.csv`
     and `metrics.json`. A whole-image run first trains its patch classifier in
-    `workdir/patch`, unless `config.init_from` names one.
+    `workdir/patch`, unless `config.init_from` names one or a whole-image run to go
+    on from.
 
     Returns:
       What `metrics.json` holds.
@@ -49,12 +57,11 @@ def _train_and_evaluate(
     patch_first = config.task == "whole" and not config.init_from and "patch" in config
     for part in (config, config.patch) if patch_first else (config,):
         experiments.check_config(part)
-    with workdirs.claim(workdir, config):
+    with _claim(workdir, config):
         metrics_path = workdir / workdirs.METRICS_FILE
         if metrics_path.exists():
             _log.info("%s holds a finished run; nothing to do", workdir)
             return workdirs.read_json(metrics_path)
-        phantom_data.prepare(config)
         dataset = experiments.open_data(config)
         init_from = config.get("init_from", "")
         if patch_first:
@@ -63,8 +70,25 @@ def _train_and_evaluate(
             _train_and_evaluate(config.patch, workdir / PATCH_DIR, stop)
         experiment, params, stats = experiments.make_experiment(config, dataset)
         metrics = _run(experiment, params, stats, init_from, workdir, stop)
-        workdirs.write_json(metrics_path, metrics)
+        devices.wait_for_all("evaluated")
+        if devices.is_main_process():
+            write_run_report(workdir)
+            workdirs.write_json(metrics_path, metrics)
     return metrics
+
+
+@contextlib.contextmanager
+def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """The main process takes the directory and makes the data; the others wait."""
+    if not devices.is_main_process():
+        devices.wait_for_all("claimed")
+        yield
+        return
+    with workdirs.claim(workdir, config):
+        if not (workdir / workdirs.METRICS_FILE).exists():
+            phantom_data.prepare(config)
+        devices.wait_for_all("claimed")
+        yield
 
 
 def _run(
@@ -84,13 +108,21 @@ def _run(
             params, stats = _initial_variables(experiment, params, stats, init_from)
             progress = Progress()
             state = experiments.initial_state(experiment, params, stats)
+            checkpoints.require_space(state, KEPT_CHECKPOINTS)
         else:
             state, progress = restored
             _log.info("going on from step %d in %s", progress.step, workdir)
-        with stop.deferred(), Logs(workdir, resumed_at=progress.step) as logs:
-            run = Run(experiment, checkpoints, logs, stop)
+        writes = devices.is_main_process()
+        trace = StepTrace(workdir if experiment.config.profile and writes else None)
+        with (
+            stop.deferred(),
+            Logs(workdir, resumed_at=progress.step, enabled=writes) as logs,
+            contextlib.closing(trace),
+        ):
+            run = Run(experiment, checkpoints, logs, trace, stop)
             progress = train(run, state, progress)
-            best = checkpoints.load_model(progress.best_step, params, stats)
+            like = devices.abstract(experiment.mesh, (params, stats))
+            best = checkpoints.load_model(progress.best_step, *like)
             return _evaluate(run, *best, progress, workdir)
 
 
@@ -107,17 +139,20 @@ def _evaluate(
     }
     for role in ("validation", "test"):
         predictions = scoring.predict(run.experiment, params, stats, role, run.stop)
-        write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
+        if devices.is_main_process():
+            write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
         metrics[role] = scoring.summary(predictions)
     figures = {f"test/{key}": metrics["test"][key] for key in ("auc", "accuracy")}
     run.logs.scalars(progress.step, figures)
+    if devices.is_main_process():
+        log_hyperparameters(run.logs, run.experiment.config, metrics)
     return metrics
 
 
 def _initial_variables(
     experiment: Experiment, params: Arrays, stats: Arrays, init_from: str
 ) -> tuple[Arrays, Arrays]:
-    """The values training starts from: random, ImageNet's or a patch classifier's."""
+    """The values training starts from: random, ImageNet's or a trained classifier's."""
     config = experiment.config
     if config.task == "patch" and config.pretrained:
         path, model = Path(config.pretrained).expanduser(), config.model
@@ -125,33 +160,13 @@ def _initial_variables(
         return pretrained.put_trunk(trunk, params, stats)
     if not init_from:
         return params, stats
-    patch_params, patch_stats = load_best_model(Path(init_from).expanduser())
-    params, stats, report = conversion.patch_to_whole(
-        patch_params, patch_stats, params, stats
-    )
-    _log.info("converted %s: %s", init_from, report)
+    directory = Path(init_from).expanduser()
+    try:
+        _, source_params, source_stats = load_variables(directory)
+        params, stats, report = conversion.take_over(
+            source_params, source_stats, params, stats
+        )
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from error
+    _log.info("started from %s: %s", directory, report)
     return params, stats
-
-
-def load_best_model(workdir: Path) -> tuple[Arrays, Arrays]:
-    """Parameters and statistics of a finished run's best checkpoint.
-
-    Raises:
-      UserError: `workdir` holds no finished run, or its checkpoint is damaged.
-    """
-    if not (workdir / workdirs.METRICS_FILE).exists():
-        raise UserError(
-            f"{workdir} holds no finished run (no {workdirs.METRICS_FILE}); train it "
-            "first, or leave config.init_from empty to train the patch classifier here"
-        )
-    config = workdirs.read_json(workdir / workdirs.CONFIG_FILE)
-    if "model" not in config:
-        raise UserError(
-            f"{workdir / workdirs.CONFIG_FILE} is of no run of this program"
-        )
-    like = experiments.abstract_variables(ConfigDict(config["model"]))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        last = checkpoints.last_step()
-        if last < 0:
-            raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint")
-        return checkpoints.load_model(checkpoints.progress(last).best_step, *like)

@@ -316,7 +316,7 @@ def test_init_from_a_folder_without_a_run_is_refused(
         environment,
         *_tiny(phantom_data, tmp_path / "run", f"--config.init_from={tmp_path}"),
     )
-    _assert_one_line(result, "holds no finished run")
+    _assert_one_line(result, "config.init_from: ")
 
 
 def test_help_explains_the_options(environment):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +13,10 @@ import tensorflow_datasets as tfds
 from mammo_jax.data import packaging
 from mammo_jax.data.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.data.parallel import parallel_map
-from mammo_jax.data.records import read_examples
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid, View
-from mammo_jax.progress import progress
 from tfds_builders.beam_runs import beam_map, beam_records
+from tfds_builders.split_files import read_records, write_split
 
 # Paper: 1152x896 with patches of 224. The others are the same in proportion; the
 # largest has about the film's own resolution.
@@ -150,7 +149,7 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             },
         )
         return {
-            split: self._generate_examples(split, paths, finished.counts[split])
+            split: self._generate_examples(paths)
             for split, paths in finished.paths.items()
         }
 
@@ -159,39 +158,32 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return functools.partial(parallel_map, num_workers=self._num_workers)
         return functools.partial(beam_map, options=self._beam_options)
 
-    def _generate_examples(self, split: str, paths: Sequence[Path], count: int) -> Any:
-        """Keys and examples; on Beam, the transform that makes them."""
+    def _generate_examples(self, paths: Sequence[Path]) -> Any:
+        """Where a split's examples are; on Beam, the transform that reads them."""
+        if self._beam_options is None:
+            return paths
+        return beam_records(read_records, paths)
+
+    def _generate_splits(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig,
+    ) -> Sequence[tfds.core.SplitInfo]:
         if self._beam_options is not None:
-            return beam_records(_read_records, paths)
-        records = (record for path in paths for record in _read_records(path))
-        return progress(records, f"writing {split}", total=count, unit="example")
+            return super()._generate_splits(dl_manager, download_config)
+        return [
+            write_split(
+                split,
+                paths,
+                self.info.features,
+                self._get_filename_template(split_name=split),
+                self._example_writer(),
+            )
+            for split, paths in self._split_generators(dl_manager).items()
+        ]
 
     def _post_download_and_prepare_hook(self) -> None:
         shutil.rmtree(self.work_dir, ignore_errors=True)
-
-
-def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and example of each example in a finished file."""
-    for number, example in enumerate(read_examples(path)):
-        if "rois" in example:
-            example |= _pack_rois(example["rois"])
-        yield f"{example['image_id']}_{number}", example
-
-
-def _pack_rois(rois: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "rois": [
-            {
-                "class": roi["class"],
-                "bbox": np.array(roi["bbox"], np.int32),
-                "corners": len(roi["outline"]),
-            }
-            for roi in rois
-        ],
-        "outlines": np.array(
-            [corner for roi in rois for corner in roi["outline"]], np.int32
-        ).reshape(-1, 2),
-    }
 
 
 _CONFIG_BASE_FIELDS = {

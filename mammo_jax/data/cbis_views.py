@@ -4,6 +4,7 @@ What workers run. It imports neither TFDS nor JAX.
 """
 
 import collections
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,12 +17,11 @@ from mammo_jax.data.sampling import Region, find_region
 from mammo_jax.data.views import (
     Facts,
     Grid,
+    RegionReader,
     ViewResult,
     check_image,
-    grid_image,
-    make_examples,
+    make_result,
     skipped,
-    sum_up,
 )
 from mammo_jax.errors import UserError
 
@@ -33,39 +33,26 @@ _MAX_DISTORTION = 1.15
 def make_view_examples(files: ViewFiles, grid: Grid) -> ViewResult:
     """Reads a view's image and masks and makes its examples.
 
-    For patches every lesion must be known, or a background patch could show one: a
-    view without all its masks is skipped. Among whole images it keeps its label and
-    lacks that ROI.
+    Patches need all masks. A whole image does without those that are nowhere to be
+    found, as in a download of the images alone.
     """
     repairs: collections.Counter[str] = collections.Counter()
     problems: list[tuple[str, str]] = []
     mammogram = _read_image(files, repairs, problems)
     if mammogram is None:
         return skipped(problems)
-    image = grid_image(mammogram, grid)
-    regions = []
+    readers: list[tuple[str, RegionReader]] = []
     for abnormality, paths in zip(files.view.abnormalities, files.rois, strict=True):
         if not paths and grid.sampling is None:
             repairs["masks_missing"] += 1
             continue
-        try:
-            region = _read_region(abnormality, paths, mammogram, grid, repairs)
-        except UserError as error:
-            problems.append((paths[0] if paths else abnormality.roi_folder, str(error)))
-            continue
-        regions.append((abnormality.patch_class, region))
-    examples = []
-    if grid.sampling is None or len(regions) == len(files.rois):
-        view = files.view
-        facts = Facts(
-            view.image_id,
-            view.patient_id,
-            view.laterality,
-            view.view,
-            view.breast_density,
+        read = functools.partial(
+            _read_region, abnormality, paths, mammogram, grid, repairs
         )
-        examples = make_examples(image, facts, view.is_malignant, regions, grid)
-    return sum_up(image, examples, repairs, problems)
+        readers.append((paths[0] if paths else abnormality.roi_folder, read))
+    v = files.view
+    facts = Facts(v.image_id, v.patient_id, v.laterality, v.view, v.breast_density)
+    return make_result(mammogram, facts, v.is_malignant, readers, grid, repairs)
 
 
 def _read_image(
@@ -98,7 +85,7 @@ def _read_region(
     image: Mammogram,
     grid: Grid,
     repairs: collections.Counter[str],
-) -> Region:
+) -> list[tuple[str, Region]]:
     """Finds the mask among the candidates by content and brings it to the grid.
 
     Raises:
@@ -128,7 +115,7 @@ def _read_region(
         region = find_region(mask_to_grid(mask.pixels, grid.height, grid.width))
         if failure is None and region is not None:
             _count_repairs(abnormality, path, headers, image, repairs)
-            return region
+            return [(abnormality.patch_class, region)]
         failures.append(failure or f"{path}: the mask is empty")
     raise UserError(failures[0] if failures else f"{where}: holds no mask, only crops")
 

@@ -8,6 +8,7 @@ with the few of BI-RADS 6 among the positive do the paper's counts add up.
 import collections
 import csv
 import dataclasses
+import functools
 import plistlib
 import re
 from collections.abc import Mapping, Sequence
@@ -20,16 +21,14 @@ from jaxtyping import Float
 from mammo_jax.data.dicom import read_mammogram
 from mammo_jax.data.polygons import parse_points, polygon_regions
 from mammo_jax.data.sampling import Region
-from mammo_jax.data.splits import hold_out
+from mammo_jax.data.splits import hold_out, label_patients
 from mammo_jax.data.views import (
     Facts,
     Grid,
     ViewResult,
     check_image,
-    grid_image,
-    make_examples,
+    make_result,
     skipped,
-    sum_up,
 )
 from mammo_jax.errors import UserError
 
@@ -42,9 +41,10 @@ _POSITIVE = {"1": False, "2": False, "3": None} | dict.fromkeys(
 )
 _LATERALITIES = {"L": "LEFT", "R": "RIGHT"}
 # Image id, patient's code, side and view; ML stands for MLO, FB occurs once.
-_FILE_NAME = re.compile(
+_IMAGE_NAME = re.compile(
     r"(\d+)_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON\.dcm", re.IGNORECASE
 )
+_REGIONS_NAME = re.compile(r"(\d+)\.xml", re.IGNORECASE)
 _MAX_XML_BYTES = 32 << 20
 # What an ROI's name starts with, to its kind; names vary and are misspelt.
 _ROI_KINDS = {
@@ -80,6 +80,7 @@ class InbreastView:
       bi_rads: "1" to "6", with "4a", "4b", "4c".
       image: its DICOM file.
       xml: the file of its regions; "" where it has none.
+      spares: other files of the same number, which are not used.
     """
 
     image_id: str
@@ -90,6 +91,7 @@ class InbreastView:
     bi_rads: str
     image: str
     xml: str
+    spares: tuple[str, ...] = ()
 
     @property
     def is_positive(self) -> bool:
@@ -106,37 +108,38 @@ def read_views(manual_dir: str | Path) -> list[InbreastView]:
     """Every image that the table lists, without those of BI-RADS 3.
 
     An image whose file is missing has the path where it was looked for and the
-    table's number for a patient code, so that it is reported when it is read.
+    table's number for a patient code, so that it is reported when it is read. Of
+    several files of one number the first is used; the others are reported likewise.
 
     Raises:
       UserError: the table or the images are missing, or the table is malformed.
     """
     root = _find_root(Path(manual_dir))
-    images = {}
-    for path in sorted(root.rglob("*.dcm")):
-        if match := _FILE_NAME.fullmatch(path.name):
-            images[match[1]] = path, match[2].lower()
+    images = _group_files(root, _IMAGE_NAME)
     if not images:
         raise UserError(f"{root}: holds INbreast.csv but no images; add AllDICOMs")
-    regions = {path.stem: path for path in root.rglob("*.xml")}
+    regions = _group_files(root, _REGIONS_NAME)
     views = []
     for row in _read_table(root / "INbreast.csv"):
         if _POSITIVE[row["bi-rads"]] is None:
             continue
         number = row["file name"]
-        missing = root / "AllDICOMs" / f"{number}_*.dcm", f"unknown{number}"
-        path, patient = images.get(number, missing)
+        missing = root / "AllDICOMs" / f"{number}_*.dcm"
+        image, *other_images = images.get(number, [missing])
+        name = _IMAGE_NAME.fullmatch(image.name)
+        xml, *other_xmls = regions.get(number, [""])
         laterality = _LATERALITIES[row["laterality"]]
         views.append(
             InbreastView(
                 image_id=f"{number}_{laterality}_{row['view']}",
-                patient_id=patient,
+                patient_id=name[2].lower() if name else f"unknown{number}",
                 laterality=laterality,
                 view=row["view"],
                 breast_density=int(row["acr"] or 0),
                 bi_rads=row["bi-rads"],
-                image=str(path),
-                xml=str(regions[number]) if number in regions else "",
+                image=str(image),
+                xml=str(xml),
+                spares=tuple(map(str, (*other_images, *other_xmls))),
             )
         )
     return sorted(views, key=lambda view: view.image_id)
@@ -157,11 +160,7 @@ def plan_splits(
       UserError: what `read_views` raises, or fewer training patients than asked for.
     """
     views = read_views(manual_dir)
-    positive: dict[str, bool] = {}
-    for view in views:
-        positive[view.patient_id] = (
-            positive.get(view.patient_id, False) or view.is_positive
-        )
+    positive = label_patients((view.patient_id, view.is_positive) for view in views)
     validation = hold_out(positive, VALIDATION_SHARE, seed)
     training = order_patients(
         {p: is_ for p, is_ in positive.items() if p not in validation}, seed
@@ -218,35 +217,26 @@ def take_inventory(
 
 
 def make_view_examples(view: InbreastView, grid: Grid) -> ViewResult:
-    """Reads a view's image and regions and makes its examples.
-
-    Regions that cannot be read leave a whole image its label, and give no patches.
-    """
+    """Reads a view's image and regions and makes its examples."""
+    spares = [
+        (path, f"another file of image {view.image_id} is used; remove one of them")
+        for path in view.spares
+    ]
     try:
         mammogram = read_mammogram(view.image)
         check_image(view.image, mammogram)
     except UserError as error:
-        return skipped([(view.image, str(error))])
-    image = grid_image(mammogram, grid)
+        return skipped([(view.image, str(error)), *spares])
     repairs: collections.Counter[str] = collections.Counter()
-    problems = []
-    regions = []
-    try:
-        shape = mammogram.rows, mammogram.columns
-        regions = _read_regions(view, shape, grid, repairs)
-    except UserError as error:
-        problems.append((view.xml, str(error)))
-    examples = []
-    if grid.sampling is None or not problems:
-        facts = Facts(
-            view.image_id,
-            view.patient_id,
-            view.laterality,
-            view.view,
-            view.breast_density,
-        )
-        examples = make_examples(image, facts, view.is_positive, regions, grid)
-    return sum_up(image, examples, repairs, problems)
+    read = functools.partial(
+        _read_regions, view, (mammogram.rows, mammogram.columns), grid, repairs
+    )
+    v = view
+    facts = Facts(v.image_id, v.patient_id, v.laterality, v.view, v.breast_density)
+    result = make_result(
+        mammogram, facts, view.is_positive, [(view.xml, read)], grid, repairs
+    )
+    return dataclasses.replace(result, problems=[*result.problems, *spares])
 
 
 def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "points 2"]]]:
@@ -292,6 +282,15 @@ def _read_regions(
             repairs["regions_clipped_to_the_image"] += 1
         for region in polygon_regions(points, image_shape, grid.height, grid.width):
             found.append((f"{kind or 'mass'}_{outcome}", region))
+    return found
+
+
+def _group_files(root: Path, pattern: re.Pattern[str]) -> dict[str, list[Path]]:
+    """Files below `root` by the number that their names begin with, sorted."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        if match := pattern.fullmatch(path.name):
+            found.setdefault(match[1], []).append(path)
     return found
 
 

@@ -8,6 +8,7 @@ or circle in each row. Paths are relative to the folder and must not lead out of
 import collections
 import csv
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +19,14 @@ from mammo_jax.data.pictures import read_image
 from mammo_jax.data.polygons import circle_points, parse_points, polygon_regions
 from mammo_jax.data.preprocess import mask_to_grid
 from mammo_jax.data.sampling import Region, find_region
-from mammo_jax.data.splits import PAPER_TEST_SHARE, VALIDATION_SHARE, hold_out
+from mammo_jax.data.splits import draw_paper_splits, label_patients
 from mammo_jax.data.views import (
     Facts,
     Grid,
     ViewResult,
     check_image,
-    grid_image,
-    make_examples,
+    make_result,
     skipped,
-    sum_up,
 )
 from mammo_jax.errors import UserError
 
@@ -191,33 +190,23 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
 
 
 def make_view_examples(view: ManifestView, grid: Grid) -> ViewResult:
-    """Reads a view's image and regions and makes its examples.
-
-    Regions that cannot be read leave a whole image its label, and give no patches.
-    """
+    """Reads a view's image and regions and makes its examples."""
     try:
         mammogram = read_image(view.image)
         check_image(view.image, mammogram)
     except UserError as error:
         return skipped([(view.image, str(error))])
-    image = grid_image(mammogram, grid)
-    shape = mammogram.rows, mammogram.columns
     repairs: collections.Counter[str] = collections.Counter()
-    problems = []
-    regions: list[tuple[str, Region]] = []
-    for roi in view.rois:
-        try:
-            found = _read_roi(roi, view.image, shape, grid, repairs)
-        except UserError as error:
-            source = roi.value if roi.shape == "mask" else view.image
-            problems.append((source, str(error)))
-            continue
-        regions += [(roi.patch_class, region) for region in found]
-    examples = []
-    if grid.sampling is None or not problems:
-        facts = Facts(view.image_id, view.patient_id, view.laterality, view.view, 0)
-        examples = make_examples(image, facts, view.is_malignant, regions, grid)
-    return sum_up(image, examples, repairs, problems)
+    shape = mammogram.rows, mammogram.columns
+    readers = [
+        (
+            roi.value if roi.shape == "mask" else view.image,
+            functools.partial(_read_roi, roi, view.image, shape, grid, repairs),
+        )
+        for roi in view.rois
+    ]
+    facts = Facts(view.image_id, view.patient_id, view.laterality, view.view, 0)
+    return make_result(mammogram, facts, view.is_malignant, readers, grid, repairs)
 
 
 def _read_roi(
@@ -226,7 +215,7 @@ def _read_roi(
     shape: tuple[int, int],
     grid: Grid,
     repairs: collections.Counter[str],
-) -> list[Region]:
+) -> list[tuple[str, Region]]:
     if roi.shape == "mask":
         mask = read_image(roi.value)
         if (mask.rows, mask.columns) != shape:
@@ -248,25 +237,13 @@ def _read_roi(
         found = polygon_regions(points, shape, grid.height, grid.width)
     if not found:
         raise UserError(f"{image}: its {roi.shape} is empty; draw it again")
-    return found
+    return [(roi.patch_class, region) for region in found]
 
 
 def _draw_splits(views: list[ManifestView], seed: int) -> dict[str, str]:
-    malignant: dict[str, bool] = {}
-    for view in views:
-        before = malignant.get(view.patient_id, False)
-        malignant[view.patient_id] = before or view.is_malignant
-    test = hold_out(malignant, PAPER_TEST_SHARE, seed)
-    rest = {patient: is_ for patient, is_ in malignant.items() if patient not in test}
-    validation = hold_out(rest, VALIDATION_SHARE, seed + 1)
-    return {
-        patient: "test"
-        if patient in test
-        else "validation"
-        if patient in validation
-        else "train"
-        for patient in malignant
-    }
+    malignant = label_patients((view.patient_id, view.is_malignant) for view in views)
+    splits = draw_paper_splits(malignant, seed)
+    return {patient: split for split, found in splits.items() for patient in found}
 
 
 def _read_rois(root: Path) -> dict[str, list[Roi]]:

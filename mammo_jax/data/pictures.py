@@ -6,8 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from mammo_jax.data.codestreams import decode_jpeg
 from mammo_jax.data.dicom import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -16,6 +17,7 @@ from mammo_jax.data.dicom import (
 )
 from mammo_jax.errors import UserError
 
+_TOO_LARGE = "claims more pixels than any mammogram has; check the file"
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
 
 
@@ -30,7 +32,8 @@ def read_picture(path: str | Path) -> Mammogram:
         format.
     """
     path = Path(path)
-    _check_picture(path)
+    if _check_picture(path) == "JPEG":
+        _check_jpeg(path)
     pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     if pixels is None:
         raise UserError(f"{path}: damaged picture; export it again")
@@ -74,8 +77,8 @@ def read_image(path: str | Path) -> Mammogram:
     return READERS.get(path.suffix.lower(), read_mammogram)(path)
 
 
-def _check_picture(path: Path) -> None:
-    """Refuses what must not be decoded, by the header alone."""
+def _check_picture(path: Path) -> str:
+    """The format; refuses what must not be decoded, by the header alone."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -86,7 +89,10 @@ def _check_picture(path: Path) -> None:
             with Image.open(path, formats=_FORMATS) as picture:
                 width, height = picture.size
                 frames = getattr(picture, "n_frames", 1)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+                name = str(picture.format)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {_TOO_LARGE}") from error
+    except Exception as error:  # malformed headers fail in too many ways to list
         raise UserError(
             f"{path}: not a PNG, JPEG, TIFF or PGM picture ({type(error).__name__});"
             " export it again"
@@ -94,6 +100,13 @@ def _check_picture(path: Path) -> None:
     if frames != 1:
         raise UserError(f"{path}: holds {frames} pictures; keep one")
     if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{path}: claims {height}x{width} pixels, more than any mammogram has"
-        )
+        raise UserError(f"{path}: {_TOO_LARGE}")
+    return name
+
+
+def _check_jpeg(path: Path) -> None:
+    """Refuses a damaged JPEG, which OpenCV fills with grey; it finds other damage."""
+    try:
+        decode_jpeg(path.read_bytes())
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged JPEG ({error}); export it again") from error

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import grain
@@ -19,9 +19,10 @@ from etils import epath
 from google.protobuf import json_format
 
 from mammo_jax.data import augment
+from mammo_jax.data.labels import PATCH_CLASSES
 from mammo_jax.errors import UserError
 
-# What of an example goes on; everything else (ROIs, densities) stays behind.
+# What of an example goes on as text; of densities and ROIs see `_details`.
 _IDENTITY = ("image_id", "patient_id", "laterality", "view")
 _DAMAGES = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 # OpenCV's own threads would compete with grain's.
@@ -114,7 +115,37 @@ def _flatten(example: Mapping[str, Any]) -> Batch:
     if "centre" in example:  # Patches of one image are told apart by their centre.
         row, column = np.asarray(example["centre"]).tolist()
         flat["image_id"] = f"{flat['image_id']}_{row}_{column}"
+    if "rois" in example:
+        flat |= _details(example)
     return flat
+
+
+def _details(example: Mapping[str, Any]) -> dict[str, Any]:
+    """What sub-groups are made by; `mammo_jax.evaluation.predictions` has the units."""
+    rois = example["rois"]
+    kinds = {PATCH_CLASSES[number].partition("_")[0] for number in rois["class"]}
+    height = np.asarray(example["image"]).shape[0]
+    # Top, left, bottom, right.
+    boxes = np.asarray(rois["bbox"], np.int64).reshape(-1, 2, 2)
+    sides = boxes[:, 1] - boxes[:, 0]
+    return {
+        "breast_density": np.int32(example["breast_density"]),
+        "abnormality_types": ";".join(sorted(kinds)),
+        "lesion_size": np.float32(sides.max(initial=0) / height),
+    }
+
+
+class Share(NamedTuple):
+    """Which examples this process reads: every `processes`-th from `process` on.
+
+    A batch number then names the same examples whatever the number of processes.
+    """
+
+    process: int
+    processes: int
+
+
+ALL = Share(0, 1)
 
 
 def training_batches(
@@ -125,12 +156,15 @@ def training_batches(
     seed: int,
     start: int,
     threads: int,
+    share: Share = ALL,
 ) -> Iterator[Batch]:
     """Endless shuffled, augmented batches, from batch number `start` on.
 
     Each sweep over the data has an order of its own. A batch holds
     `image` (batch, height, width) uint16, `label` (batch,) int32,
-    `channel_shift` (batch, 3) float32 on the scale 0..255, and the ids.
+    `channel_shift` (batch, 3) float32 on the scale 0..255, and the ids; of whole
+    images also `breast_density`, `abnormality_types` and `lesion_size`. Its length
+    is this process's share of `batch_size`.
     """
 
     def transform(example: Mapping[str, Any], rng: np.random.Generator) -> Batch:
@@ -143,39 +177,46 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(transform)
-        .batch(batch_size, drop_remainder=True)
+        .random_map(transform)[share.process :: share.processes]
+        .batch(batch_size // share.processes, drop_remainder=True)
     )
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(dataset[start:].to_iter_dataset(options))
+    return iter(dataset[start:].to_iter_dataset(_read_options(threads)))
 
 
 def evaluation_batches(
-    source: Any, batch_size: int, *, threads: int
+    source: Any, batch_size: int, *, threads: int, share: Share = ALL
 ) -> Iterator[Batch]:
     """Every example once, in order, not augmented.
 
-    The last batch is filled up with copies of its last example, so that all
-    batches have one shape; `weight` (batch,) float32 is 1 for true examples and
-    0 for copies.
+    All batches have one shape and every process gets as many: what is missing at
+    the end is filled up with copies. `weight` (batch,) float32 is 1 for true
+    examples and 0 for copies.
     """
 
     def transform(example: Mapping[str, Any]) -> Batch:
         flat = _flatten(example)
         return {**flat, "channel_shift": np.zeros(3, np.float32)}
 
-    dataset = grain.MapDataset.source(source).map(transform).batch(batch_size)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    for batch in dataset.to_iter_dataset(options):
-        missing = batch_size - len(batch["label"])
-        weight = np.ones(batch_size, np.float32)
-        if missing:
-            weight[-missing:] = 0
-            batch = {
-                key: np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
-                for key, value in batch.items()
-            }
-        yield {**batch, "weight": weight}
+    size = batch_size // share.processes
+    examples = grain.MapDataset.source(source).map(transform)
+    # A process without any example of its own copies the first.
+    mine = examples[share.process :: share.processes] or examples[:1]
+    true = len(mine) if share.process < len(examples) else 0
+    batches = iter(mine.batch(size).to_iter_dataset(_read_options(threads)))
+    batch: Batch = {}
+    for number in range(number_of_batches(source, batch_size)):
+        batch = next(batches, batch)
+        missing = size - len(batch["label"])
+        batch = {
+            key: np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
+            for key, value in batch.items()
+        }
+        weight = np.arange(number * size, (number + 1) * size) < true
+        yield {**batch, "weight": weight.astype(np.float32)}
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 
 def number_of_batches(source: Any, batch_size: int) -> int:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -121,14 +121,33 @@ def split_outlines(
 def read_summary(path: Path) -> Example:
     """The `summary` that was given to `write_examples`."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        return json.loads(file.read(length))["summary"]
+        return _read_header(file)["summary"]
+
+
+def list_images(path: Path) -> tuple[str, list[int]]:
+    """The image id of a file's examples, and the bytes that each one's image has."""
+    with path.open("rb") as file:
+        header = _read_header(file)
+    return header["summary"]["image_id"], header["lengths"]
 
 
 def read_examples(path: Path) -> Iterator[Example]:
     """The examples that were given to `write_examples`, one by one."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
+        header = _read_header(file)
         for example, size in zip(header["examples"], header["lengths"], strict=True):
             yield {"image": file.read(size), **example}
+
+
+def read_example(path: Path, number: int) -> Example:
+    """One of the examples that were given to `write_examples`."""
+    with path.open("rb") as file:
+        header = _read_header(file)
+        file.seek(sum(header["lengths"][:number]), os.SEEK_CUR)
+        image = file.read(header["lengths"][number])
+    return {"image": image, **header["examples"][number]}
+
+
+def _read_header(file: BinaryIO) -> Example:
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    return json.loads(file.read(length))

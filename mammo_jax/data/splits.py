@@ -1,6 +1,6 @@
 """Seeded splits by patient, stratified by malignancy, and CBIS-DDSM's two protocols."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,26 +40,37 @@ def hold_out(
     return chosen
 
 
-def patients_with_malignancy(abnormalities: Sequence[Abnormality]) -> dict[str, bool]:
-    """Each patient, and whether any of her abnormalities is malignant."""
+def label_patients(images: Iterable[tuple[str, bool]]) -> dict[str, bool]:
+    """Each patient, and whether any of her images or abnormalities is malignant.
+
+    Args:
+      images: patient and label of each of them.
+    """
     malignant: dict[str, bool] = {}
-    for a in abnormalities:
-        malignant[a.patient_id] = malignant.get(a.patient_id, False) or a.is_malignant
+    for patient, is_malignant in images:
+        malignant[patient] = malignant.get(patient, False) or is_malignant
     return malignant
+
+
+def draw_paper_splits(malignant: Mapping[str, bool], seed: int) -> dict[str, set[str]]:
+    """The paper's shares: 15 % of the patients test, 10 % of the rest validate.
+
+    Args:
+      malignant: patient to whether any of her images is.
+      seed: any number.
+    """
+    test = hold_out(malignant, PAPER_TEST_SHARE, seed)
+    rest = {patient: is_ for patient, is_ in malignant.items() if patient not in test}
+    validation = hold_out(rest, VALIDATION_SHARE, seed + 1)
+    return {"train": set(rest) - validation, "validation": validation, "test": test}
 
 
 def paper_splits(
     abnormalities: Sequence[Abnormality], seed: int
 ) -> dict[str, list[View]]:
-    """The training release alone: 15 % of its patients for testing, then 10 %."""
+    """The training release alone, in the paper's shares."""
     pool = [a for a in abnormalities if a.release == "train"]
-    malignant = patients_with_malignancy(pool)
-    test = hold_out(malignant, PAPER_TEST_SHARE, seed)
-    rest = {p: is_ for p, is_ in malignant.items() if p not in test}
-    validation = hold_out(rest, VALIDATION_SHARE, seed + 1)
-    return _by_patient(
-        pool, {"train": set(rest) - validation, "validation": validation, "test": test}
-    )
+    return _by_patient(pool, draw_paper_splits(_label_patients(pool), seed))
 
 
 def official_splits(
@@ -72,7 +83,7 @@ def official_splits(
     out with her.
     """
     pool = [a for a in abnormalities if a.release == "train"]
-    malignant = patients_with_malignancy(pool)
+    malignant = _label_patients(pool)
     validation = hold_out(malignant, VALIDATION_SHARE, seed + 1)
     trained_views = {a.image_id for a in pool}
     test = {a.patient_id for a in abnormalities} - set(malignant)
@@ -87,6 +98,10 @@ def official_splits(
             "test": test,
         },
     )
+
+
+def _label_patients(abnormalities: Sequence[Abnormality]) -> dict[str, bool]:
+    return label_patients((a.patient_id, a.is_malignant) for a in abnormalities)
 
 
 def leaking_patients(abnormalities: Sequence[Abnormality]) -> list[str]:

@@ -5,9 +5,10 @@ Shared by the data sets, each of which finds and reads its files in its own way.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import UInt16
 
@@ -28,6 +29,8 @@ from mammo_jax.errors import UserError
 
 _MIN_SIDE = 32
 NETWORK_SCALE = 255 / 65535  # stored values to what networks see
+# Patch class and place of one region of interest or of several.
+RegionReader = Callable[[], Sequence[tuple[str, Region]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,43 +111,56 @@ def skipped(problems: Sequence[tuple[str, str]]) -> ViewResult:
     return ViewResult([], None, None, {}, list(problems))
 
 
-def grid_image(mammogram: Mammogram, grid: Grid) -> UInt16[np.ndarray, "height width"]:
-    """The image on its grid."""
-    return to_grid(mammogram.pixels, grid.height, grid.width, stretch=grid.stretch)
-
-
-def sum_up(
-    image: UInt16[np.ndarray, "height width"],
-    examples: list[Example],
+def make_result(
+    mammogram: Mammogram,
+    facts: Facts,
+    is_malignant: bool,
+    readers: Sequence[tuple[str, RegionReader]],
+    grid: Grid,
     repairs: Mapping[str, int],
-    problems: list[tuple[str, str]],
 ) -> ViewResult:
-    """The result of a view whose gridded image could be read."""
+    """The result of a view whose image could be read.
+
+    Regions that cannot be read are listed as problems. A whole image then keeps its
+    label and lacks them. For patches every lesion must be known, or a background patch
+    could show one: the view then gives none.
+
+    Args:
+      mammogram: the image.
+      facts: of the mammogram.
+      is_malignant: its label.
+      readers: file or folder of its regions, and what reads them.
+      grid: whole image or patches.
+      repairs: what was put right, by name; the readers may count theirs there.
+    """
+    image = to_grid(mammogram.pixels, grid.height, grid.width, stretch=grid.stretch)
+    regions: list[tuple[str, Region]] = []
+    problems = []
+    for source, read in readers:
+        try:
+            regions += read()
+        except UserError as error:
+            problems.append((source, str(error)))
+    examples = []
+    if grid.sampling is None or not problems:
+        examples = _make_examples(image, facts, is_malignant, regions, grid)
     return ViewResult(
         examples,
-        hashlib.sha256(image.tobytes()).hexdigest(),
+        hashlib.sha256(np.ascontiguousarray(image).data).hexdigest(),
         float(image.mean(dtype=np.float64) * NETWORK_SCALE),
         dict(repairs),
         problems,
     )
 
 
-def make_examples(
+def _make_examples(
     image: UInt16[np.ndarray, "height width"],
     facts: Facts,
     is_malignant: bool,
     regions: Sequence[tuple[str, Region]],
     grid: Grid,
 ) -> list[Example]:
-    """The whole image as one example, or its patches.
-
-    Args:
-      image: gridded.
-      facts: of the mammogram.
-      is_malignant: its label.
-      regions: patch class and place of each region of interest.
-      grid: whole image or patches.
-    """
+    """The whole image as one example, or its patches."""
     said = dataclasses.asdict(facts)
     if grid.sampling is None:
         return [whole_example(image, said, int(is_malignant), regions)]
@@ -180,5 +196,6 @@ def check_image(path: str, mammogram: Mammogram) -> None:
             f"{path}: {mammogram.rows}x{mammogram.columns} pixels are no whole"
             " mammogram; download it again"
         )
-    if mammogram.pixels.min() == mammogram.pixels.max():
+    darkest, brightest, *_ = cv2.minMaxLoc(mammogram.pixels)
+    if darkest == brightest:
         raise UserError(f"{path}: the image is blank; download it again")

@@ -5,13 +5,17 @@ connected regions described, and a random forest reads the descriptions.
 """
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from skimage import measure
 from sklearn.ensemble import RandomForestClassifier
+
+from mammo_jax.data.pipeline import evaluation_batches
+from mammo_jax.models.variables import Variables
+from mammo_jax.progress import progress_bar
 
 # Section 2.3.
 CUTOFFS = (0.3, 0.5, 0.7, 0.9)
@@ -129,16 +133,71 @@ def _region_features(region: Any) -> list[float]:
     ]
 
 
+class DescribedSplit(NamedTuple):
+    """The heatmaps of a split's images, described.
+
+    Attributes:
+      features: a row for each image, see `heatmap_features`.
+      labels: 0 not malignant, 1 malignant.
+      image_ids: such as P_00016_LEFT_CC.
+      patient_ids: likewise.
+      lateralities: LEFT or RIGHT.
+      views: CC or MLO.
+    """
+
+    features: Float[np.ndarray, "images features"]
+    labels: Int[np.ndarray, " images"]
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    lateralities: tuple[str, ...]
+    views: tuple[str, ...]
+
+
+def describe_split(
+    heatmap_step: Callable,
+    params: Variables,
+    stats: Variables,
+    source: Any,
+    *,
+    batch_size: int,
+    threads: int,
+) -> DescribedSplit:
+    """Runs a patch classifier over every image of a split and describes the heatmaps.
+
+    Args:
+      heatmap_step: from `mammo_jax.evaluation.heatmaps.make_heatmap_step`.
+      params: the patch classifier's parameters.
+      stats: its running statistics.
+      source: a split of a dataset of whole images, see
+        `mammo_jax.data.pipeline.Dataset`.
+      batch_size: images at a time.
+      threads: that read images.
+    """
+    columns: dict[str, list] = {"features": [], "label": []}
+    columns |= {name: [] for name in ("image_id", "patient_id", "laterality", "view")}
+    with progress_bar("heatmaps", total=len(source), unit="image") as bar:
+        for batch in evaluation_batches(source, batch_size, threads=threads):
+            true = batch["weight"] > 0
+            inputs = {key: batch[key] for key in ("image", "channel_shift")}
+            heatmaps = np.asarray(heatmap_step(params, stats, inputs))[true]
+            columns["features"] += map(heatmap_features, heatmaps)
+            for name in columns.keys() - {"features"}:
+                columns[name] += batch[name][true].tolist()
+            bar.update(len(heatmaps))
+    features, labels, *identity = columns.values()
+    return DescribedSplit(np.stack(features), np.asarray(labels), *map(tuple, identity))
+
+
 def fit_forest(
-    heatmaps: Sequence[Float[np.ndarray, "rows columns 5"]],
-    labels: Int[np.ndarray, " image"],
+    features: Float[np.ndarray, "images features"],
+    labels: Int[np.ndarray, " images"],
     *,
     seed: int,
 ) -> RandomForestClassifier:
     """Fits the paper's forest: 500 trees, depth 9, splits of 300 images or more.
 
     Args:
-      heatmaps: of the training images.
+      features: of the training images' heatmaps, see `heatmap_features`.
       labels: 0 not malignant, 1 malignant.
       seed: of the bootstrap samples and the split candidates.
     """
@@ -149,13 +208,11 @@ def fit_forest(
         class_weight="balanced",
         random_state=seed,
     )
-    return forest.fit(np.stack([heatmap_features(h) for h in heatmaps]), labels)
+    return forest.fit(features, labels)
 
 
 def malignant_probability(
-    forest: RandomForestClassifier,
-    heatmaps: Sequence[Float[np.ndarray, "rows columns 5"]],
-) -> Float[np.ndarray, " image"]:
-    """The forest's probability of malignancy, 0..1, for each heatmap."""
-    features = np.stack([heatmap_features(h) for h in heatmaps])
+    forest: RandomForestClassifier, features: Float[np.ndarray, "images features"]
+) -> Float[np.ndarray, " images"]:
+    """The forest's probability of malignancy, 0..1, for each image."""
     return forest.predict_proba(features)[:, list(forest.classes_).index(1)]

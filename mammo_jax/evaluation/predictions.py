@@ -17,6 +17,28 @@ COLUMNS = (
     "laterality",
     "view",
 )
+# What whole images have besides, for sub-groups; a cell is empty where the data set
+# does not say, or the image has no lesion:
+#   breast_density: BI-RADS density, 1 to 4;
+#   abnormality_types: calc, mass or calc;mass, over all lesions of the image;
+#   lesion_size: the longer side of the largest lesion's bounding box in the image's
+#     grid, as a share of the grid's height (0..1), whatever the grid.
+DETAIL_COLUMNS = ("breast_density", "abnormality_types", "lesion_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """What is known of whole images for sub-groups; see `DETAIL_COLUMNS`.
+
+    Attributes:
+      breast_densities: 1..4, 0 where unknown.
+      abnormality_types: calc, mass, calc;mass or empty.
+      lesion_sizes: share of the grid's height, 0 where there is none.
+    """
+
+    breast_densities: Int[np.ndarray, " images"]
+    abnormality_types: tuple[str, ...]
+    lesion_sizes: Float[np.ndarray, " images"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +54,7 @@ class Predictions:
       labels: the true class.
       losses: cross-entropy in nats.
       malignant_classes: the classes that mean malignancy.
+      details: of whole images; None for patches.
     """
 
     image_ids: tuple[str, ...]
@@ -42,6 +65,7 @@ class Predictions:
     labels: Int[np.ndarray, " images"]
     losses: Float[np.ndarray, " images"]
     malignant_classes: tuple[int, ...]
+    details: Details | None = None
 
     @property
     def malignant_score(self) -> Float[np.ndarray, " images"]:
@@ -56,22 +80,34 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes the table as CSV; whole or not at all."""
+    """Writes the table as CSV; whole or not at all.
+
+    The columns are `COLUMNS`, and for whole images `DETAIL_COLUMNS`.
+    """
+    header: tuple[str, ...] = COLUMNS
+    columns: list = [
+        predictions.image_ids,
+        # Nine digits tell any two float32 apart.
+        [f"{score:.9g}" for score in predictions.malignant_score],
+        predictions.malignant_label.tolist(),
+        predictions.patient_ids,
+        predictions.lateralities,
+        predictions.views,
+    ]
+    if predictions.details is not None:
+        header += DETAIL_COLUMNS
+        columns += [
+            [density or "" for density in predictions.details.breast_densities],
+            predictions.details.abnormality_types,
+            [
+                f"{size:.4g}" if size else ""
+                for size in predictions.details.lesion_sizes
+            ],
+        ]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     with open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(
-            zip(
-                predictions.image_ids,
-                # Nine digits tell any two float32 apart.
-                (f"{score:.9g}" for score in predictions.malignant_score),
-                predictions.malignant_label.tolist(),
-                predictions.patient_ids,
-                predictions.lateralities,
-                predictions.views,
-                strict=True,
-            )
-        )
+        writer.writerow(header)
+        writer.writerows(zip(*columns, strict=True))
     os.replace(partial, path)

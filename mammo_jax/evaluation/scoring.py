@@ -1,14 +1,16 @@
 """Running a model over a whole split, and the figures that sum it up."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import metrics
-from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.evaluation.predictions import Details, Predictions
 from mammo_jax.progress import progress_bar
-from mammo_jax.training.experiment import DEVICE_KEYS, Experiment
+from mammo_jax.training.devices import gather_rows
+from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays
 
@@ -42,15 +44,19 @@ def predict(
             probabilities, losses = experiment.eval_step(
                 params,
                 batch_stats,
-                {key: batch[key] for key in DEVICE_KEYS},
+                experiment.evaluation_arrays(batch),
             )
             true = batch["weight"] > 0
-            columns = {**batch, "probabilities": probabilities, "losses": losses}
+            columns = {
+                **batch,
+                "probabilities": experiment.own_rows(probabilities),
+                "losses": experiment.own_rows(losses),
+            }
             for key in columns.keys() - {"image", "channel_shift", "weight"}:
                 rows.setdefault(key, []).append(np.asarray(columns[key])[true])
             bar.update(int(true.sum()))
             stop.raise_if_set("the same command goes on from the last checkpoint")
-    table = {key: np.concatenate(parts) for key, parts in rows.items()}
+    table = gather_rows({key: np.concatenate(parts) for key, parts in rows.items()})
     return Predictions(
         image_ids=tuple(table["image_id"].tolist()),
         patient_ids=tuple(table["patient_id"].tolist()),
@@ -60,6 +66,17 @@ def predict(
         labels=table["label"],
         losses=table["losses"],
         malignant_classes=experiment.task.malignant_classes,
+        details=_details(table),
+    )
+
+
+def _details(table: Mapping[str, np.ndarray]) -> Details | None:
+    if "breast_density" not in table:  # Patches.
+        return None
+    return Details(
+        breast_densities=table["breast_density"],
+        abnormality_types=tuple(table["abnormality_types"].tolist()),
+        lesion_sizes=table["lesion_size"],
     )
 
 

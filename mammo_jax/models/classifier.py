@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mammo_jax.errors import UserError
@@ -54,13 +55,26 @@ class Classifier(nnx.Module):
             )
         by_batch = self.batch_statistics
         features = self.trunk(images, train and by_batch.trunk)  # (B, H/32, W/32, C)
-        return self.classify(features, train and by_batch.top)
+        return self.classify(_rows_together(features), train and by_batch.top)
 
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
         """Logits from the trunk's features."""
         raise NotImplementedError
+
+
+def _rows_together(features: Array) -> Array:
+    """On a mesh of devices, ends the spreading of an image's rows over them.
+
+    The trunk holds nearly all of the memory and of the work. After it an image is a
+    few rows, and XLA (jaxlib 0.10.2) doubles gradients of strided convolutions where
+    a device of a mesh with both axes in use is left with a single row.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if "spatial" not in mesh.axis_names:
+        return features
+    return jax.lax.with_sharding_constraint(features, PartitionSpec("data"))
 
 
 class PatchClassifier(Classifier):

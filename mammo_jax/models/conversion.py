@@ -1,8 +1,9 @@
-"""From a trained patch classifier to a whole-image classifier (section 2.3).
+"""From a trained classifier to a whole-image classifier (sections 2.3 and 3.2).
 
-Everything in the trunk is copied, and the patch classifier's dense layer too if
-the whole-image model has one (the heatmap designs). Only the new layers on top
-keep their initial values. Every variable on both sides is accounted for.
+Of a patch classifier everything in the trunk is copied, and its dense layer too if the
+whole-image model has one (the heatmap designs); the new layers on top keep their
+initial values. Of a whole-image classifier everything is copied, to be trained on
+another set of images. Every variable on both sides is accounted for.
 """
 
 from typing import NamedTuple
@@ -18,34 +19,37 @@ class ConversionReport(NamedTuple):
     """Where each variable of the two models went.
 
     Attributes:
-      copied: names taken over from the patch classifier.
-      new: names of the whole-image model that keep their initial values.
-      left_out: names of the patch classifier that the new model has no use for.
+      source: what the trained classifier is: "patch" or "whole-image".
+      copied: names taken over from it.
+      new: names of the new model that keep their initial values.
+      left_out: names of the trained classifier that the new model has no use for.
     """
 
+    source: str
     copied: tuple[str, ...]
     new: tuple[str, ...]
     left_out: tuple[str, ...]
 
     def __str__(self) -> str:
         return (
-            f"{len(self.copied)} variables copied from the patch classifier, "
+            f"{len(self.copied)} variables copied from the {self.source} classifier, "
             f"{len(self.new)} new, {len(self.left_out)} left out "
             f"({', '.join(self.left_out) or 'none'})"
         )
 
 
-def patch_to_whole(
-    patch_params: Variables,
-    patch_stats: Variables,
+def take_over(
+    source_params: Variables,
+    source_stats: Variables,
     whole_params: Variables,
     whole_stats: Variables,
 ) -> tuple[Variables, Variables, ConversionReport]:
-    """Puts a patch classifier's weights into a whole-image model.
+    """Puts a trained classifier's weights into a whole-image model.
 
     Args:
-      patch_params: the patch classifier's parameters, as `variables.split` gives.
-      patch_stats: its running statistics.
+      source_params: parameters of a patch classifier, or of a whole-image classifier
+        of the same design, as `variables.split` gives them.
+      source_stats: its running statistics.
       whole_params: the whole-image model's initial parameters.
       whole_stats: its initial statistics.
 
@@ -53,36 +57,49 @@ def patch_to_whole(
       `(params, stats, report)` of the whole-image model.
 
     Raises:
-      UserError: the patch classifier has another trunk, width or wiring: a
+      UserError: the trained classifier has another trunk, width, wiring or top: a
         variable would be left without a value, without a use, or misshapen.
     """
-    patch = patch_params | patch_stats
+    source = source_params | source_stats
     whole = whole_params | whole_stats
-    wanted = {name for name in whole if not name.startswith(NEW_LAYERS_PREFIX)}
-    spare = {
-        name for name in patch if name.startswith(HEAD_PREFIX) and name not in wanted
-    }
-    _check(patch, whole, wanted, spare)
+    kind, wanted, spare = _plan(source, whole)
+    _check(kind, source, whole, wanted, spare)
 
     report = ConversionReport(
+        source=kind,
         copied=tuple(sorted(wanted)),
         new=tuple(sorted(whole.keys() - wanted)),
         left_out=tuple(sorted(spare)),
     )
-    params = {name: patch.get(name, value) for name, value in whole_params.items()}
-    stats = {name: patch.get(name, value) for name, value in whole_stats.items()}
+    params = {name: source.get(name, value) for name, value in whole_params.items()}
+    stats = {name: source.get(name, value) for name, value in whole_stats.items()}
     return params, stats, report
 
 
-def _check(patch: Variables, whole: Variables, wanted: set, spare: set) -> None:
-    missing = sorted(wanted - patch.keys())
-    unexpected = sorted(patch.keys() - wanted - spare)
+def _plan(source: Variables, whole: Variables) -> tuple[str, set[str], set[str]]:
+    """What the source is, the names to copy, and those that may be left out."""
+    if any(name.startswith(NEW_LAYERS_PREFIX) for name in source):
+        return "whole-image", set(whole), set()
+    wanted = {name for name in whole if not name.startswith(NEW_LAYERS_PREFIX)}
+    spare = {
+        name for name in source if name.startswith(HEAD_PREFIX) and name not in wanted
+    }
+    return "patch", wanted, spare
+
+
+def _check(
+    kind: str, source: Variables, whole: Variables, wanted: set[str], spare: set[str]
+) -> None:
+    missing = sorted(wanted - source.keys())
+    unexpected = sorted(source.keys() - wanted - spare)
     misshapen = sorted(
-        name for name in wanted & patch.keys() if patch[name].shape != whole[name].shape
+        name
+        for name in wanted & source.keys()
+        if source[name].shape != whole[name].shape
     )
     if not (missing or unexpected or misshapen):
         return
-    shapes = [f"{n} {patch[n].shape} for {whole[n].shape}" for n in misshapen]
+    shapes = [f"{n} {source[n].shape} for {whole[n].shape}" for n in misshapen]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": shapes}
     details = "; ".join(
         f"{len(names)} {problem} ({list_names(names)})"
@@ -90,9 +107,8 @@ def _check(patch: Variables, whole: Variables, wanted: set, spare: set) -> None:
         if names
     )
     raise UserError(
-        f"the patch classifier does not fit: the whole-image model expects "
-        f"{describe_trunk(whole)}, the patch classifier has {describe_trunk(patch)}: "
-        f"{details}"
+        f"the {kind} classifier does not fit: the new whole-image model expects "
+        f"{describe(whole)}; the {kind} classifier has {describe(source)}: {details}"
     )
 
 
@@ -100,6 +116,16 @@ def list_names(names: list[str], limit: int = 5) -> str:
     """The first names, and how many more there are."""
     more = [f"and {len(names) - limit} more"] if len(names) > limit else []
     return ", ".join(names[:limit] + more)
+
+
+def describe(variables: Variables) -> str:
+    """Names the trunk and the top that variables are of, for messages."""
+    top = {n: v for n, v in variables.items() if n.startswith(NEW_LAYERS_PREFIX)}
+    if not top:
+        return describe_trunk(variables)
+    parts = dict.fromkeys(name.split("/")[1] for name in sorted(top))
+    size = sum(value.size for value in top.values())
+    return f"{describe_trunk(variables)}, top {'+'.join(parts)} of {size} values"
 
 
 def describe_trunk(variables: Variables) -> str:

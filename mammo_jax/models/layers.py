@@ -7,10 +7,11 @@ normalisation always computes, and keeps its statistics, in float32.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mammo_jax.models.initializers import GLOROT_UNIFORM
 
@@ -24,8 +25,12 @@ def convolve(inputs, kernel, strides, padding, **options) -> Array:
     if kernel.shape[:2] != (1, 1):
         return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
     rows, columns = strides
-    kept = inputs[:, ::rows, ::columns]
-    return jnp.einsum("bhwi,io->bhwo", kept, kernel[0, 0])
+    if (rows, columns) != (1, 1):
+        # Without the barrier, XLA (jaxlib 0.10.2) ends with a failed check when it
+        # compiles a recomputed ResNet50 for a GPU: it tries to read the dot's operand
+        # through the strides.
+        inputs = lax.optimization_barrier(inputs[:, ::rows, ::columns])
+    return jnp.einsum("bhwi,io->bhwo", inputs, kernel[0, 0])
 
 
 def make_conv(
@@ -132,3 +137,55 @@ def recompute(
     if not enabled:
         return forward(modules, x, train)
     return nnx.remat(lambda modules, x: forward(modules, x, train))(modules, x)
+
+
+def map_bands(
+    forward: Callable[[Array, Array], Array],
+    x: Float[Array, "batch height width channel"],
+    *,
+    bands: int,
+    halo: int,
+) -> Float[Array, "batch height2 width2 channel2"]:
+    """A local function that halves the size, applied to one band of rows at a time.
+
+    Only one band's intermediate values are alive, and the backward pass computes
+    them again. The result is that of the whole image, but for rounding.
+
+    Args:
+      forward: takes a band with `halo` more rows at its top and bottom, and whether
+        each of its rows is `inside` the image (rows, 1, 1); rows that are not must
+        be zero for every convolution. It returns the band without its halo, of half
+        the height and width.
+      x: the whole image.
+      bands: number of bands.
+      halo: how many rows away a row of the result still depends on its input.
+    """
+    batch, height, width, channels = x.shape
+    rows = 2 * -(-height // (2 * bands))
+    missing = bands * rows - height
+    padded = jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    cut = padded.reshape(batch, bands, rows, width, channels)
+    inside = (jnp.arange(bands * rows) < height).reshape(1, bands, rows, 1, 1)
+
+    def take(band: tuple[Array, Array]) -> Array:
+        return forward(*band)
+
+    outputs = lax.map(
+        jax.checkpoint(take),
+        (_with_halo(cut, halo).swapaxes(0, 1), _with_halo(inside, halo)[0]),
+    )
+    joined = outputs.swapaxes(0, 1).reshape(
+        batch, bands * rows // 2, *outputs.shape[3:]
+    )
+    return joined[:, : height // 2]
+
+
+def _with_halo(
+    cut: Float[Array, "batch band row *rest"] | Bool[Array, "batch band row *rest"],
+    halo: int,
+) -> Array:
+    """Bands with the neighbours' nearest rows; zeros beyond the first and the last."""
+    beyond = jnp.zeros_like(cut[:, :1, :halo])
+    above = jnp.concatenate([beyond, cut[:, :-1, -halo:]], axis=1)
+    below = jnp.concatenate([cut[:, 1:, :halo], beyond], axis=1)
+    return jnp.concatenate([above, cut, below], axis=2)

@@ -13,6 +13,11 @@ and BGR the same, and another mean is a matter of the data. The scale is not: so
 that every weight set meets the scale it was trained on, `load_trunk` divides
 the first kernel by the std that the source's inputs were divided by. Files keep
 the weights as published.
+
+Checksums. Keras states MD5 digests: for the paper's ResNet50 in
+`keras/applications/resnet50.py` of Keras 2.0.8, for the others in
+`keras/src/applications/{resnet,vgg16,vgg19}.py` of Keras 3. torchvision writes the
+first eight digits of the SHA-256 into the file's name, and `torch.hub` checks them.
 """
 
 import functools

@@ -7,6 +7,7 @@ Recognition", 2014. The trunks have no batch normalisation.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -15,6 +16,7 @@ from mammo_jax.models.layers import (
     BatchNorm,
     Chain,
     make_conv,
+    map_bands,
     max_pool,
     recompute,
 )
@@ -23,6 +25,9 @@ from mammo_jax.models.resnet import scale_channels
 # Convolutions in each of the five blocks.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
+# Positions that a block without normalisation recomputes at once: a larger image is
+# recomputed in bands. At 4608x3584 a single activation of the first block has 2 GB.
+POSITIONS_AT_ONCE = 1152 * 896
 
 
 class VGGBlock(nnx.Module):
@@ -36,7 +41,8 @@ class VGGBlock(nnx.Module):
         None for none.
       dtype: compute dtype.
       kernel_init: initialiser of the kernels.
-      remat: recompute the block in the backward pass.
+      remat: recompute the block in the backward pass; a large image in bands of
+        at most `POSITIONS_AT_ONCE`, unless there is normalisation.
       rngs: source of the initial values.
     """
 
@@ -74,6 +80,9 @@ class VGGBlock(nnx.Module):
         self, x: Float[Array, "batch height width channel"], train: bool
     ) -> Float[Array, "batch height2 width2 channel2"]:
         """Applies the block; height and width are halved, rounding down."""
+        bands = -(-x.shape[1] * x.shape[2] // POSITIONS_AT_ONCE)
+        if self.remat and bands > 1 and not self.has_norm:
+            return map_bands(self._forward_band, x, bands=bands, halo=self.depth)
         return recompute(VGGBlock._forward, self, x, train, enabled=self.remat)
 
     def _forward(self, x: Array, train: bool) -> Array:
@@ -83,6 +92,13 @@ class VGGBlock(nnx.Module):
                 x = getattr(self, f"bn{index}")(x, train)
             x = jax.nn.relu(x)
         return max_pool(x, 2, 2)
+
+    def _forward_band(self, x: Array, inside: Array) -> Array:
+        for index in range(1, self.depth + 1):
+            x = jax.nn.relu(getattr(self, f"conv{index}")(x))
+            # The next convolution's padding, which starts at the image's edge.
+            x = jnp.where(inside, x, 0)
+        return max_pool(x[:, self.depth : -self.depth], 2, 2)
 
 
 class VGG(Chain):

@@ -7,6 +7,7 @@ n is a pure function of the seed and n.
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from mammo_jax.errors import UserError
 from mammo_jax.training.state import Arrays, TrainState
 
 _log = logging.getLogger(__name__)
+
+_LATEST = 2
+# The latest, the best and the one being written.
+KEPT_CHECKPOINTS = _LATEST + 2
 
 # What Orbax raises for files that are missing, cut off or of other shapes.
 _DAMAGES = (ValueError, KeyError, TypeError, OSError, ocp.errors.InvalidLayoutError)
@@ -55,11 +60,23 @@ class Progress:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """The state as the named parts of a checkpoint."""
-    return {
-        "model": {"params": state.params, "batch_stats": state.batch_stats},
-        "training": {"opt_state": state.opt_state, "metrics": state.metrics},
-    }
+    """The state as the named parts of a checkpoint.
+
+    `model` is what validation saw: with moving averages, these. The parameters that
+    the optimiser moves then are part of `training`.
+    """
+    model = {"params": state.evaluated_params, "batch_stats": state.batch_stats}
+    training = {"opt_state": state.opt_state, "metrics": state.metrics}
+    if state.averages is not None:
+        training["params"] = state.params
+    return {"model": model, "training": training}
+
+
+def _state(parts: dict[str, Any]) -> TrainState:
+    """The inverse of `_parts`."""
+    model, training = parts["model"], parts["training"]
+    averages = model["params"] if "params" in training else None
+    return TrainState(**{**model, **training}, averages=averages)
 
 
 def _abstract(tree: Any) -> Any:
@@ -86,7 +103,7 @@ class Checkpoints:
             ),
             preservation_policy=policies.AnyPreservationPolicy(
                 [
-                    policies.LatestN(2),
+                    policies.LatestN(_LATEST),
                     policies.BestN(
                         n=1,
                         # As in the loop: of equals the first is the best.
@@ -125,8 +142,13 @@ class Checkpoints:
           state: of the run.
           progress: of the run.
           validation: `score` and `loss`, at the end of an epoch.
+
+        Raises:
+          UserError: the save before failed, or there is no room for this one. What
+            was saved before that is whole.
         """
         self._wait()
+        self.require_space(state)
         self._pending = self._checkpointer.save_checkpointables_async(
             progress.step,
             _parts(state),
@@ -139,6 +161,22 @@ class Checkpoints:
             else {**validation, "step": progress.step},
             custom_metadata=dataclasses.asdict(progress),
         )
+
+    def require_space(self, state: TrainState, count: int = 1) -> None:
+        """Makes sure that `count` more checkpoints fit on the disk.
+
+        Raises:
+          UserError: they do not.
+        """
+        directory = Path(self._checkpointer.directory)
+        needed = count * sum(leaf.nbytes for leaf in jax.tree.leaves(_parts(state)))
+        free = shutil.disk_usage(directory).free
+        if free < needed:
+            raise UserError(
+                f"no room for checkpoints in {directory}: {free / 1e6:.0f} MB are free "
+                f"and {needed / 1e6:.0f} MB are needed; make room and start the same "
+                "command again, or choose another --workdir=DIR"
+            )
 
     def _wait(self) -> None:
         """Lets a save in the background end, or raises its error."""
@@ -172,7 +210,7 @@ class Checkpoints:
             except UserError as error:
                 _log.warning("%s; going back to the one before", error)
                 continue
-            return TrainState(**parts["model"], **parts["training"]), progress
+            return _state(parts), progress
         if kept:
             raise UserError(
                 f"none of the checkpoints in {self._checkpointer.directory} can be "

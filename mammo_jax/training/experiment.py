@@ -1,11 +1,14 @@
 """Everything of a run that does not change: data, model, stages, compiled steps."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -14,7 +17,7 @@ from mammo_jax.data.augment import Augmentation
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
 from mammo_jax.models.groups import groups_of
-from mammo_jax.training import optimizer, step
+from mammo_jax.training import devices, optimizer, step
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 # What of a batch goes to the device; the rest names the images.
@@ -29,6 +32,9 @@ _LEAST = {
     "steps_per_epoch": 0,
     "checkpoint_every_steps": 0,
     "early_stopping_patience": 0,
+    "devices.data": 1,
+    "devices.spatial": 1,
+    "ema_decay": 0,
 }
 
 
@@ -59,6 +65,7 @@ class Experiment:
       labels: layer group of every parameter.
       stages: in their order.
       steps_per_epoch: at least 1.
+      mesh: of the devices; see `mammo_jax.training.devices`.
       eval_step: see `mammo_jax.training.step.make_eval_step`.
     """
 
@@ -69,6 +76,7 @@ class Experiment:
     labels: dict[str, str]
     stages: tuple[optimizer.Stage, ...]
     steps_per_epoch: int
+    mesh: jax.sharding.Mesh
     eval_step: Callable
 
     @property
@@ -81,7 +89,7 @@ class Experiment:
         return self.dataset.sources[self.config.data[f"{role}_split"]]
 
     def training_batches(self, start: int) -> Any:
-        """Batches from number `start` on."""
+        """This process's part of the batches from number `start` on."""
         return pipeline.training_batches(
             self.source("train"),
             self.config.batch_size,
@@ -89,52 +97,89 @@ class Experiment:
             seed=self.config.seed,
             start=start,
             threads=self.config.data.threads,
+            share=_share(),
         )
 
     def evaluation_batches(self, role: str) -> Any:
-        """Every example of a split once."""
+        """This process's part of a split, every example once."""
         return pipeline.evaluation_batches(
             self.source(role),
             self.config.eval_batch_size,
             threads=self.config.data.threads,
+            share=_share(),
+        )
+
+    def training_arrays(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """What the train step reads, as microbatches on the devices."""
+        accum_steps = self.config.accum_steps
+        return devices.put_batch(
+            self.mesh,
+            {
+                key: batch[key].reshape(accum_steps, -1, *batch[key].shape[1:])
+                for key in DEVICE_KEYS
+            },
+            leading=1,
+        )
+
+    def evaluation_arrays(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """What the evaluation step reads, on the devices."""
+        return devices.put_batch(
+            self.mesh, {key: batch[key] for key in DEVICE_KEYS}, leading=0
         )
 
     def enter_stage(self, index: int, state: TrainState) -> TrainState:
-        """Starts the stage's optimiser anew, as the paper's Keras did."""
+        """The state at the start of a stage.
+
+        The optimiser starts anew, as the paper's Keras did, or goes on with the
+        moments of the groups that the stage before trained as well.
+        """
         trained = optimizer.trained_parameters(self.stages[index], self.labels)
         params = {name: state.params[name] for name in sorted(trained)}
+        opt_state = self.optimizer(index).init(params)
+        if not self.config.reset_optimizer and state.opt_state is not None:
+            opt_state = optimizer.carry_moments(opt_state, state.opt_state)
         state = dataclasses.replace(
-            state,
-            opt_state=self.optimizer(index).init(params),
-            metrics=EpochMetrics.empty(),
+            state, opt_state=opt_state, metrics=EpochMetrics.empty()
         )
-        return placed(state)
+        return self.placed(state)
+
+    def placed(self, state: TrainState) -> TrainState:
+        """The state, whole on every device."""
+        return devices.put_replicated(self.mesh, state)
+
+    def own_rows(self, values: jax.Array) -> np.ndarray:
+        """The rows of an evaluation step's result that this process's images gave."""
+        size = len(values) // jax.process_count()
+        return np.asarray(values)[size * jax.process_index() :][:size]
 
     def optimizer(self, index: int) -> Any:
         """Of a stage."""
-        return optimizer.make_optimizer(self.stages[index], self.labels)
+        return optimizer.make_optimizer(
+            self.stages[index], self.labels, self.steps_per_epoch
+        )
 
     def train_step(self, index: int) -> Callable:
         """Of a stage; see `mammo_jax.training.step.make_train_step`."""
+        options = step.StepOptions(
+            trained=optimizer.trained_parameters(self.stages[index], self.labels),
+            num_classes=self.config.model.num_classes,
+            pixel_mean=self.pixel_mean,
+            ema_decay=self.config.ema_decay,
+            unroll=jax.default_backend() == "cpu",
+            # A step that is looked into afterwards needs its inputs.
+            donate=not self.config.debug_nans,
+        )
         return step.make_train_step(
             self.graphdef,
             self.optimizer(index),
-            optimizer.trained_parameters(self.stages[index], self.labels),
-            num_classes=self.config.model.num_classes,
-            pixel_mean=self.pixel_mean,
-            accum_steps=self.config.accum_steps,
-            unroll=jax.default_backend() == "cpu",
+            options,
+            self.mesh,
         )
 
 
-def placed(state: TrainState) -> TrainState:
-    """The state with every array committed to the device.
-
-    A fresh array is not committed to any device, the result of a step is; without
-    this the second step would compile again.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.device_put(state, device)
+def _share() -> pipeline.Share:
+    """What this process reads."""
+    return pipeline.Share(jax.process_index(), jax.process_count())
 
 
 def augmentation(config: ConfigDict) -> Augmentation:
@@ -153,10 +198,11 @@ def check_config(config: ConfigDict) -> None:
     if config.task not in TASKS:
         raise UserError(f"config.task is {config.task!r}; it must be one of {[*TASKS]}")
     for field, least in _LEAST.items():
-        if config[field] < least:
-            raise UserError(
-                f"config.{field} is {config[field]}; it must be at least {least}"
-            )
+        value = operator.attrgetter(field)(config)
+        if value < least:
+            raise UserError(f"config.{field} is {value}; it must be at least {least}")
+    if config.ema_decay >= 1:
+        raise UserError(f"config.ema_decay is {config.ema_decay}; it must be below 1")
     zoom = tuple(config.augment.zoom)
     if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
         raise UserError(f"config.augment.zoom is {zoom}; it must be (lowest, highest)")
@@ -166,12 +212,28 @@ def check_config(config: ConfigDict) -> None:
             f"with python scripts/convert_weights.py --download={config.model.trunk} "
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
+    _check_microbatches(config)
+    optimizer.stages_from_config(config.stages)
+
+
+def _check_microbatches(config: ConfigDict) -> None:
+    """Every device gets as many images of every microbatch."""
     if config.batch_size % config.accum_steps:
         raise UserError(
             f"config.batch_size ({config.batch_size}) is not divisible by "
             f"config.accum_steps ({config.accum_steps})"
         )
-    optimizer.stages_from_config(config.stages)
+    sizes = {
+        "a microbatch (config.batch_size / config.accum_steps)": config.batch_size
+        // config.accum_steps,
+        "config.eval_batch_size": config.eval_batch_size,
+    }
+    for name, size in sizes.items():
+        if size % config.devices.data:
+            raise UserError(
+                f"{name} has {size} images, which is not divisible by "
+                f"config.devices.data ({config.devices.data})"
+            )
 
 
 def open_data(config: ConfigDict) -> pipeline.Dataset:
@@ -219,6 +281,7 @@ def make_experiment(
     for stage in stages:
         optimizer.trained_parameters(stage, labels)
     examples = len(dataset.sources[config.data.train_split])
+    mesh = devices.make_mesh(config.devices.data, config.devices.spatial)
     experiment = Experiment(
         config=config,
         dataset=dataset,
@@ -227,7 +290,8 @@ def make_experiment(
         labels=labels,
         stages=stages,
         steps_per_epoch=config.steps_per_epoch or examples // config.batch_size,
-        eval_step=step.make_eval_step(graphdef, pixel_mean=mean),
+        mesh=mesh,
+        eval_step=step.make_eval_step(graphdef, pixel_mean=mean, mesh=mesh),
     )
     return experiment, params, stats
 
@@ -248,5 +312,8 @@ def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> Trai
         batch_stats=stats,
         opt_state=None,
         metrics=EpochMetrics.empty(),
+        averages=jax.tree.map(jnp.copy, params)
+        if experiment.config.ema_decay
+        else None,
     )
     return experiment.enter_stage(0, state)

@@ -10,31 +10,40 @@ from jaxtyping import Float
 
 
 class Logs:
-    """Writes scalars and images, by optimiser step."""
+    """Writes scalars and images, by optimiser step.
 
-    def __init__(self, directory: Path, resumed_at: int):
-        # Anything a killed run wrote after its last checkpoint is purged.
-        self._writer = tensorboardX.SummaryWriter(
-            str(directory), purge_step=resumed_at + 1, flush_secs=10
+    Args:
+      directory: of the run.
+      resumed_at: the step it goes on from; anything that a killed run wrote after
+        its last checkpoint is purged.
+      enabled: False in all processes of a run but one.
+    """
+
+    def __init__(self, directory: Path, resumed_at: int, *, enabled: bool = True):
+        self.writer = tensorboardX.SummaryWriter(
+            str(directory),
+            purge_step=resumed_at + 1,
+            flush_secs=10,
+            write_to_disk=enabled,
         )
 
     def __enter__(self) -> "Logs":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self.writer.close()
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Writes the values that are defined."""
         for name, value in values.items():
             if value is not None:
-                self._writer.add_scalar(name, value, step)
+                self.writer.add_scalar(name, value, step)
 
     def images(
         self, step: int, name: str, images: Float[np.ndarray, "batch height width 3"]
     ) -> None:
         """Writes images with values 0..1."""
-        self._writer.add_images(name, images, step, dataformats="NHWC")
+        self.writer.add_images(name, images, step, dataformats="NHWC")
 
 
 class Throughput:

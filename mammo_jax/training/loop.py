@@ -6,17 +6,22 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.progress import progress_bar
-from mammo_jax.training.checkpoint import Checkpoints, Progress
-from mammo_jax.training.experiment import DEVICE_KEYS, Experiment, placed
+from mammo_jax.training.checkpoint import Checkpoints, Progress, first_line
+from mammo_jax.training.devices import is_main_process
+from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.inputs import network_input
 from mammo_jax.training.logs import Logs, Throughput
+from mammo_jax.training.optimizer import rate_factor
+from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.validation_figures import log_validation
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ class Run:
     experiment: Experiment
     checkpoints: Checkpoints
     logs: Logs
+    trace: StepTrace
     stop: StopRequest
 
 
@@ -53,12 +59,16 @@ class LossWatch:
             return 0.0
         value, batch, step = float(self._seen[0]), *self._seen[1:]
         if not np.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {step}, on the images "
-                f"{', '.join(map(str, batch['image_id']))}; try lower learning rates "
-                "(config.stages.STAGE.rates.GROUP)"
-            )
+            raise _not_finite(f"the loss is {value}", batch, step)
         return value
+
+
+def _not_finite(what: str, batch: dict, step: int) -> UserError:
+    return UserError(
+        f"{what} at step {step}, on the images "
+        f"{', '.join(map(str, batch['image_id']))}; try lower learning rates "
+        "(config.stages.STAGE.rates.GROUP)"
+    )
 
 
 def train(run: Run, state: TrainState, progress: Progress) -> Progress:
@@ -74,7 +84,10 @@ def train(run: Run, state: TrainState, progress: Progress) -> Progress:
         index = progress.stage
         if index not in compiled:
             compiled = {index: run.experiment.train_step(index)}
-        state, progress = _train_epoch(run, compiled[index], batches, state, progress)
+        with jax.debug_nans(run.experiment.config.debug_nans):
+            state, progress = _train_epoch(
+                run, compiled[index], batches, state, progress
+            )
         state, progress = _end_epoch(run, state, progress)
     return progress
 
@@ -86,7 +99,8 @@ def _train_epoch(
     config = run.experiment.config
     stage = run.experiment.stages[progress.stage]
     if progress.step_in_epoch == 0:
-        state = placed(dataclasses.replace(state, metrics=EpochMetrics.empty()))
+        fresh = dataclasses.replace(state, metrics=EpochMetrics.empty())
+        state = run.experiment.placed(fresh)
     bar = progress_bar(
         f"{config.task} {stage.name} epoch {progress.epoch + 1}/{stage.epochs}",
         total=run.experiment.steps_per_epoch,
@@ -99,7 +113,8 @@ def _train_epoch(
             asked = time.perf_counter()
             batch = next(batches)
             throughput.add(config.batch_size, time.perf_counter() - asked)
-            state, loss = train_step(state, {key: batch[key] for key in DEVICE_KEYS})
+            with run.trace.step(progress.step):
+                state, loss = _step(run, train_step, state, batch, progress.step + 1)
             # The step before is looked at only now, so that the device has work.
             watch.check()
             progress = dataclasses.replace(
@@ -111,15 +126,21 @@ def _train_epoch(
             bar.update()
             if progress.step % config.log_every_steps == 0:
                 bar.set_postfix_str(f"loss {watch.check():.3f}")
-                run.logs.scalars(
-                    progress.step, _training_scalars(state, stage, throughput)
-                )
-                throughput.restart()
+                _log_training(run, state, progress, throughput)
             _save_within_epoch(run, state, progress, watch)
     watch.check()
     if throughput.images:
-        run.logs.scalars(progress.step, _training_scalars(state, stage, throughput))
+        _log_training(run, state, progress, throughput)
     return state, progress
+
+
+def _step(
+    run: Run, train_step: Any, state: TrainState, batch: dict, number: int
+) -> tuple[TrainState, jax.Array]:
+    try:
+        return train_step(state, run.experiment.training_arrays(batch))
+    except FloatingPointError as error:  # Only with config.debug_nans.
+        raise _not_finite(first_line(error), batch, number) from error
 
 
 def _save_within_epoch(
@@ -129,19 +150,42 @@ def _save_within_epoch(
     ends = progress.step_in_epoch == run.experiment.steps_per_epoch
     if run.stop or (every and progress.step % every == 0 and not ends):
         watch.check()
+        if not _all_finite(state.params):
+            raise UserError(
+                f"step {progress.step} made parameters that are not finite, though its "
+                "loss was; try lower learning rates (config.stages.STAGE.rates.GROUP)"
+            )
         run.checkpoints.save(state, progress)
     run.stop.raise_if_set(
         f"saved at step {progress.step}; the same command goes on from there"
     )
 
 
-def _training_scalars(state: TrainState, stage: Any, throughput: Throughput) -> dict:
+@jax.jit
+def _all_finite(params: dict[str, jax.Array]) -> jax.Array:
+    return jnp.array([jnp.isfinite(value).all() for value in params.values()]).all()
+
+
+def _log_training(
+    run: Run, state: TrainState, progress: Progress, throughput: Throughput
+) -> None:
+    """Writes the epoch's means, the learning rates and the speed."""
+    experiment = run.experiment
+    stage = experiment.stages[progress.stage]
+    steps = experiment.steps_per_epoch
+    # The rates of the step that was just done.
+    done = progress.epoch * steps + progress.step_in_epoch - 1
+    factor = float(rate_factor(stage, steps)(done))
     means = {key: float(value) for key, value in state.metrics.compute().items()}
-    return {
-        **{f"train/{key}": value for key, value in means.items()},
-        **{f"learning_rate/{group}": rate for group, rate in stage.rates.items()},
-        **throughput.scalars(),
-    }
+    run.logs.scalars(
+        progress.step,
+        {
+            **{f"train/{key}": value for key, value in means.items()},
+            **{f"learning_rate/{g}": rate * factor for g, rate in stage.rates.items()},
+            **throughput.scalars(),
+        },
+    )
+    throughput.restart()
 
 
 def _end_epoch(
@@ -150,7 +194,11 @@ def _end_epoch(
     """Validates, decides what comes next, saves."""
     try:
         predictions = scoring.predict(
-            run.experiment, state.params, state.batch_stats, "validation", run.stop
+            run.experiment,
+            state.evaluated_params,
+            state.batch_stats,
+            "validation",
+            run.stop,
         )
     except RunStoppedError:
         run.checkpoints.save(state, progress)
@@ -160,6 +208,8 @@ def _end_epoch(
         progress.step,
         {f"validation/{key}": figures[key] for key in ("loss", "accuracy", "auc")},
     )
+    if is_main_process():
+        log_validation(run.logs, progress.step, run.experiment, predictions)
     score = figures[run.experiment.task.score]
     # One class alone has no AUC: the lowest loss is then the best.
     validation = {

@@ -7,7 +7,8 @@ does not differentiate it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import optax
@@ -17,6 +18,7 @@ from mammo_jax.models.groups import BOTTOM, HEAD, NEW_LAYERS, TOP_OF_TRUNK
 
 Params = dict[str, jax.Array]
 GROUPS = (BOTTOM, TOP_OF_TRUNK, HEAD, NEW_LAYERS)
+DECAYS = ("constant", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +30,17 @@ class Stage:
       epochs: sweeps over the training set.
       rates: learning rate of each layer group; 0 leaves a group as it is.
       l2: penalty l2 * sum(w^2) on the kernels of the newly added layers.
+      warmup_epochs: in which the rates rise from zero.
+      decay: of the rates after that: `constant`, or `cosine` to zero at the
+        stage's end.
     """
 
     name: str
     epochs: int
     rates: Mapping[str, float]
     l2: float
+    warmup_epochs: float = 0.0
+    decay: str = "constant"
 
 
 def stages_from_config(table: Mapping[str, Mapping]) -> tuple[Stage, ...]:
@@ -43,7 +50,7 @@ def stages_from_config(table: Mapping[str, Mapping]) -> tuple[Stage, ...]:
       UserError: a stage trains nothing, or nothing is trained at all.
     """
     stages = [
-        Stage(name, int(row["epochs"]), dict(row["rates"]), float(row["l2"]))
+        Stage(**{**row, "name": name, "rates": dict(row["rates"])})
         for name, row in sorted(table.items())
     ]
     stages = [stage for stage in stages if stage.epochs > 0]
@@ -56,7 +63,21 @@ def stages_from_config(table: Mapping[str, Mapping]) -> tuple[Stage, ...]:
                 f"config.stages.{stage.name}.rates: unknown layer groups "
                 f"{sorted(unknown)}; the groups are {list(GROUPS)}"
             )
+        _check_schedule(stage)
     return tuple(stages)
+
+
+def _check_schedule(stage: Stage) -> None:
+    where = f"config.stages.{stage.name}"
+    if stage.decay not in DECAYS:
+        raise UserError(
+            f"{where}.decay is {stage.decay!r}; it must be one of {', '.join(DECAYS)}"
+        )
+    if not 0 <= stage.warmup_epochs <= stage.epochs:
+        raise UserError(
+            f"{where}.warmup_epochs is {stage.warmup_epochs}; it must be between 0 and "
+            f"the stage's {stage.epochs} epochs"
+        )
 
 
 def trained_parameters(stage: Stage, labels: Mapping[str, str]) -> frozenset[str]:
@@ -84,8 +105,21 @@ def trained_parameters(stage: Stage, labels: Mapping[str, str]) -> frozenset[str
     return frozenset(trained)
 
 
+def rate_factor(stage: Stage, steps_per_epoch: int) -> Callable[[Any], Any]:
+    """What the stage's rates are multiplied by, 0..1, at each of its steps."""
+    warmup = round(stage.warmup_epochs * steps_per_epoch)
+    total = stage.epochs * steps_per_epoch
+    after = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, max(total - warmup, 1)),
+    }[stage.decay]
+    # The first step already moves: it is the first of `warmup` equal rises.
+    rise = optax.linear_schedule(1 / (warmup + 1), 1.0, max(warmup, 1))
+    return optax.join_schedules([rise, after], [warmup])
+
+
 def make_optimizer(
-    stage: Stage, labels: Mapping[str, str]
+    stage: Stage, labels: Mapping[str, str], steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Adam for every trained group with its own rate.
 
@@ -101,8 +135,13 @@ def make_optimizer(
             for name in params
         }
 
+    factor = rate_factor(stage, steps_per_epoch)
+
     def transform(rate: float) -> optax.GradientTransformation:
-        steps = [optax.scale_by_adam(), optax.scale_by_learning_rate(rate)]
+        steps = [
+            optax.scale_by_adam(),
+            optax.scale_by_learning_rate(lambda step: rate * factor(step)),
+        ]
         if stage.l2:
             steps.insert(0, optax.add_decayed_weights(2 * stage.l2, mask=penalised))
         return optax.chain(*steps)
@@ -113,4 +152,31 @@ def make_optimizer(
             for group in sorted(set(groups.values()))
         },
         groups,
+    )
+
+
+def carry_moments(fresh: Any, previous: Any) -> Any:
+    """`fresh` with Adam's moments and count of the groups that `previous` has.
+
+    Args:
+      fresh: the optimiser's state at the start of a stage.
+      previous: that of the stage before, at its end.
+    """
+
+    def is_adam(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByAdamState)
+
+    def carry(group: str, state: Any) -> Any:
+        if group not in previous.inner_states:
+            return state
+        leaves = jax.tree.leaves(previous.inner_states[group], is_leaf=is_adam)
+        (moments,) = filter(is_adam, leaves)
+        return jax.tree.map(
+            lambda part: moments if is_adam(part) else part, state, is_leaf=is_adam
+        )
+
+    return fresh._replace(
+        inner_states={
+            group: carry(group, state) for group, state in fresh.inner_states.items()
+        }
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from mammo_jax.errors import RunStoppedError
+from mammo_jax.training.devices import largest_of_processes
 
 
 class StopRequest:
@@ -48,9 +49,11 @@ class StopRequest:
         self.signal_number = number
 
     def __bool__(self) -> bool:
+        """Whether a signal has arrived in any process; all of them must ask."""
+        self.signal_number = largest_of_processes(self.signal_number or 0) or None
         return self.signal_number is not None
 
     def raise_if_set(self, message: str) -> None:
-        """Raises `RunStoppedError` if a signal has arrived."""
-        if self.signal_number is not None:
-            raise RunStoppedError(self.signal_number, message)
+        """Raises `RunStoppedError` if a signal has arrived; all processes must ask."""
+        if self:
+            raise RunStoppedError(self.signal_number or 0, message)

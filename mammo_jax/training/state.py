@@ -29,9 +29,17 @@ class TrainState:
       opt_state: of the stage's optimiser; holds moments of the trained
         parameters only.
       metrics: of the epoch so far.
+      averages: exponential moving averages of the parameters; None without
+        `config.ema_decay`.
     """
 
     params: Arrays
     batch_stats: Arrays
     opt_state: Any
     metrics: EpochMetrics
+    averages: Arrays | None = None
+
+    @property
+    def evaluated_params(self) -> Arrays:
+        """The parameters that validation, test and the saved model use."""
+        return self.params if self.averages is None else self.averages

@@ -1,7 +1,7 @@
 """The train step and the evaluation step, each one jitted function."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mammo_jax.models import variables
+from mammo_jax.training import devices
 from mammo_jax.training.inputs import network_input
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
@@ -29,6 +30,29 @@ def balanced_weights(
     return labels.shape[0] / counts[labels].astype(jnp.float32)
 
 
+class StepOptions(NamedTuple):
+    """What the train step of a stage is made of, besides model and optimiser.
+
+    Attributes:
+      trained: names of the parameters to differentiate.
+      num_classes: of the model.
+      pixel_mean: of the training images, on the scale 0..255.
+      ema_decay: of the parameters' moving averages; 0 keeps none.
+      unroll: write the scan over the microbatches out. XLA's CPU compiler runs
+        convolutions inside a loop several times slower than outside one;
+        elsewhere the loop is better, since it compiles once and never holds two
+        microbatches' activations.
+      donate: let the new state take the old one's memory.
+    """
+
+    trained: frozenset[str]
+    num_classes: int
+    pixel_mean: float
+    ema_decay: float = 0.0
+    unroll: bool = False
+    donate: bool = True
+
+
 def _make_micro_loss(graphdef: nnx.GraphDef, pixel_mean: float) -> Callable:
     """A microbatch's share of the batch's loss, as a function of its parameters."""
 
@@ -46,85 +70,104 @@ def _make_micro_loss(graphdef: nnx.GraphDef, pixel_mean: float) -> Callable:
     return micro_loss
 
 
+def _make_accumulate(
+    graphdef: nnx.GraphDef, options: StepOptions
+) -> Callable[[Arrays, Arrays, Arrays, Batch], tuple[Arrays, Arrays, Array, Array]]:
+    """The sums over a batch's microbatches: gradients, statistics, loss, hits."""
+    micro_loss = _make_micro_loss(graphdef, options.pixel_mean)
+    value_and_grad = jax.value_and_grad(micro_loss, has_aux=True)
+
+    def accumulate(
+        params: Arrays, frozen: Arrays, stats: Arrays, batch: Batch
+    ) -> tuple[Arrays, Arrays, Array, Array]:
+        labels = batch["label"]
+        weights = balanced_weights(labels.reshape(-1), options.num_classes)
+        micros = {**batch, "weight": weights.reshape(labels.shape)}
+
+        def add(carry: Any, micro: Batch) -> tuple[Any, None]:
+            gradients, stats, loss, correct = carry
+            (micro_value, (stats, micro_correct)), micro_gradients = value_and_grad(
+                params, frozen, stats, micro, labels.size
+            )
+            gradients = jax.tree.map(jnp.add, gradients, micro_gradients)
+            return (gradients, stats, loss + micro_value, correct + micro_correct), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        start = (zeros, stats, jnp.float32(0), jnp.int32(0))
+        unroll = 0 if options.unroll else 1
+        return jax.lax.scan(add, start, micros, unroll=unroll)[0]
+
+    return accumulate
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    trained: frozenset[str],
-    *,
-    num_classes: int,
-    pixel_mean: float,
-    accum_steps: int,
-    unroll: bool,
+    options: StepOptions,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]:
     """Builds the one train step of a stage.
 
-    The logical batch is cut into `accum_steps` microbatches whose gradients are
-    added up in a scan, so that only one microbatch's activations are alive. The
-    loss is the weighted cross-entropy, averaged over the logical batch. Only the
-    parameters named in `trained` are differentiated; batch normalisation's
-    statistics move in every layer, as they did in the paper's Keras.
+    A batch comes as microbatches, whose gradients are added up in a scan, so that
+    only one microbatch's activations are alive. The loss is the weighted
+    cross-entropy, averaged over the whole batch. Only the trained parameters are
+    differentiated; batch normalisation's statistics move in every layer, as they
+    did in the paper's Keras, unless the model freezes them.
 
     Args:
       graphdef: the model without its variables.
       optimizer: for the trained parameters.
-      trained: names of the parameters to differentiate.
-      num_classes: of the model.
-      pixel_mean: of the training images, on the scale 0..255.
-      accum_steps: number of microbatches; must divide the batch.
-      unroll: write the scan out. XLA's CPU compiler runs convolutions inside a
-        loop several times slower than outside one; elsewhere the loop is better,
-        since it compiles once and never holds two microbatches' activations.
+      options: the rest.
+      mesh: of the devices, see `mammo_jax.training.devices`; one device if left
+        out.
 
     Returns:
-      A jitted function from the state (donated) and a batch with `image`,
-      `label` and `channel_shift` to the new state and the batch's loss.
+      A jitted function from the state (donated) and a batch with `image`
+      (accumulation, microbatch, height, width), `label` (accumulation,
+      microbatch) and `channel_shift` (accumulation, microbatch, 3) to the new
+      state and the batch's loss.
     """
-    micro_loss = _make_micro_loss(graphdef, pixel_mean)
+    accumulate = _make_accumulate(graphdef, options)
+    decay = options.ema_decay
 
+    @devices.on_mesh(mesh)
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
-        total = batch["label"].shape[0]
-        params = {name: state.params[name] for name in sorted(trained)}
-        frozen = {k: v for k, v in state.params.items() if k not in trained}
-        weighted = {**batch, "weight": balanced_weights(batch["label"], num_classes)}
-        micros = jax.tree.map(
-            lambda x: x.reshape(accum_steps, total // accum_steps, *x.shape[1:]),
-            weighted,
-        )
-
-        def accumulate(carry: Any, micro: Batch) -> tuple[Any, None]:
-            gradients, stats, loss, correct = carry
-            (micro_value, (stats, micro_correct)), micro_gradients = jax.value_and_grad(
-                micro_loss, has_aux=True
-            )(params, frozen, stats, micro, total)
-            gradients = jax.tree.map(jnp.add, gradients, micro_gradients)
-            return (gradients, stats, loss + micro_value, correct + micro_correct), None
-
-        start = (
-            jax.tree.map(jnp.zeros_like, params),
-            state.batch_stats,
-            jnp.float32(0),
-            jnp.int32(0),
-        )
-        (gradients, stats, loss, correct), _ = jax.lax.scan(
-            accumulate, start, micros, unroll=0 if unroll else 1
+        params = {name: state.params[name] for name in sorted(options.trained)}
+        frozen = {k: v for k, v in state.params.items() if k not in options.trained}
+        gradients, stats, loss, correct = accumulate(
+            params, frozen, state.batch_stats, batch
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+        new_params = {**frozen, **optax.apply_updates(params, updates)}
+        averages = state.averages and jax.tree.map(
+            lambda average, new: decay * average + (1 - decay) * new,
+            state.averages,
+            new_params,
+        )
         metrics = EpochMetrics.single_from_model_output(
-            loss=loss, accuracy=correct / total
+            loss=loss, accuracy=correct / batch["label"].size
         )
         new_state = TrainState(
-            params={**frozen, **optax.apply_updates(params, updates)},
+            params=new_params,
             batch_stats=stats,
             opt_state=opt_state,
             metrics=state.metrics.merge(metrics),
+            averages=averages,
         )
         return new_state, loss
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(
+        train_step,
+        donate_argnums=0 if options.donate else (),
+        out_shardings=devices.replicated(mesh),
+    )
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, *, pixel_mean: float
+    graphdef: nnx.GraphDef,
+    *,
+    pixel_mean: float,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
     """Builds the jitted evaluation step.
 
@@ -133,6 +176,7 @@ def make_eval_step(
       (batch, classes) and cross-entropies (batch,), both float32.
     """
 
+    @devices.on_mesh(mesh)
     def eval_step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
         model = variables.merge(graphdef, params, stats)
         images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
@@ -140,4 +184,4 @@ def make_eval_step(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jax.nn.softmax(logits), losses
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, out_shardings=devices.replicated(mesh))

@@ -16,6 +16,8 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 _LOCK_FILE = ".lock"
 _PARTIAL = "config.part"
+# Fields that look into a run and do not change it.
+_LOOKING = ("debug_nans", "profile")
 
 
 @contextlib.contextmanager
@@ -78,7 +80,7 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted({*there, *wanted}):
+        for key in sorted({*there, *wanted} - {*_LOOKING}):
             yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}")
     elif there != wanted:
         yield f"{name} is {there!r} there and {wanted!r} here"

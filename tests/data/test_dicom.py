@@ -443,17 +443,33 @@ def test_no_truncation_goes_unnoticed(tmp_path, film, syntax):
             read_mammogram(cut)
 
 
-def test_truncated_jpeg_lossless(tmp_path, film):
-    path = compress_with_gdcm(
-        write_dicom(tmp_path / "a.dcm", film),
-        gdcm.TransferSyntax.JPEGLosslessProcess14_1,
-    )
+def lose_data(path: Path, damaged: Path, start: float, end: float) -> Path:
+    """Without a part of the compressed frame, its end marker kept."""
     dataset = pydicom.dcmread(path)
     frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
-    dataset.PixelData = encapsulate([frame[: len(frame) // 2]])
+    last = len(frame) - 2
+    rest = frame[: int(start * last)] + frame[int(end * last) : last]
+    dataset.PixelData = encapsulate([rest + b"\xff\xd9"])
+    return save(dataset, damaged)
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, *SYNTAXES[2:]])
+@pytest.mark.parametrize(("start", "end"), [(0.5, 1), (0.97, 1), (0.6, 0.7)])
+def test_a_codestream_that_lost_data_but_not_its_end(
+    tmp_path, film, syntax, start, end
+):
+    """Codecs make an image of it all the same, filled with grey."""
+    whole = tmp_path / "a.dcm"
+    if syntax == JPEGBaseline8Bit:
+        film = (film >> 8).astype(np.uint8)
+        _, encoded = cv2.imencode(".jpg", film)
+        save(make_jpeg(film, encoded.tobytes(), syntax), whole)
+    else:
+        whole = write_compressed(whole, film, syntax)
+    read_mammogram(whole)
 
     with pytest.raises(UserError, match="truncated or damaged"):
-        read_mammogram(save(dataset, tmp_path / "b.dcm"))
+        read_mammogram(lose_data(whole, tmp_path / "b.dcm", start, end))
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)

@@ -245,6 +245,33 @@ def test_missing_images_are_reported(tmp_path):
     assert "20586901_*.dcm: no such file" in result.problems[0][1]
 
 
+def test_a_second_file_of_a_number_is_reported_and_not_used(tmp_path):
+    root = write_inbreast(tmp_path, ["5", "5"])
+    image = next((root / "AllDICOMs").glob("20586901*"))
+    copies = [
+        write_dicom(root / "copies" / image.name, draw(9)),
+        write_dicom(root / "copies" / "20586901_ff_MG_L_CC_ANON.dcm", draw(8)),
+        root / "copies" / "20586901.xml",
+    ]
+    write_xml(copies[2], [])
+
+    _, view = read_views(tmp_path)
+    whole, patches = (make_view_examples(view, grid) for grid in (WHOLE, S10))
+
+    assert view.patient_id == f"{0:016x}"
+    assert [path for path, _ in whole.problems] == [
+        str(path) for path in sorted(copies[:2]) + copies[2:]
+    ]
+    assert "another file of image 20586901_RIGHT_MLO is used" in whole.problems[0][1]
+    assert view.image == str(image)
+    np.testing.assert_array_equal(
+        cv2.imdecode(np.frombuffer(whole.examples[0]["image"], np.uint8), -1),
+        to_grid(draw(1), 100, 80, stretch=True),
+    )
+    assert len(whole.examples[0]["rois"]) == 1
+    assert len(patches.examples) == 20
+
+
 def test_inventory(raw):
     inventory = take_inventory(raw, 0, None)
 

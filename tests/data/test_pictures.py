@@ -1,3 +1,5 @@
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -79,6 +81,83 @@ def test_bombs_are_refused_by_their_header(tmp_path):
         read_image(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"pixels|not a PNG"):
         read_image(tmp_path / "b.pgm")
+
+
+def encode(ending, pixels, *options):
+    return cv2.imencode(ending, pixels, options)[1].tobytes()
+
+
+# A breast on black film: the black compresses to almost nothing.
+SMOOTH = cv2.GaussianBlur(np.repeat(SHALLOW, 4, axis=0), (5, 5), 0)
+SMOOTH[:, 30:] = 0
+WHOLE = {
+    ".png": encode(".png", DEEP),
+    ".tif": encode(".tif", DEEP),
+    ".pgm": encode(".pgm", DEEP),
+    ".jpg": encode(".jpg", SMOOTH),
+    ".jpeg": encode(".jpg", SMOOTH, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+}
+
+
+@pytest.mark.parametrize("ending", WHOLE)
+def test_a_cut_off_picture_is_damaged(tmp_path, ending):
+    whole = WHOLE[ending]
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(whole)
+    read_image(path)
+
+    for length in np.linspace(1, len(whole) - 8, 30).astype(int):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="export it again"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("ending", WHOLE)
+def test_damage_anywhere_ends_in_a_clear_error_or_an_image(tmp_path, ending):
+    """No input makes the reader fail in a way that its callers do not expect."""
+    whole = WHOLE[ending]
+    random = np.random.default_rng(1)
+    path = tmp_path / f"a{ending}"
+
+    for attempt in range(150):
+        content = bytearray(whole)
+        start = -min(len(whole), 250) if attempt % 2 else 0  # TIFF's header is last
+        for at in random.integers(start, start + 250, 4):
+            content[at] = random.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            image = read_image(path)
+            assert image.pixels.shape == (image.rows, image.columns)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg"])
+def test_a_jpeg_with_an_end_but_without_its_rest_is_damaged(tmp_path, ending):
+    """As a tool leaves it that closes what was cut off; codecs fill it with grey."""
+    whole = WHOLE[ending]
+    path = tmp_path / f"a{ending}"
+
+    for share in (0.5, 0.7, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))] + b"\xff\xd9")
+        with pytest.raises(UserError, match="damaged JPEG"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_a_picture_with_a_hole_is_damaged(tmp_path, ending):
+    """As a disk or a transfer leaves it that lost a block."""
+    whole = WHOLE[ending]
+    half = len(whole) // 2
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(whole[:half] + whole[half + 200 :])
+
+    with pytest.raises(UserError, match="export it again"):
+        read_image(path)
+
+
+def test_a_jpeg_with_something_behind_its_end_is_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(WHOLE[".jpg"] + bytes(500))
+
+    assert read_image(tmp_path / "a.jpg").pixels.shape == SMOOTH.shape
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a" + bytes(99), b"\x89PNG\r\n\x1a\n"])

@@ -124,3 +124,24 @@ def test_a_damaged_dataset_is_refused_with_the_way_out(phantom_data, tmp_path):
     (version / "dataset_info.json").write_text("{")
     with pytest.raises(UserError, match="remove that folder and build it again"):
         pipeline.open_dataset(WHOLE, str(tmp_path))
+
+
+def test_whole_images_say_what_sub_groups_are_made_by(dataset):
+    source = dataset.sources["train"]
+    (batch,) = pipeline.evaluation_batches(source, len(source), threads=1)
+    for row, example in enumerate(source):
+        rois = example["rois"]
+        kinds = ("background", "calc", "calc", "mass", "mass")
+        names = sorted({kinds[number] for number in rois["class"]})
+        assert batch["abnormality_types"][row] == ";".join(names)
+        sides = [max(box[2] - box[0], box[3] - box[1]) for box in rois["bbox"]]
+        assert batch["lesion_size"][row] == pytest.approx(max(sides) / 288)
+        assert batch["breast_density"][row] == example["breast_density"]
+
+
+def test_an_image_without_lesions_has_no_lesion_size(dataset):
+    example = dict(dataset.sources["train"][0])
+    example["rois"] = {"bbox": [], "class": [], "corners": []}
+    (batch,) = pipeline.evaluation_batches([example], 1, threads=1)
+    assert batch["abnormality_types"].tolist() == [""]
+    assert batch["lesion_size"].tolist() == [0]

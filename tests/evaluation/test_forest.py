@@ -4,6 +4,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.evaluation import forest
 from mammo_jax.evaluation.forest import (
+    describe_split,
     feature_names,
     fit_forest,
     heatmap_features,
@@ -117,7 +118,40 @@ def test_forest_finds_the_class_with_the_lesions():
         row, column = rng.integers(0, 15, 2)
         spot = slice(row, row + 4), slice(column, column + 3)
         heatmaps.append(put(background(), lesion, *spot, rng.uniform(0.6, 1)))
-    fitted = fit_forest(heatmaps, labels, seed=0)
-    scores = malignant_probability(fitted, heatmaps)
+    features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])
+    fitted = fit_forest(features, labels, seed=0)
+    scores = malignant_probability(fitted, features)
     assert isinstance(fitted, RandomForestClassifier)
     assert scores[labels == 1].min() > scores[labels == 0].max()
+
+
+def test_every_image_of_a_split_is_described_once():
+    images = [
+        {
+            "image": np.full((ROWS, COLUMNS, 1), 1000 * number, np.uint16),
+            "label": number % 2,
+            "image_id": f"P_0000{number}_LEFT_CC".encode(),
+            "patient_id": f"P_0000{number}".encode(),
+            "laterality": b"LEFT",
+            "view": b"CC",
+        }
+        for number in range(5)
+    ]
+
+    def heatmap_step(params, stats, batch):
+        """Wider lesions in brighter images; checks that all batches have one shape."""
+        assert batch["image"].shape == (2, ROWS, COLUMNS)
+        columns = [slice(0, int(image[0, 0]) // 1000) for image in batch["image"]]
+        rows = slice(0, 2)
+        return np.stack(
+            [put(background(), "mass_malignant", rows, c, 0.6) for c in columns]
+        )
+
+    found = describe_split(heatmap_step, {}, {}, images, batch_size=2, threads=1)
+    area = feature_names().index("mass_malignant_over_0.5_total_area")
+    np.testing.assert_array_equal(found.features[:, area], [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 0])
+    assert found.image_ids[4] == "P_00004_LEFT_CC"
+    assert found.patient_ids[1] == "P_00001"
+    assert set(found.lateralities) == {"LEFT"}
+    assert set(found.views) == {"CC"}

@@ -1,4 +1,9 @@
+import importlib.util
+import re
+from pathlib import Path
+
 import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from flax import nnx
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
+from mammo_jax.models.layers import max_pool
 from mammo_jax.models.pretrained import (
     PUBLISHED,
     convert,
@@ -158,6 +164,39 @@ def test_ported_trunk_replaces_the_trunk_and_nothing_else(vgg_source, tmp_path):
         assert bool((new[name] == source[name]).all())
 
 
+def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_resolution(
+    tmp_path,
+):
+    rng = np.random.default_rng(0)
+    source = tmp_path / "resnet50.safetensors"
+    weights = {
+        name: rng.uniform(0.5, 1.5, value.shape).astype(np.float32)
+        for name, value in library_weights("resnet50", torch_scheme("resnet50")).items()
+    }
+    safetensors.numpy.save_file(weights, source)
+    convert_file("resnet50", source, tmp_path / "trunk.safetensors")
+    trunk = load_trunk(tmp_path / "trunk.safetensors", "resnet50", "torchvision")
+    images = jnp.asarray(rng.normal(0, 60, (1, 64, 64, 3)), jnp.float32)
+
+    def first_layers(stem):
+        """Up to the first convolution of stage 2; the size of the trunk's features."""
+        config = {"wiring": "torchvision", "stem": stem, "top": {"kind": "patch"}}
+        graphdef, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+        net = variables.merge(graphdef, *put_trunk(trunk, params, stats)).trunk
+        x = net.bn1(net.conv1(images), False)
+        pooled = max_pool(x, 3, net.pool_stride, net.pool_padding)
+        features = jax.eval_shape(lambda images: net(images, False), images)
+        return x, pooled, net.stage2.unit1.conv1(pooled), features.shape
+
+    standard, gentle = first_layers("standard"), first_layers("gentle")
+    np.testing.assert_array_equal(gentle[0], standard[0])
+    for fine, coarse in zip(gentle[1:3], standard[1:3], strict=True):
+        assert fine.shape[1:3] == (32, 32)
+        assert coarse.shape[1:3] == (16, 16)
+        np.testing.assert_allclose(fine[:, ::2, ::2], coarse, rtol=1e-4, atol=1e-4)
+    assert gentle[3] == standard[3] == (1, 2, 2, 2048)
+
+
 def test_ported_trunk_is_refused_by_a_narrower_model():
     config = {"trunk": "vgg16", "width": 0.1, "top": {"kind": "patch"}}
     _, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
@@ -184,6 +223,24 @@ def test_checksums_may_be_given_by_their_first_digits(tmp_path):
     verify_checksum(path, "md5:900150983cd24fb0d6963f7d28e17f72")  # RFC 1321
     with pytest.raises(UserError, match="download it again"):
         verify_checksum(path, "sha256:00000000")
+
+
+def test_published_checksums_are_those_that_keras_and_torchvision_state():
+    keras = Path(importlib.util.find_spec("keras").origin).parent
+    for name, module in [
+        ("resnet50-keras", "resnet"),
+        ("vgg16", "vgg16"),
+        ("vgg19", "vgg19"),
+    ]:
+        text = (keras / "src" / "applications" / f"{module}.py").read_text()
+        digest = PUBLISHED[name].checksum.removeprefix("md5:")
+        assert re.fullmatch("[0-9a-f]{32}", digest)
+        assert digest in text
+    # torch.hub checks a file against the digits in its name.
+    for published in PUBLISHED.values():
+        if "pytorch.org" in published.url:
+            digits = published.file_name.removesuffix(".pth").rpartition("-")[2]
+            assert published.checksum == f"sha256:{digits}"
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".pth", ".safetensors"])

@@ -35,7 +35,7 @@ def test_only_groups_with_a_rate_are_trained():
 
 def test_each_group_moves_with_its_own_rate():
     stage = _stage(bottom=1e-5, top_of_trunk=1e-4, new_layers=1e-3)
-    transform = optimizer.make_optimizer(stage, LABELS)
+    transform = optimizer.make_optimizer(stage, LABELS, 1)
     gradients = {name: jnp.ones(6) for name in PARAMS}
     updates, _ = transform.update(gradients, transform.init(PARAMS), PARAMS)
     for name, group in LABELS.items():
@@ -45,7 +45,7 @@ def test_each_group_moves_with_its_own_rate():
 
 def test_penalty_is_coupled_and_falls_on_new_kernels_only():
     stage = _stage(l2=0.01, bottom=1e-3, new_layers=1e-3, top_of_trunk=1e-3)
-    transform = optimizer.make_optimizer(stage, LABELS)
+    transform = optimizer.make_optimizer(stage, LABELS, 1)
     state, params, reference_state, reference = (
         transform.init(PARAMS),
         PARAMS,
@@ -65,7 +65,7 @@ def test_penalty_is_coupled_and_falls_on_new_kernels_only():
 
 
 def test_moments_are_kept_for_trained_parameters_only():
-    transform = optimizer.make_optimizer(_stage(new_layers=1e-3), LABELS)
+    transform = optimizer.make_optimizer(_stage(new_layers=1e-3), LABELS, 1)
     trained = {name: PARAMS[name] for name in PARAMS if name.startswith("top/")}
     state = transform.init(trained)
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.size > 1]

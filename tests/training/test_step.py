@@ -31,7 +31,7 @@ def _problem(kind: str = "patch", group: str = ""):
     rates = {name: 1e-3 * (group in ("", name)) for name in optimizer.GROUPS}
     stage = optimizer.Stage("stage1", 1, rates, 0.0)
     trained = optimizer.trained_parameters(stage, labels)
-    transform = optimizer.make_optimizer(stage, labels)
+    transform = optimizer.make_optimizer(stage, labels, 1)
     state = TrainState(
         params=params,
         batch_stats=stats,
@@ -53,15 +53,18 @@ def _batch(size: int = 8) -> dict[str, np.ndarray]:
 @functools.cache
 def _stepper(kind: str, group: str, accum_steps: int, unroll: bool):
     graphdef, transform, trained, _ = _problem(kind, group)
-    return step.make_train_step(
-        graphdef,
-        transform,
-        trained,
-        num_classes=CLASSES,
-        pixel_mean=MEAN,
-        accum_steps=accum_steps,
-        unroll=unroll,
+    options = step.StepOptions(
+        trained, num_classes=CLASSES, pixel_mean=MEAN, unroll=unroll
     )
+    train_step = step.make_train_step(graphdef, transform, options)
+    return lambda state, batch: train_step(state, microbatches(batch, accum_steps))
+
+
+def microbatches(batch, accum_steps):
+    return {
+        key: value.reshape(accum_steps, -1, *value.shape[1:])
+        for key, value in batch.items()
+    }
 
 
 def _step(

@@ -1,0 +1,90 @@
+"""Compiles for a CUDA card of 8 GB on a machine that has none.
+
+The wheels jax-cuda12-plugin and jax-cuda12-pjrt hold the compiler; neither a driver
+nor CUDA itself is needed. The memory that a program will take is then XLA's own
+plan of its buffers. What a running GPU adds is not in it: the CUDA context (some
+0.3 GB), cuDNN's scratch space for the algorithms it picks, and fragmentation.
+
+Where these wheels are installed JAX says on every start that it found no driver, so
+give them an environment of their own, or a folder:
+
+  pip install --no-deps --target=FOLDER jax-cuda12-plugin jax-cuda12-pjrt
+  PYTHONPATH=FOLDER JAX_PLATFORMS=cpu python -m benchmarks.model_costs
+"""
+
+import importlib.util
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+PLUGIN = "jax_plugins.xla_cuda12"
+
+# A GeForce RTX 3070, as the CUDA C++ Programming Guide (compute capability 8.6) and
+# its data sheet describe it.
+CARD = """
+gpu_device_info {
+  cuda_compute_capability { major: 8 minor: 6 }
+  device_memory_size: 8589934592
+  core_count: 46
+  fpus_per_core: 128
+  clock_rate_ghz: 1.73
+  memory_bandwidth: 448000000000
+  l2_cache_size: 4194304
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 1536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 101376
+  shared_memory_per_core: 102400
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA GeForce RTX 3070"
+"""
+
+
+def is_available() -> bool:
+    """Whether the wheels that hold the compiler are installed."""
+    try:
+        return importlib.util.find_spec(PLUGIN) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def compile_for_cuda(function: Any, *arguments: Any) -> jax.stages.Compiled:
+    """Compiles a jitted function for the card.
+
+    Args:
+      function: from `jax.jit`.
+      arguments: trees of arrays or of `jax.ShapeDtypeStruct`.
+    """
+    topology = topologies.get_topology_desc(
+        platform="cuda", target_config=CARD, topology="1x1x1"
+    )
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
+    )
+    return function.lower(*placed).compile()
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """The memory that a compiled program takes while it runs.
+
+    Arguments, results and the one block that XLA plans everything else into. Results
+    that take an argument's place are not counted again.
+    """
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )

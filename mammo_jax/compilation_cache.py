@@ -1,0 +1,16 @@
+"""Compiled steps are kept between runs, so that a second start is fast."""
+
+import os
+from pathlib import Path
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled steps in ~/.cache/mammo_jax/xla.
+
+    `JAX_COMPILATION_CACHE_DIR` in the environment names another folder.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path.home() / ".cache" / "mammo_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -1,0 +1,74 @@
+"""What a JPEG or JPEG 2000 codestream says of itself, for judging it unseen.
+
+The codecs allocate what the codestream claims, so a small hostile file could claim any
+amount of memory; and some fill what is missing of an image with grey.
+"""
+
+import re
+
+import imagecodecs
+import numpy as np
+
+# Bytes before the start of a codestream (a JP2 file's boxes) and after its end.
+_MAX_BYTES_BEFORE = 4096
+_MAX_PADDING = 64
+_END = b"\xff\xd9"  # the end marker of all of them
+_MORE_DATA = b"\xb6" * 64
+
+
+def find_size(codestream: bytes) -> tuple[int, int] | None:
+    """Height and width of JPEG (lossless too), JPEG-LS or JPEG 2000; None of others."""
+    return _jpeg_size(codestream) or _jpeg_2000_size(codestream)
+
+
+def has_end(codestream: bytes) -> bool:
+    """Whether it ends with the end marker, some padding aside."""
+    return _END in codestream[-_MAX_PADDING:]
+
+
+def decode_jpeg(codestream: bytes) -> np.ndarray:
+    """Decodes a JPEG, lossless or not, and makes sure that all of it is there.
+
+    libjpeg takes zeros for data that is missing before the end marker, and says so
+    nowhere that its callers can see. Here more data is put there: for a whole image it
+    is left over, and changes nothing.
+
+    Raises:
+      ValueError: the image needs more data than there is.
+      RuntimeError: it is damaged in another way.
+    """
+    pixels = imagecodecs.jpeg8_decode(codestream)
+    end = codestream.rindex(_END)
+    longer = codestream[:end] + _MORE_DATA + codestream[end:]
+    if not np.array_equal(pixels, imagecodecs.jpeg8_decode(longer)):
+        raise ValueError("the codestream ends too early")
+    return pixels
+
+
+def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
+    """From the SIZ marker segment (ISO 15444-1, A.5.1)."""
+    at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_BYTES_BEFORE)
+    if at < 0 or len(codestream) < at + 24:
+        return None
+    width, height, left, top = (
+        int.from_bytes(codestream[at + 8 + 4 * i : at + 12 + 4 * i], "big")
+        for i in range(4)
+    )
+    return height - top, width - left
+
+
+def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:
+    """From the frame header of JPEG or JPEG-LS (ISO 10918-1 B.2.2)."""
+    if codestream[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(codestream) and codestream[at] == 0xFF:
+        marker = codestream[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if re.match(rb"[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]", bytes([marker])):
+            height = int.from_bytes(codestream[at + 5 : at + 7], "big")
+            return height, int.from_bytes(codestream[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(codestream[at + 2 : at + 4], "big")
+    return None

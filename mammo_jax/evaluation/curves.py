@@ -1,0 +1,164 @@
+"""The figures of an evaluation: ROC, precision-recall, reliability, histogram.
+
+Figures are drawn without pyplot, so that nothing is kept between calls.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a94a3"
+_BINS = 20
+_SIZE = (4.8, 4.4)
+
+# Name in the legend to (scores, labels).
+Curves = Mapping[str, tuple[Float[np.ndarray, " images"], Int[np.ndarray, " images"]]]
+
+
+def roc_figure(curves: Curves, point: tuple[float, float] | None = None) -> Figure:
+    """ROC curves; every label vector must hold both classes.
+
+    Args:
+      curves: see `Curves`.
+      point: sensitivity and specificity at a threshold chosen elsewhere, 0..1.
+    """
+    figure, axes = _square("1 - specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    for (name, (scores, labels)), colour in zip(
+        curves.items(), (BLUE, ORANGE), strict=False
+    ):
+        false_alarms, found, _ = sklearn.metrics.roc_curve(labels, scores)
+        axes.plot(false_alarms, found, color=colour, label=name)
+    if point is not None:
+        axes.plot(
+            1 - point[1],
+            point[0],
+            "o",
+            color=GREEN,
+            label="Youden (from validation)",
+        )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def precision_recall_figure(curves: Curves) -> Figure:
+    """Precision over recall; the share of malignant images is what chance gives."""
+    figure, axes = _square("recall (sensitivity)", "precision")
+    for (name, (scores, labels)), colour in zip(
+        curves.items(), (BLUE, ORANGE), strict=False
+    ):
+        precision, recall, _ = sklearn.metrics.precision_recall_curve(labels, scores)
+        axes.plot(recall, precision, color=colour, label=name, drawstyle="steps-post")
+        axes.axhline(labels.mean(), color=GREY, linewidth=1, linestyle=":")
+    axes.legend(loc="lower left")
+    return figure
+
+
+def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Share of malignant images over the mean score, with 95 % intervals.
+
+    Args:
+      bins: name in the legend to `mammo_jax.evaluation.calibration.reliability`.
+    """
+    figure, axes = _square("mean score of the bin", "share of malignant images")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    for (name, entries), colour in zip(bins.items(), (BLUE, ORANGE), strict=False):
+        value, low, high = np.array([entry["malignant_share"] for entry in entries]).T
+        axes.errorbar(
+            [entry["mean_score"] for entry in entries],
+            value,
+            yerr=np.clip([value - low, high - value], 0, 1),
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            capsize=2,
+            label=name,
+        )
+    axes.legend(loc="best")
+    return figure
+
+
+def histogram_figure(
+    scores: Float[np.ndarray, " images"],
+    labels: Int[np.ndarray, " images"],
+    threshold: float | None = None,
+) -> Figure:
+    """Scores of the two classes.
+
+    Args:
+      scores: 0..1.
+      labels: 1 malignant, else 0.
+      threshold: chosen on validation, drawn as a line.
+    """
+    figure, axes = _plain("score (probability of malignancy)", "images")
+    edges = np.linspace(0, 1, _BINS + 1)
+    classes = (("not malignant", 0, BLUE), ("malignant", 1, ORANGE))
+    for name, label, colour in classes:
+        axes.hist(
+            scores[labels == label],
+            bins=edges.tolist(),
+            color=colour,
+            alpha=0.55,
+            label=f"{name} ({(labels == label).sum()})",
+        )
+    if threshold is not None:
+        axes.axvline(threshold, color=GREEN, label="Youden (from validation)")
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="best")
+    return figure
+
+
+def interval_figure(
+    rows: Sequence[tuple[str, float, Sequence[float] | None]], whole: float
+) -> Figure:
+    """AUCs with their intervals, one below the other.
+
+    Args:
+      rows: name, AUC, and (low, high) or None where there is no interval.
+      whole: the AUC of all images, as a line.
+    """
+    figure = Figure(figsize=(7.2, 0.9 + 0.26 * len(rows)), layout="constrained")
+    axes = _bare(figure)
+    axes.axvline(whole, color=GREY, linewidth=1, linestyle=":")
+    for height, (_, value, interval) in enumerate(reversed(rows)):
+        if interval is not None:
+            axes.plot(interval, [height, height], color=BLUE, linewidth=1.5)
+        axes.plot(value, height, "o", color=BLUE, markersize=5)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("AUC with 95 % interval (DeLong); dotted: all images")
+    return figure
+
+
+def _square(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure, axes = _plain(x_label, y_label)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _plain(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = _bare(figure)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
+
+
+def _bare(figure: Figure) -> Axes:
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6eaf0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes

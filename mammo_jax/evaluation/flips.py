@@ -1,0 +1,60 @@
+"""Four-flip averaging: each image as it is, mirrored, upside down, and both.
+
+Section 4 of the paper averages the scores of the four. The flips are made on the
+device, inside the one jitted step.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped
+
+# Axes of (batch, height, width, ...) to reverse.
+FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
+NO_FLIP: tuple[tuple[int, ...], ...] = ((),)
+
+
+def on_flips(
+    function: Callable[[Array], Any],
+    images: Shaped[Array, "batch height width *channel"],
+    flips: Sequence[tuple[int, ...]],
+    *,
+    at_once: bool,
+) -> Any:
+    """`function` of every flip of the images.
+
+    Args:
+      function: from images to a tree of arrays, each with the batch first, which
+        treats every image by itself.
+      images: on the network's grid.
+      flips: see `FLIPS`.
+      at_once: in one batch of all flips, not one flip after the other: faster on a
+        CPU, where XLA runs convolutions slowly inside a loop, and elsewhere a waste
+        of memory.
+
+    Returns:
+      The function's tree, with an axis of flips before the batch.
+    """
+    if len(flips) == 1:
+        result = function(jnp.flip(images, flips[0]))
+        return jax.tree.map(lambda x: x[None], result)
+    flipped = [jnp.flip(images, axes) for axes in flips]
+    if at_once:
+        result = function(jnp.concatenate(flipped))
+        return jax.tree.map(
+            lambda x: x.reshape(len(flips), images.shape[0], *x.shape[1:]), result
+        )
+    return jax.lax.map(function, jnp.stack(flipped))
+
+
+def average_over_flips(
+    function: Callable[[Array], Any],
+    images: Shaped[Array, "batch height width *channel"],
+    *,
+    at_once: bool,
+) -> Any:
+    """The mean of `function` over the four flips; see `on_flips`."""
+    results = on_flips(function, images, FLIPS, at_once=at_once)
+    return jax.tree.map(lambda x: x.mean(0), results)

@@ -1,0 +1,152 @@
+"""Scores mammograms with trained models.
+
+  python -m mammo_jax.predict --model=runs/demo --out=scores PATH...
+
+PATH is a DICOM, PNG, TIFF, JPEG or PGM file, a folder (searched to the bottom) or a
+glob in quotes. Into the directory of --out go predictions.csv, breasts.csv and
+patients.csv (scores), overlays/ (where the model looked), report.html, files.csv (which
+image is which file) and problems.csv. Patients are called by case numbers.
+
+Exit code: 0 all files were scored, 3 some could not be, 1 an error.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammo_jax.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from mammo_jax.model_directory import LoadedModel
+    from mammo_jax.prediction.scorer import Scorer
+
+EXIT_SOME_BAD = 3
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `--help` prints it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mammo_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="what to score")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR[,DIR]",
+        help="directory of a finished run; the scores of several are averaged",
+    )
+    parser.add_argument("--out", metavar="OUT", help="directory to write into")
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="average over each image, its mirror image, both upside down",
+    )
+    parser.add_argument(
+        "--dicom",
+        action="store_true",
+        help="also write, for each DICOM file, the overlay as Secondary Capture and "
+        "the score as structured report",
+    )
+    parser.add_argument(
+        "--keep_identifiers",
+        action="store_true",
+        help="call patients by their PatientID, and copy the patient to --dicom",
+    )
+    parser.add_argument(
+        "--export",
+        metavar="FILE",
+        help="write the models as one jax.export file that scores without this "
+        "program; no PATH is needed",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error happened"
+    )
+    options = parser.parse_args(arguments)
+    if options.paths and not options.out:
+        parser.error("--out is needed")
+    if not options.paths and not options.export:
+        parser.error("name a file, a folder or a glob to score, or --export=FILE")
+    return options
+
+
+def main(options: argparse.Namespace) -> int:
+    """Scores, or exports; returns the exit code."""
+    # Late: `--help` and a wrong option or path answer at once.
+    from mammo_jax.prediction.inputs import find_files
+
+    directories = [Path(part).expanduser() for part in options.model.split(",") if part]
+    if not directories:
+        raise UserError("--model names no directory")
+    out = Path(options.out or "").expanduser()
+    # An earlier prediction's overlays, where OUT lies among the images, are no input.
+    written = out.resolve()
+    files = [
+        path
+        for path in find_files(options.paths)
+        if not options.out or written not in path.resolve().parents
+    ]
+    if options.paths and not files:
+        raise UserError(f"there is nothing to score but what is in {out} already")
+
+    from mammo_jax.compilation_cache import use_compilation_cache
+    from mammo_jax.model_directory import load_model
+    from mammo_jax.prediction import run
+    from mammo_jax.prediction.scorer import Scorer, batch_size_for
+
+    if options.dicom:
+        from mammo_jax.prediction.dicom_output import check_library
+
+        check_library()
+    use_compilation_cache()
+    models = [load_model(directory) for directory in directories]
+    scorer = Scorer(models, tta=options.tta)
+    if options.export:
+        _export(Path(options.export).expanduser(), scorer)
+    if not options.paths:
+        return 0
+    run.prepare_output(out)
+    rows, problems = run.predict(
+        scorer,
+        files,
+        batch_size_for(models, len(files)),
+        run.Options(
+            out=out,
+            about=_about(models, tta=options.tta),
+            dicom=options.dicom,
+            keep_identifiers=options.keep_identifiers,
+        ),
+    )
+    print(f"{len(rows)} images scored; written to {out / 'report.html'}")
+    if problems:
+        print(f"{len(problems)} files with problems: see {out / 'problems.csv'}")
+    return EXIT_SOME_BAD if problems else 0
+
+
+def _export(path: Path, scorer: "Scorer") -> None:
+    from mammo_jax.evaluation.export import export_scorer
+
+    score, (height, width) = scorer.exportable()
+    export_scorer(path, score, (height, width))
+    print(f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)")
+
+
+def _about(models: "Sequence[LoadedModel]", *, tta: bool) -> str:
+    parts = [
+        f"{model.config.model.trunk} ({model.description.task}) trained on "
+        f"{model.description.dataset}"
+        for model in models
+    ]
+    return (
+        f"Scored with {'; '.join(parts)}."
+        + " The scores are the mean over these models." * (len(models) > 1)
+        + " Every image was scored in four flips." * tta
+    )
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    run_command(lambda: main(parsed), traceback=parsed.traceback)

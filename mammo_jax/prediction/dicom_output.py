@@ -1,0 +1,223 @@
+"""Results for a PACS: the overlay as Secondary Capture, the score as structured report.
+
+Both refer to the mammogram by its UIDs and lie in its study, each in a series of its
+own. Without identifiers the patient is called by the case number, and nothing else of
+the patient is copied. The structured report is a Comprehensive SR after TID 1500
+("Measurement Report", DICOM PS3.16) with one measurement, the probability of cancer in
+percent.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from jaxtyping import UInt8
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+import mammo_jax
+from mammo_jax.errors import UserError
+from mammo_jax.prediction.inputs import Identity
+
+_MANUFACTURER = "mammo_jax"
+_CAVEAT = "For research; not for diagnosis"
+# What both objects say of the patient and the study, and what else a source has.
+_IDENTIFYING = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
+_REFERENCES = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+)
+_IMAGE = (
+    "Modality",
+    "Rows",
+    "Columns",
+    "Laterality",
+    "ImageLaterality",
+    "PatientOrientation",
+)
+# highdicom wants one, and refuses a mammogram's own, such as A and FR.
+_ANY_ORIENTATION = ("A", "F")
+_SERIES_NUMBERS = {"overlay": 9001, "report": 9002}
+
+
+def check_library() -> None:
+    """Refuses to start where highdicom is not installed.
+
+    Raises:
+      UserError: it is not.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--dicom needs highdicom; install it with: pip install --constraint "
+            "requirements.lock --editable '.[dicom]'"
+        ) from error
+
+
+def write_dicom(
+    folder: Path,
+    source: Path,
+    identity: Identity,
+    overlay: UInt8[np.ndarray, "height width 3"],
+    score: float,
+    *,
+    keep_identifiers: bool,
+) -> None:
+    """Writes `ID_overlay.dcm` and `ID_report.dcm`.
+
+    Args:
+      folder: that exists.
+      source: the mammogram's DICOM file.
+      identity: of the mammogram.
+      overlay: RGB.
+      score: probability of malignancy, 0..1.
+      keep_identifiers: copy the source's patient and study attributes.
+
+    Raises:
+      UserError: the source lacks the UIDs to refer to, or has invalid attributes.
+    """
+    reference = _read_reference(source, identity, keep_identifiers=keep_identifiers)
+    makers = {
+        "overlay": lambda: _secondary_capture(reference, overlay),
+        "report": lambda: _structured_report(reference, identity, score),
+    }
+    for name, make in makers.items():
+        try:
+            # highdicom's and pydicom's warnings may quote values of the header.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = make()
+                made.save_as(folder / f"{identity.image_id}_{name}.dcm")
+        except OSError:
+            raise
+        except Exception as error:  # invalid attributes fail in too many ways to list
+            raise UserError(
+                f"{source}: no DICOM {name} can refer to it ({type(error).__name__}); "
+                "an attribute of its header is invalid"
+            ) from None
+
+
+def _read_reference(
+    source: Path, identity: Identity, *, keep_identifiers: bool
+) -> Dataset:
+    """The mammogram as the results refer to it."""
+    wanted = [*_REFERENCES, *_IMAGE, *(_IDENTIFYING if keep_identifiers else ())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(
+            source, stop_before_pixels=True, specific_tags=list(wanted)
+        )
+        for keyword in _REFERENCES:
+            if not dataset.get(keyword):
+                raise UserError(f"{source}: its header has no {keyword} to refer to")
+        for keyword in _IDENTIFYING:
+            if keyword not in dataset:
+                setattr(dataset, keyword, "")
+    if not dataset.PatientID:
+        dataset.PatientID = identity.patient_id
+    return dataset
+
+
+def _series(name: str) -> dict[str, Any]:
+    return {
+        "series_instance_uid": generate_uid(),
+        "series_number": _SERIES_NUMBERS[name],
+        "sop_instance_uid": generate_uid(),
+        "instance_number": 1,
+        "manufacturer": _MANUFACTURER,
+    }
+
+
+def _secondary_capture(
+    reference: Dataset, overlay: UInt8[np.ndarray, "height width 3"]
+) -> Dataset:
+    import highdicom
+
+    side = str(reference.get("ImageLaterality") or reference.get("Laterality") or "")
+    image: Dataset = highdicom.sc.SCImage.from_ref_dataset(
+        ref_dataset=reference,
+        pixel_array=np.ascontiguousarray(overlay),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=_ANY_ORIENTATION,
+        laterality=side if side in ("L", "R") else None,
+        transfer_syntax_uid=pydicom.uid.ExplicitVRLittleEndian,
+        series_description="Where the model looked",
+        **_series("overlay"),
+    )
+    image.PatientOrientation = reference.get("PatientOrientation", "")
+    image.ImageType = ["DERIVED", "SECONDARY"]
+    image.BurnedInAnnotation = "NO"
+    image.DerivationDescription = f"Evidence for malignancy. {_CAVEAT}"
+    item = Dataset()
+    item.ReferencedSOPClassUID = reference.SOPClassUID
+    item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
+    image.SourceImageSequence = [item]
+    return image
+
+
+def _structured_report(reference: Dataset, identity: Identity, score: float) -> Dataset:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    observer = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(),
+            name=_MANUFACTURER,
+            manufacturer_name=_MANUFACTURER,
+            model_name=f"version {mammo_jax.__version__}",
+        ),
+    )
+    side = {"L": codes.SCT.Left, "R": codes.SCT.Right}.get(
+        str(reference.get("ImageLaterality") or reference.get("Laterality") or "")
+    )
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=generate_uid(), identifier=identity.image_id
+        ),
+        algorithm_id=sr.AlgorithmIdentification(
+            name=f"{_MANUFACTURER}. {_CAVEAT}", version=mammo_jax.__version__
+        ),
+        finding_sites=[sr.FindingSite(codes.SCT.Breast, laterality=side)],
+        source_images=[
+            sr.SourceImageForMeasurementGroup(
+                reference.SOPClassUID, reference.SOPInstanceUID
+            )
+        ],
+        measurements=[
+            sr.Measurement(
+                name=codes.DCM.ProbabilityOfCancer,
+                value=round(100 * score, 4),
+                unit=codes.UCUM.Percent,
+            )
+        ],
+    )
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.DCM.Mammography,
+        imaging_measurements=[group],
+    )
+    return sr.ComprehensiveSR(
+        evidence=[reference],
+        content=content[0],
+        is_complete=True,
+        series_description="Probability of cancer",
+        **_series("report"),
+    )

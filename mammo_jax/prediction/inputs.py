@@ -1,0 +1,253 @@
+"""Files to score: found, read, put on the models' grids, and told apart.
+
+Nothing that identifies leaves this module unless it is asked for: images are named by
+case numbers. Which images are of one patient is read from PatientID (0010,0020), kept
+in memory only.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import glob
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8, UInt16
+
+from mammo_jax.data.dicom import find_pseudonym
+from mammo_jax.data.pictures import READERS, read_image
+from mammo_jax.data.preprocess import to_grid
+from mammo_jax.data.views import check_image
+from mammo_jax.errors import UserError
+
+# Longer side of the pictures that overlays are drawn on, in pixels.
+PICTURE_SIDE = 1024
+# Height over width of mammograms is 1.1 to 3.
+_ASPECTS = (0.8, 5.0)
+_DICOM_NAMES = (".dcm", ".dicom")
+_MARK, _MARK_AT = b"DICM", 128
+# CBIS-DDSM gives every view of a patient a PatientID of its own.
+_CBIS_ID = re.compile(r"(?:Mass|Calc)-(?:Training|Test)_(P_\d{5})_\w+")
+_READERS_AT_ONCE = 2
+
+
+class Grid(NamedTuple):
+    """How a model wants an image."""
+
+    height: int
+    width: int
+    stretch: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A mammogram that was read.
+
+    Attributes:
+      path: its file.
+      patient: PatientID, or empty.
+      laterality: LEFT, RIGHT or empty.
+      view: CC, MLO, another view's DICOM name, or empty.
+      is_dicom: whether there is an instance for DICOM output to refer to.
+      size: rows and columns of the original.
+      grids: the image on each grid.
+      picture: the original made small, with its aspect ratio, for looking at.
+    """
+
+    path: Path
+    patient: str
+    laterality: str
+    view: str
+    is_dicom: bool
+    size: tuple[int, int]
+    grids: dict[Grid, UInt16[np.ndarray, "height width"]]
+    picture: UInt8[np.ndarray, "rows columns"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A file that could not be scored, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_files(arguments: Sequence[str]) -> list[Path]:
+    """The files that the arguments name, each once, in a stable order.
+
+    Args:
+      arguments: files, folders (searched to the bottom for DICOM files and pictures)
+        or globs, in which ** stands for any folders.
+
+    Raises:
+      UserError: an argument names nothing.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        files = list(_files_of(argument))
+        if not files:
+            raise UserError(f"{argument}: {_nothing(argument)}")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _files_of(argument: str) -> Iterator[Path]:
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        yield from _images_below(path)
+    elif path.exists():
+        yield path
+    else:
+        for name in sorted(glob.glob(str(path), recursive=True)):
+            match = Path(name)
+            if match.is_dir():
+                yield from _images_below(match)
+            else:
+                yield match
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+            continue
+        suffix = path.suffix.lower()
+        if suffix in READERS or suffix in _DICOM_NAMES or _has_mark(path):
+            yield path
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(_MARK_AT)
+            return file.read(len(_MARK)) == _MARK
+    except OSError:
+        return False
+
+
+def _nothing(argument: str) -> str:
+    if Path(argument).expanduser().is_dir():
+        return "the folder holds no DICOM file and no PNG, TIFF, JPEG or PGM picture"
+    if glob.has_magic(argument):
+        return "matches no file; check the pattern"
+    return "no such file or folder; check the path"
+
+
+def read_inputs(
+    files: Iterable[Path], grids: Iterable[Grid]
+) -> Iterator[Input | Problem]:
+    """Reads the files in their order, a few ahead of the caller."""
+    wanted = tuple(dict.fromkeys(grids))
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(_READERS_AT_ONCE) as pool:
+        for path in files:
+            pending.append(pool.submit(_read_or_report, path, wanted))
+            if len(pending) > 2 * _READERS_AT_ONCE:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _read_or_report(path: Path, grids: Sequence[Grid]) -> Input | Problem:
+    try:
+        return read_input(path, grids)
+    except UserError as error:
+        return Problem(path, str(error).removeprefix(f"{path}: "))
+    except OSError as error:
+        return Problem(path, error.strerror or type(error).__name__)
+
+
+def read_input(path: Path, grids: Sequence[Grid]) -> Input:
+    """Reads one file.
+
+    Raises:
+      UserError: what the readers raise, or the image cannot be a whole mammogram.
+    """
+    mammogram = read_image(path)
+    check_image(str(path), mammogram)
+    lowest, highest = _ASPECTS
+    if not lowest <= mammogram.rows / mammogram.columns <= highest:
+        raise UserError(
+            f"{path}: {mammogram.rows}x{mammogram.columns} pixels (height x width) are "
+            "not the shape of a mammogram; turn it upright, or cut it to one breast"
+        )
+    is_dicom = path.suffix.lower() not in READERS
+    return Input(
+        path=path,
+        patient=_patient(path) if is_dicom else "",
+        laterality=mammogram.laterality,
+        view=mammogram.view,
+        is_dicom=is_dicom,
+        size=(mammogram.rows, mammogram.columns),
+        grids={
+            grid: to_grid(
+                mammogram.pixels, grid.height, grid.width, stretch=grid.stretch
+            )
+            for grid in grids
+        },
+        picture=small_picture(mammogram.pixels),
+    )
+
+
+def _patient(path: Path) -> str:
+    patient = find_pseudonym(path).strip()
+    cbis = _CBIS_ID.fullmatch(patient)
+    return cbis[1] if cbis else patient
+
+
+def small_picture(
+    pixels: UInt16[np.ndarray, "rows columns"],
+) -> UInt8[np.ndarray, "rows2 columns2"]:
+    """The image with its longer side at most `PICTURE_SIDE`, in 8 bits.
+
+    Its darkest value is black, and its brightest but for one pixel in two hundred
+    white.
+    """
+    scale = min(1.0, PICTURE_SIDE / max(pixels.shape))
+    size = tuple(max(1, round(side * scale)) for side in pixels.shape)
+    if size != pixels.shape:
+        pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+    dark, bright = np.percentile(pixels, [0, 99.5])
+    levels = (pixels.astype(np.float32) - dark) / max(bright - dark, 1)
+    return np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8)
+
+
+class Identity(NamedTuple):
+    """What an image is called in tables, names and reports.
+
+    Attributes:
+      image_id: `case_0001_LEFT_CC`, with a number behind it for a second such image.
+      case: `case_0001`; all images of one PatientID share it.
+      patient_id: the case, or PatientID where identifiers are kept.
+    """
+
+    image_id: str
+    case: str
+    patient_id: str
+
+
+class CaseBook:
+    """Gives images their names, in the order in which they come.
+
+    Args:
+      keep_identifiers: call patients by their PatientID.
+    """
+
+    def __init__(self, *, keep_identifiers: bool):
+        self._keep = keep_identifiers
+        self._cases: dict[str | Path, str] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    def name(self, image: Input) -> Identity:
+        """The image's names; an image without PatientID is a case of its own."""
+        number = len(self._cases) + 1
+        case = self._cases.setdefault(image.patient or image.path, f"case_{number:04d}")
+        name = "_".join(part for part in (case, image.laterality, image.view) if part)
+        self._counts[name] += 1
+        if self._counts[name] > 1:
+            name = f"{name}_{self._counts[name]}"
+        kept = image.patient if self._keep else ""
+        return Identity(name, case, kept or case)

@@ -1,0 +1,57 @@
+"""The page of a prediction: every image's overlay, the highest score first."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mammo_jax.evaluation.report import Picture, Section, Table, write_report
+from mammo_jax.prediction.inputs import Problem
+from mammo_jax.prediction.tables import Row
+
+_COLOURS = (
+    "Colour shows where the evidence lies, on one scale in all pictures: yellow to "
+    "red for malignancy, blue against it. Of whole-image classifiers it shows the "
+    "odds at each place, none at even odds and full colour at 50 to 1; of patch "
+    "classifiers the probability of a malignant patch. It says where the model "
+    "looked, not where a lesion is."
+)
+_CAVEAT = "For research. Not a medical device; no clinical decision may rest on it."
+
+
+def write_page(
+    path: Path,
+    about: str,
+    rows: Sequence[Row],
+    thumbnails: Mapping[str, bytes],
+    problems: Sequence[Problem],
+) -> None:
+    """Writes the page, self-contained.
+
+    Args:
+      path: of the HTML file.
+      about: which models, and how.
+      rows: every image that was scored.
+      thumbnails: PNG by image id, of those to show.
+      problems: the files that could not be scored.
+    """
+    shown = [row for row in rows if row.identity.image_id in thumbnails]
+    shown.sort(key=lambda row: -row.score)
+    text = [about, _COLOURS, _CAVEAT]
+    if len(shown) < len(rows):
+        text.append(
+            f"The {len(shown)} images of the highest scores of {len(rows)}; all are "
+            "in predictions.csv."
+        )
+    pictures = [
+        Picture(
+            row.identity.image_id,
+            thumbnails[row.identity.image_id],
+            f"{row.score:.3f}  {row.identity.image_id}",
+        )
+        for row in shown
+    ]
+    sections = [Section("Images by score", text, pictures=pictures)]
+    if problems:
+        table = Table(("file", "problem"), [(str(p.path), p.reason) for p in problems])
+        text = [f"{len(problems)} files could not be scored."]
+        sections.append(Section("Problems", text, [table]))
+    write_report(path, "Scores of mammograms", sections)

@@ -1,0 +1,143 @@
+"""Several models as one: the mean of their scores, and of their evidence."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt16
+
+from mammo_jax.errors import UserError
+from mammo_jax.evaluation import flips as flipping
+from mammo_jax.evaluation import saliency
+from mammo_jax.model_directory import LoadedModel
+from mammo_jax.prediction.inputs import Grid, Input
+
+
+class Scored(NamedTuple):
+    """What the models say of one image.
+
+    Attributes:
+      score: probability of malignancy, 0..1: the mean over models and flips.
+      strength: of the evidence over the image's picture, -1..1: the mean likewise;
+        see `mammo_jax.evaluation.saliency.strength`.
+    """
+
+    score: float
+    strength: Float[np.ndarray, "height width"]
+
+
+class Scorer:
+    """Scores batches of images with every model.
+
+    Args:
+      models: at least one.
+      tta: average over the four flips of every image (section 4).
+    """
+
+    def __init__(self, models: Sequence[LoadedModel], *, tta: bool):
+        self._models = models
+        self._flips = flipping.FLIPS if tta else flipping.NO_FLIP
+        self._steps = [jax.jit(self._step(model)) for model in models]
+
+    @property
+    def grids(self) -> list[Grid]:
+        """Of each model."""
+        return [grid_of(model) for model in self._models]
+
+    def _step(self, model: LoadedModel, *, at_once: bool | None = None) -> Any:
+        if at_once is None:
+            at_once = jax.default_backend() == "cpu"
+        return saliency.make_evidence_step(
+            model.graphdef,
+            model.model_config,
+            pixel_mean=model.description.pixel_mean,
+            malignant_classes=model.description.malignant_classes,
+            flips=self._flips,
+            at_once=at_once,
+        )
+
+    def score(self, images: Sequence[Input], batch_size: int) -> list[Scored]:
+        """Scores at most `batch_size` images, filled up with copies of the last."""
+        padded = [*images, *[images[-1]] * (batch_size - len(images))]
+        results = []
+        for model, step in zip(self._models, self._steps, strict=True):
+            grid = grid_of(model)
+            batch = np.stack([image.grids[grid] for image in padded])
+            results.append(step(model.params, model.batch_stats, batch))
+        found = jax.tree.map(np.asarray, results)
+        return [
+            self._sum_up(jax.tree.map(lambda x, at=at: x[:, at], found), image)
+            for at, image in enumerate(images)
+        ]
+
+    def _sum_up(self, found: Sequence[saliency.Evidence], image: Input) -> Scored:
+        """Of one image; every model's `found` has an axis of flips."""
+        scores = [np.mean(one.scores, dtype=np.float64) for one in found]
+        if not np.isfinite(scores).all():
+            raise UserError(
+                "the model's outputs are not finite; it was not trained to an end"
+            )
+        strengths = [
+            _laid_over(flipped, axes, model, image)
+            for model, one in zip(self._models, found, strict=True)
+            for axes, flipped in zip(self._flips, one.maps, strict=True)
+        ]
+        score = float(np.clip(np.mean(scores), 0, 1))
+        return Scored(score, np.mean(np.stack(strengths), axis=0))
+
+    def exportable(self) -> tuple[Any, tuple[int, int]]:
+        """The function from images to scores, with the weights inside, and its grid.
+
+        Raises:
+          UserError: the models want different images.
+        """
+        if len({*self.grids}) > 1:
+            raise UserError(
+                "models of different image sizes cannot be exported as one file; "
+                "export each by itself"
+            )
+        steps = [self._step(model, at_once=True) for model in self._models]
+
+        def score(images: UInt16[Array, "batch height width"]) -> Float[Array, " b"]:
+            scores = [
+                step(model.params, model.batch_stats, images).scores.mean(0)
+                for model, step in zip(self._models, steps, strict=True)
+            ]
+            return jnp.mean(jnp.stack(scores), axis=0)
+
+        return score, self.grids[0][:2]
+
+
+def _laid_over(
+    position_map: Float[np.ndarray, "rows columns"],
+    axes: tuple[int, ...],
+    model: LoadedModel,
+    image: Input,
+) -> Float[np.ndarray, "height width"]:
+    """A map of a flipped image over the picture, the right way round again."""
+    strength = saliency.strength(position_map, model.model_config)
+    grid, shape = grid_of(model)[:2], image.picture.shape
+    shown = saliency.project(strength, model.model_config, grid, shape)
+    return np.flip(shown, tuple(axis - 1 for axis in axes))
+
+
+def grid_of(model: LoadedModel) -> Grid:
+    """How the model wants an image."""
+    said = model.description
+    return Grid(said.height, said.width, said.stretch)
+
+
+def batch_size_for(models: Sequence[LoadedModel], images: int) -> int:
+    """Images in a batch: what fitted into memory in the models' own evaluation.
+
+    A batch of patches counts as the whole images that have as many pixels.
+    """
+    sizes = [images]
+    for model in models:
+        said, size = model.description, model.config.eval_batch_size
+        if said.patch_size:
+            size = size * said.patch_size**2 // (said.height * said.width)
+        sizes.append(max(size, 1))
+    return min(sizes)

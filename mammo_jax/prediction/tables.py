@@ -1,0 +1,98 @@
+"""The tables of scores: of images, of breasts and of patients, and of bad files."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mammo_jax.evaluation.predictions import COLUMNS
+from mammo_jax.prediction.inputs import Identity, Problem
+
+# What the prediction table knows; other views have an empty cell.
+_VIEWS = ("CC", "MLO")
+
+
+class Row(NamedTuple):
+    """An image that was scored."""
+
+    identity: Identity
+    path: Path
+    laterality: str
+    view: str
+    score: float
+
+
+def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) -> None:
+    """Writes predictions.csv, breasts.csv, patients.csv, files.csv, problems.csv.
+
+    The first three are prediction tables, in the order of the files, with an empty
+    label. A breast's and a patient's score is the mean of their images' scores; the
+    column malignant_max has the highest. Images without laterality are of no breast.
+    files.csv and problems.csv alone have paths, which are whatever the files are
+    called.
+    """
+    _write(
+        out / "predictions.csv",
+        COLUMNS,
+        (
+            [
+                row.identity.image_id,
+                f"{row.score:.9g}",
+                "",
+                row.identity.patient_id,
+                row.laterality,
+                row.view if row.view in _VIEWS else "",
+            ]
+            for row in rows
+        ),
+    )
+    breasts = [row for row in rows if row.laterality]
+    for name, group, is_breast in (
+        ("breasts.csv", breasts, True),
+        ("patients.csv", rows, False),
+    ):
+        header = (*COLUMNS, "malignant_max", "images")
+        _write(out / name, header, _grouped(group, by_breast=is_breast))
+    _write(
+        out / "files.csv",
+        ("image_index", "file"),
+        ([row.identity.image_id, row.path] for row in rows),
+    )
+    _write(
+        out / "problems.csv",
+        ("file", "problem"),
+        ([problem.path, problem.reason] for problem in problems),
+    )
+
+
+def _grouped(rows: Sequence[Row], *, by_breast: bool) -> Iterable[list[Any]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        side = row.laterality if by_breast else ""
+        groups.setdefault((row.identity.case, side), []).append(row)
+    for (case, side), members in groups.items():
+        scores = [row.score for row in members]
+        yield [
+            f"{case}_{side}" if side else case,
+            f"{np.mean(scores):.9g}",
+            "",
+            members[0].identity.patient_id,
+            side,
+            "",
+            f"{max(scores):.9g}",
+            len(scores),
+        ]
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    partial = path.with_suffix(".part")
+    with open(
+        partial, "w", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(partial, path)

@@ -1,0 +1,165 @@
+"""The devices of a run: a mesh over images (`data`) and their rows (`spatial`).
+
+Every process reads its own images only. Within an image the rows may be spread over
+the devices of one process; XLA exchanges the borders.
+"""
+
+import functools
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mammo_jax.errors import UserError
+
+
+def make_mesh(data: int, spatial: int) -> Mesh:
+    """The first `data` x `spatial` devices; over several processes all of them.
+
+    Raises:
+      UserError: there are not that many, or an image would span two processes.
+    """
+    wanted, there = data * spatial, jax.device_count()
+    processes, local = jax.process_count(), jax.local_device_count()
+    where = f"config.devices.data ({data}) x config.devices.spatial ({spatial})"
+    if wanted > there:
+        raise UserError(f"{where} is more than the {there} devices there are")
+    if processes > 1 and wanted != there:
+        raise UserError(
+            f"{where} must be the {there} devices of the {processes} processes together"
+        )
+    if processes > 1 and local % spatial:
+        raise UserError(
+            f"config.devices.spatial ({spatial}) does not divide the {local} devices "
+            "of a process; the rows of an image stay within one process"
+        )
+    return jax.make_mesh(
+        (data, spatial),
+        ("data", "spatial"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[:wanted],
+    )
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """Every device holds the whole array; None leaves it to one device."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def on_mesh(mesh: Mesh | None) -> Callable[[Callable], Callable]:
+    """Lets a function that is traced know the axes of the mesh."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def traced(*arguments: Any) -> Any:
+            if mesh is None:
+                return function(*arguments)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arguments)
+
+        return traced
+
+    return decorate
+
+
+@functools.cache
+def _batch_sharding(mesh: Mesh, key: str, leading: int) -> NamedSharding:
+    rows = ("spatial",) if key == "image" else ()
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, "data", *rows))
+
+
+def put_batch(
+    mesh: Mesh, batch: Mapping[str, np.ndarray], *, leading: int
+) -> dict[str, jax.Array]:
+    """The processes' parts of a batch as one array over the mesh for every key.
+
+    Args:
+      mesh: see `make_mesh`.
+      batch: this process's part.
+      leading: axes before the images': 1 for microbatches, else 0.
+    """
+    return {
+        key: jax.make_array_from_process_local_data(
+            _batch_sharding(mesh, key, leading), value
+        )
+        for key, value in batch.items()
+    }
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """The same arrays, whole and committed on every device.
+
+    A fresh array is committed to no device, the result of a step is; without this
+    the second step would compile again.
+    """
+    sharding = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the logs and tables."""
+    return jax.process_index() == 0
+
+
+def largest_of_processes(mine: int) -> int:
+    """The largest number that any process has; all of them must ask."""
+    if jax.process_count() == 1:
+        return mine
+    return int(multihost_utils.process_allgather(np.array(mine)).max())
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A table whose rows were dealt out to the processes, whole and in order.
+
+    Args:
+      mine: this process's columns: rows p, p + n, ... of process p of n. No
+        objects.
+    """
+    if jax.process_count() == 1:
+        return dict(mine)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **mine)
+    parts = [
+        np.load(io.BytesIO(part), allow_pickle=False)
+        for part in _gather_bytes(buffer.getvalue())
+    ]
+    lengths = [len(next(iter(part.values()))) for part in parts]
+    numbers = [
+        np.arange(length) * len(parts) + process
+        for process, length in enumerate(lengths)
+    ]
+    order = np.argsort(np.concatenate(numbers))
+    return {key: np.concatenate([part[key] for part in parts])[order] for key in mine}
+
+
+def _gather_bytes(mine: bytes) -> list[bytes]:
+    """Every process's bytes, in the order of the processes."""
+    sizes = multihost_utils.process_allgather(np.array(len(mine)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(mine)] = np.frombuffer(mine, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        row[:size].tobytes() for row, size in zip(rows, sizes.tolist(), strict=True)
+    ]
+
+
+def abstract(mesh: Mesh, tree: Any) -> Any:
+    """Shapes and types of arrays that are to be whole on every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )

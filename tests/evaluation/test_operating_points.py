@@ -1,0 +1,87 @@
+"""Thresholds, against every threshold tried out."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mammo_jax.evaluation import operating_points as points
+
+CLASS = st.lists(st.integers(0, 8), min_size=1, max_size=20)
+
+
+def _all_points(scores, labels):
+    """(sensitivity, specificity) at every possible threshold."""
+    for threshold in [*sorted(set(scores)), np.inf]:
+        called = scores >= threshold
+        yield called[labels == 1].mean(), (~called)[labels == 0].mean()
+
+
+def _problem(positives, negatives):
+    scores = np.array(positives + negatives) / 8
+    return scores, np.repeat([1, 0], [len(positives), len(negatives)])
+
+
+@pytest.mark.parametrize("target", points.TARGETS)
+@given(positives=CLASS, negatives=CLASS)
+def test_fixed_specificity_gives_the_most_sensitivity(target, positives, negatives):
+    scores, labels = _problem(positives, negatives)
+    threshold = points.threshold_for_specificity(scores, labels, target)
+    got = points.at_threshold(scores, labels, threshold)
+    reached = [(s, t) for s, t in _all_points(scores, labels) if t >= target]
+    found = got["sensitivity"][0], got["specificity"][0]
+    assert found == pytest.approx(max(reached))
+
+
+@pytest.mark.parametrize("target", points.TARGETS)
+@given(positives=CLASS, negatives=CLASS)
+def test_fixed_sensitivity_gives_the_most_specificity(target, positives, negatives):
+    scores, labels = _problem(positives, negatives)
+    threshold = points.threshold_for_sensitivity(scores, labels, target)
+    got = points.at_threshold(scores, labels, threshold)
+    reached = [(t, s) for s, t in _all_points(scores, labels) if s >= target]
+    found = got["specificity"][0], got["sensitivity"][0]
+    assert found == pytest.approx(max(reached))
+
+
+@given(positives=CLASS, negatives=CLASS)
+def test_youden_is_the_largest_gain(positives, negatives):
+    scores, labels = _problem(positives, negatives)
+    threshold = points.youden_threshold(scores, labels)
+    got = points.at_threshold(scores, labels, threshold)
+    best = max(s + t - 1 for s, t in _all_points(scores, labels))
+    assert got["sensitivity"][0] + got["specificity"][0] - 1 == pytest.approx(best)
+
+
+@given(positives=CLASS, negatives=CLASS, threshold=st.floats(0, 1))
+def test_counts_add_up(positives, negatives, threshold):
+    scores, labels = _problem(positives, negatives)
+    got = points.at_threshold(scores, labels, threshold)
+    assert got["true_positive"] + got["false_negative"] == len(positives)
+    assert got["true_negative"] + got["false_positive"] == len(negatives)
+    assert got["true_positive"] + got["false_positive"] == (scores >= threshold).sum()
+
+
+def test_a_share_has_wilsons_interval():
+    # Wilson (1927), written out.
+    count, total, z = 8, 10, NormalDist().inv_cdf(0.975)
+    share = count / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total)
+    half *= np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    assert points.share(8, 10) == pytest.approx((0.8, centre - half, centre + half))
+
+
+def test_nothing_has_no_share():
+    assert points.share(0, 0) is None
+
+
+def test_a_threshold_above_every_score_calls_nothing_malignant():
+    scores, labels = np.array([0.2, 0.9]), np.array([1, 0])
+    threshold = points.threshold_for_specificity(scores, labels, 0.95)
+    got = points.at_threshold(scores, labels, threshold)
+    assert got["threshold"] is None
+    assert got["true_positive"] == got["false_positive"] == 0
+    assert got["positive_predictive_value"] is None

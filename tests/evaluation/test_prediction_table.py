@@ -1,0 +1,221 @@
+"""Prediction tables: written, read back, refused, averaged."""
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mammo_jax.errors import UserError
+from mammo_jax.evaluation import prediction_table
+from mammo_jax.evaluation.prediction_table import align, average_tables, read_table
+from mammo_jax.evaluation.predictions import (
+    COLUMNS,
+    DETAIL_COLUMNS,
+    Details,
+    Predictions,
+    write_predictions,
+)
+
+HEADER = ",".join(COLUMNS)
+GOOD = ("P_1_LEFT_CC,0.25,0,P_1,LEFT,CC", "P_2_LEFT_CC,0.75,1,P_2,LEFT,CC")
+
+
+def _write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _predictions(details: Details | None) -> Predictions:
+    malignant = np.array([0.123456789, 1.0, 0.0], np.float32)
+    return Predictions(
+        image_ids=("P_1_LEFT_CC", "P_1_LEFT_MLO", "P_2_RIGHT_CC"),
+        patient_ids=("P_1", "P_1", "P_2"),
+        lateralities=("LEFT", "LEFT", "RIGHT"),
+        views=("CC", "MLO", "CC"),
+        probabilities=np.stack([1 - malignant, malignant], 1),
+        labels=np.array([0, 1, 0]),
+        losses=np.zeros(3),
+        malignant_classes=(1,),
+        details=details,
+    )
+
+
+DETAILS = Details(np.array([3, 0, 1]), ("calc;mass", "", "mass"), np.array([0.5, 0, 1]))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    predictions = _predictions(DETAILS)
+    write_predictions(tmp_path / "new" / "test.csv", predictions)
+    table = read_table(tmp_path / "new" / "test.csv")
+    for field in ("image_ids", "patient_ids", "lateralities", "views"):
+        assert getattr(table, field) == getattr(predictions, field)
+    np.testing.assert_array_equal(
+        table.scores.astype(np.float32), predictions.malignant_score
+    )
+    assert table.labels.tolist() == [0, 1, 0]
+    assert table.breast_densities.tolist() == [3, 0, 1]
+    assert table.abnormality_types == DETAILS.abnormality_types
+    np.testing.assert_array_equal(table.lesion_sizes, [0.5, math.nan, 1])
+
+
+def test_patches_have_six_columns_and_whole_images_nine(tmp_path):
+    for details, columns in ((None, COLUMNS), (DETAILS, COLUMNS + DETAIL_COLUMNS)):
+        path = tmp_path / "table.csv"
+        write_predictions(path, _predictions(details))
+        with open(path, newline="") as file:
+            rows = list(csv.reader(file))
+        assert tuple(rows[0]) == columns
+        assert {len(row) for row in rows} == {len(columns)}
+    assert rows[2][-3:] == ["", "", ""]
+
+
+def test_order_further_columns_and_a_byte_order_mark_do_not_matter(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "\ufeffview,malignant_pred,note,malignant_label,image_index,patient_id,"
+        "laterality\r\nCC,1e-3,a b,1,x,p,\r\n\r\n",
+        encoding="utf-8",
+    )
+    table = read_table(path)
+    assert (table.image_ids, table.scores.tolist()) == (("x",), [0.001])
+    assert table.lateralities == ("",)
+
+
+REFUSED = {
+    "no rows": ([HEADER], "has no rows"),
+    "no header": ([], "missing the columns image_index"),
+    "columns": (["image_index,malignant_pred,view"], "columns malignant_label, pat"),
+    "twice a column": ([HEADER + ",view", GOOD[0] + ",CC"], "column view is there tw"),
+    "twice an image": ([HEADER, *GOOD, GOOD[0]], "line 4.*also on line 2"),
+    "nan": ([HEADER, "a,nan,0,p,LEFT,CC"], "line 2: malignant_pred is 'nan'.*0 to 1"),
+    "infinite": ([HEADER, "a,inf,0,p,LEFT,CC"], "malignant_pred is 'inf'"),
+    "above 1": ([HEADER, *GOOD, "a,1.01,0,p,LEFT,CC"], "line 4: malignant_pred is"),
+    "below 0": ([HEADER, "a,-0.1,0,p,LEFT,CC"], "malignant_pred is '-0.1'"),
+    "no number": ([HEADER, "a,high,0,p,LEFT,CC"], "malignant_pred is 'high'"),
+    "no score": ([HEADER, "a,,0,p,LEFT,CC"], "malignant_pred is ''"),
+    "label": ([HEADER, "a,0.1,2,p,LEFT,CC"], "malignant_label is '2'; .* 0 or 1"),
+    "no label": ([HEADER, "a,0.1,,p,LEFT,CC"], "malignant_label is ''"),
+    "no id": ([HEADER, ",0.1,0,p,LEFT,CC"], "image_index is ''"),
+    "no patient": ([HEADER, "a,0.1,0,,LEFT,CC"], "patient_id is ''"),
+    "laterality": ([HEADER, "a,0.1,0,p,L,CC"], "laterality is 'L'; .* LEFT, RIGHT"),
+    "view": ([HEADER, "a,0.1,0,p,LEFT,ML"], "view is 'ML'"),
+    "cells": ([HEADER, "a,0.1,0,p,LEFT"], "line 2: 5 cells, but the header has 6"),
+    "long id": ([HEADER, f"{'a' * 300},0.1,0,p,LEFT,CC"], r"is 'a+\.\.\.'; it must"),
+    "quotes": ([HEADER, 'a,"0.1,0,p,LEFT,CC'], "not a CSV table"),
+    "density": (
+        [HEADER + ",breast_density", GOOD[0] + ",5"],
+        "breast_density is '5'; it must be 1 to 4 or empty",
+    ),
+    "types": ([HEADER + ",abnormality_types", GOOD[0] + ",cyst"], "is 'cyst'"),
+    "size": ([HEADER + ",lesion_size", GOOD[0] + ",-1"], "lesion_size is '-1'"),
+    "huge size": ([HEADER + ",lesion_size", GOOD[0] + ",inf"], "lesion_size is 'inf'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_damaged_table_is_refused_with_its_place(case, tmp_path):
+    lines, message = REFUSED[case]
+    path = _write(tmp_path / "table.csv", *lines)
+    with pytest.raises(UserError, match=message) as refusal:
+        read_table(path)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n\x00\x00", b"a\x00b\n1\n"]
+)
+def test_another_kind_of_file_is_refused(content, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not a CSV table|missing the columns"):
+        read_table(path)
+
+
+@given(st.binary(max_size=200))
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.csv"
+    path.write_bytes(HEADER.encode() + b"\n" + content)
+    try:
+        table = read_table(path)
+    except UserError:
+        return
+    assert ((table.scores >= 0) & (table.scores <= 1)).all()
+
+
+def test_no_file_a_directory_and_too_large_ones_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(tmp_path)
+    path = _write(tmp_path / "table.csv", HEADER, *GOOD)
+    monkeypatch.setattr(prediction_table, "MAX_ROWS", 1)
+    with pytest.raises(UserError, match="more than 1 rows"):
+        read_table(path)
+    monkeypatch.setattr(prediction_table, "MAX_BYTES", 10)
+    with pytest.raises(UserError, match="larger than"):
+        read_table(path)
+
+
+def test_several_tables_are_averaged_by_image(tmp_path):
+    first = _write(tmp_path / "a.csv", HEADER, *GOOD)
+    other = [line.replace("0.25", "0.75").replace("0.75,1", "0.5,1") for line in GOOD]
+    second = _write(tmp_path / "b.csv", HEADER, *reversed(other))
+    table = average_tables([first, second])
+    assert table.image_ids == ("P_1_LEFT_CC", "P_2_LEFT_CC")
+    assert table.scores.tolist() == [0.5, 0.625]
+    assert table.name == f"{first}, {second}"
+
+
+def test_tables_of_other_images_are_refused(tmp_path):
+    first = _write(tmp_path / "a.csv", HEADER, *GOOD)
+    second = _write(tmp_path / "b.csv", HEADER, GOOD[0])
+    for paths in ([first, second], [second, first]):
+        with pytest.raises(UserError, match=r"a\.csv only \(P_2_LEFT_CC\)"):
+            average_tables(paths)
+
+
+def test_of_many_missing_images_a_few_are_named(tmp_path):
+    lines = [f"image{n},0.5,0,p{n},LEFT,CC" for n in range(9)]
+    first = _write(tmp_path / "a.csv", HEADER, *lines)
+    second = _write(tmp_path / "b.csv", HEADER, *GOOD)
+    with pytest.raises(UserError, match=r"no image in common \(P_1.* different splits"):
+        average_tables([first, second])
+    second = _write(tmp_path / "b.csv", HEADER, *GOOD, lines[8])
+    with pytest.raises(UserError, match=r"8 of 9 .*image0, image1, image2 and 5 more"):
+        average_tables([first, second])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [(("1,P_2", "0,P_2"), "label"), ((",P_2", ",P_9"), "patient")]
+)
+def test_tables_that_disagree_on_an_image_are_refused(tmp_path, change, field):
+    first = _write(tmp_path / "a.csv", HEADER, *GOOD)
+    second = _write(tmp_path / "b.csv", HEADER, GOOD[0], GOOD[1].replace(*change))
+    with pytest.raises(UserError, match=f"disagree on the {field}.* of P_2_LEFT_CC"):
+        average_tables([first, second])
+
+
+@given(st.permutations(range(5)))
+def test_aligning_undoes_any_order(order):
+    table = prediction_table.PredictionTable(
+        name="t",
+        image_ids=tuple("abcde"),
+        scores=np.arange(5) / 4,
+        labels=np.array([0, 1, 0, 1, 1]),
+        patient_ids=tuple("vwxyz"),
+        lateralities=("LEFT",) * 5,
+        views=("CC",) * 5,
+        breast_densities=np.arange(5),
+        abnormality_types=("calc",) * 5,
+        lesion_sizes=np.arange(5) / 10,
+    )
+    back = align(prediction_table.take(table, order), table)
+    for field in dataclasses.fields(table):
+        found, expected = getattr(back, field.name), getattr(table, field.name)
+        np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,203 @@
+"""Maps of where a model looked, against the model's own output and a bright spot."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from flax import nnx
+
+from mammo_jax.data.preprocess import to_grid
+from mammo_jax.errors import UserError
+from mammo_jax.evaluation import flips, saliency
+from mammo_jax.evaluation.heatmaps import make_heatmap_step
+from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.training.inputs import network_input
+
+MEAN = 40.0
+IMAGES = np.random.default_rng(0).integers(0, 65536, (2, 192, 160), dtype=np.uint16)
+
+
+def _config(kind: str, **changes):
+    config = default_model_config()
+    config.trunk, config.width = "vgg16", 1 / 16
+    config.top.kind, config.top.window = kind, 3
+    config.top.pool, config.image_size = 2, IMAGES.shape[1:]
+    config.top.blocks = ("4x1",) if kind == "vgg" else ("4-4-8x1",)
+    config.num_classes = 5 if kind == "patch" else 2
+    config.update(changes)
+    return config
+
+
+def _evidence(config, images, *, model=None, pixel_mean=MEAN):
+    model = model or build_model(config, rngs=nnx.Rngs(0))
+    graphdef, params, stats = variables.split(model)
+    step = saliency.make_evidence_step(
+        graphdef,
+        config,
+        pixel_mean=pixel_mean,
+        malignant_classes=(2, 4) if config.top.kind == "patch" else (1,),
+        flips=flips.NO_FLIP,
+        at_once=True,
+    )
+    found = jax.jit(step)(params, stats, images)
+    return model, np.asarray(found.scores[0]), np.asarray(found.maps[0])
+
+
+def _logits(model, images):
+    inputs = network_input(jnp.array(images), jnp.zeros((len(images), 3)), MEAN)
+    return np.asarray(model(inputs, train=False))
+
+
+@pytest.mark.parametrize("kind", ["residual", "vgg", "heatmap"])
+def test_the_score_is_the_models_probability_of_malignancy(kind):
+    model, scores, _ = _evidence(_config(kind), IMAGES)
+    expected = scipy.special.softmax(_logits(model, IMAGES), axis=-1)[:, 1]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["residual", "vgg"])
+def test_the_mean_of_an_activation_map_is_the_images_log_odds(kind):
+    model, _, maps = _evidence(_config(kind), IMAGES)
+    logits = _logits(model, IMAGES)
+    expected = logits[:, 1] - logits[:, 0]
+    np.testing.assert_allclose(maps.mean((1, 2)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["patch", "heatmap"])
+def test_patch_classifiers_show_their_heatmap(kind):
+    config = _config(kind)
+    model, scores, maps = _evidence(config, IMAGES)
+    _, params, stats = variables.split(model)
+    batch = {"image": IMAGES, "channel_shift": np.zeros((2, 3), np.float32)}
+    heatmap = np.asarray(make_heatmap_step(config, MEAN)(params, stats, batch))
+    expected = heatmap[..., [2, 4]].sum(-1)
+    np.testing.assert_allclose(scipy.special.expit(maps), expected, rtol=1e-4)
+    if kind == "patch":
+        np.testing.assert_allclose(scores, expected.max((1, 2)), rtol=1e-4)
+
+
+def test_flips_one_after_the_other_are_those_at_once():
+    config = _config("residual")
+    graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+    found = [
+        jax.jit(
+            saliency.make_evidence_step(
+                graphdef,
+                config,
+                pixel_mean=MEAN,
+                malignant_classes=(1,),
+                flips=flips.FLIPS,
+                at_once=at_once,
+            )
+        )(params, stats, IMAGES)
+        for at_once in (True, False)
+    ]
+    assert found[0].scores.shape == (4, len(IMAGES))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_images_too_small_for_the_model_are_refused():
+    with pytest.raises(UserError, match="too small"):
+        _evidence(_config("vgg"), IMAGES[:, :40, :40])
+
+
+def test_log_odds_of_several_classes():
+    logits = np.random.default_rng(0).normal(size=(7, 5))
+    share = scipy.special.softmax(logits, axis=-1)[:, [2, 4]].sum(-1)
+    found = saliency.log_odds(jnp.array(logits), (2, 4))
+    np.testing.assert_allclose(found, scipy.special.logit(share), rtol=1e-5)
+
+
+def test_strength_of_odds_and_of_probabilities():
+    odds = np.log([1e-9, 1 / np.sqrt(50), 1, np.sqrt(50), 50, 1e9])
+    np.testing.assert_allclose(
+        saliency.strength(odds, _config("residual")),
+        [-1, -0.5, 0, 0.5, 1, 1],
+        atol=1e-7,
+    )
+    np.testing.assert_allclose(
+        saliency.strength(np.log([0.25, 1, 9]), _config("patch")), [0.2, 0.5, 0.9]
+    )
+
+
+GRID = (512, 384)
+# Neither the grid's size nor its aspect ratio.
+ORIGINAL = (900, 420)
+_BLOCK = {"residual": ("4-4-8x1",), "vgg": ("4x1",), "patch": ()}
+
+
+def _spots(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Black images with a bright disc, and the discs' (row, column).
+
+    The discs lie evenly over one position's share of the image.
+    """
+    number = np.arange(8)
+    shares = np.stack([number, 3 * number % 8], axis=1) / 8
+    centres = np.round((np.array(ORIGINAL) * 0.4) + shares * step)
+    images = np.zeros((len(centres), *ORIGINAL), np.uint16)
+    for image, (row, column) in zip(images, centres.astype(int).tolist(), strict=True):
+        cv2.circle(image, (column, row), 6, 65535, -1)
+    return images, centres
+
+
+def _averaging_model(config):
+    """Every convolution averages what it sees; malignant is what is bright."""
+    model = build_model(config, rngs=nnx.Rngs(0))
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable[...]
+        if path[-1] == "kernel":
+            filled = jnp.full_like(value, 1 / np.prod(value.shape[:-1]))
+            if path[-2] in ("head", "output"):
+                filled = jnp.zeros_like(value).at[:, -1].set(1e4)
+            variable[...] = filled
+    return model
+
+
+@pytest.mark.parametrize(
+    ("trunk", "wiring", "kind"),
+    [
+        ("resnet50", "keras2017", "residual"),
+        ("resnet50", "torchvision", "residual"),
+        ("vgg16", "keras2017", "vgg"),
+        ("vgg16", "keras2017", "patch"),
+    ],
+)
+def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind):
+    config = _config(kind, trunk=trunk, wiring=wiring, width=1 / 64)
+    config.top.blocks = _BLOCK[kind]
+    step = np.array(saliency.map_positions(config, GRID[0]).step) * ORIGINAL / GRID
+    images, centres = _spots(step)
+    gridded = np.stack([to_grid(image, *GRID) for image in images])
+    model = _averaging_model(config)
+    _, _, maps = _evidence(config, gridded, model=model, pixel_mean=0.0)
+    picture = (450, 210)
+    peaks = []
+    for one in maps:
+        shown = saliency.project(one, config, GRID, picture)
+        peak = np.unravel_index(shown.argmax(), picture)
+        peaks.append((np.array(peak) + 0.5) * ORIGINAL / picture - 0.5)
+    errors = (np.array(peaks) - centres) / step
+    # A map cannot tell where in a position's share of the image the spot lies.
+    assert np.abs(errors).max() < 0.75, errors
+    # But it does not lean to a side.
+    assert np.abs(errors.mean(0)).max() < 0.2, errors
+
+
+def test_positions_of_vgg_lie_in_the_middle_of_their_share():
+    found = saliency.map_positions(_config("vgg"), 1152)
+    assert found == saliency.Positions(first=31.5, step=64)
+
+
+def test_positions_of_the_papers_model_lie_off_the_middle():
+    config = default_model_config()
+    # The 7x7 convolution, then the pool: one and two pixels; nothing after them.
+    assert saliency.map_positions(config, 1152) == saliency.Positions(3.0, 128)
+
+
+def test_a_flat_map_is_flat_over_the_picture():
+    shown = saliency.project(np.full((6, 5), 2.5), _config("vgg"), (384, 320), (70, 31))
+    assert shown.shape == (70, 31)
+    np.testing.assert_allclose(shown, 2.5, rtol=1e-6)

@@ -1,0 +1,71 @@
+"""Writes the directories of finished runs of tiny, untrained models, for the tests."""
+
+from pathlib import Path
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+from mammo_jax import config as configuration
+from mammo_jax.data.labels import PATCH_CLASSES, WHOLE_CLASSES
+from mammo_jax.model_directory import Description, save_description
+from mammo_jax.models import build_model, variables
+from mammo_jax.training import workdir as workdirs
+from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.state import EpochMetrics, TrainState
+
+HEIGHT, WIDTH = 128, 96
+MEAN = 30.0
+
+
+def make_config(task: str = "whole", **model: object) -> ConfigDict:
+    """A configuration whose model computes in milliseconds."""
+    config = {
+        "whole": configuration.whole_config,
+        "patch": configuration.patch_config,
+    }[task]()
+    config.eval_batch_size = 2
+    config.model.trunk, config.model.width = "vgg16", 1 / 16
+    config.model.image_size = (HEIGHT, WIDTH)
+    config.model.top.window = 2
+    if task == "whole":
+        config.model.top.blocks = ("4-4-8x1",)
+    config.model.update(model)
+    return config
+
+
+def write_run(
+    directory: Path,
+    task: str = "whole",
+    *,
+    seed: int = 0,
+    stretch: bool = False,
+    **model: object,
+):
+    """A finished run in `directory`; returns the model that its checkpoint holds."""
+    config = make_config(task, **model)
+    network = build_model(config.model, rngs=nnx.Rngs(seed))
+    _, params, stats = variables.split(network)
+    directory.mkdir(parents=True)
+    workdirs.write_json(directory / "config.json", workdirs.as_json(config))
+    workdirs.write_json(directory / "metrics.json", {})
+    state = TrainState(params, stats, {}, EpochMetrics.empty())
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        checkpoints.save(
+            state, Progress(step=1, best_step=1), {"score": 0.5, "loss": 1.0}
+        )
+    is_patch = task == "patch"
+    save_description(
+        directory,
+        Description(
+            task=task,
+            dataset="made/up",
+            class_names=PATCH_CLASSES if is_patch else WHOLE_CLASSES,
+            malignant_classes=(2, 4) if is_patch else (1,),
+            pixel_mean=MEAN,
+            height=HEIGHT,
+            width=WIDTH,
+            stretch=stretch,
+            patch_size=64 if is_patch else 0,
+        ),
+    )
+    return network

@@ -1,0 +1,269 @@
+"""The command that evaluates prediction tables, and the report of a run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import sklearn.metrics
+from browser import screenshot
+
+from mammo_jax import evaluate
+from mammo_jax.errors import UserError
+from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
+from mammo_jax.evaluation.run_report import write_run_report
+
+REPOSITORY = Path(__file__).parents[1]
+COMMAND = (sys.executable, "-m", "mammo_jax.evaluate")
+
+
+def _write_table(path: Path, start: int, seed: int, *, malignant: bool = True) -> Path:
+    """40 patients from number `start` on, with two views of one breast."""
+    rng = np.random.default_rng(start)
+    noise = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(COLUMNS + DETAIL_COLUMNS)]
+    for number in range(start, start + 40):
+        side, label = ["LEFT", "RIGHT"][number % 2], int(rng.random() < 0.4)
+        density, kind = rng.integers(0, 5), ("calc", "mass", "")[number % 3]
+        size = f"{rng.uniform(0.02, 0.1):.4f}" if kind else ""
+        for view in ("CC", "MLO"):
+            score = 1 / (1 + np.exp(-(2 * label - 1 + noise.normal())))
+            lines.append(
+                f"P_{number}_{side}_{view},{score:.9g},{label * malignant},P_{number},"
+                f"{side},{view},{density or ''},{kind},{size}"
+            )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _write_two_images(path: Path) -> Path:
+    path.write_text(f"{','.join(COLUMNS)}\na,0.1,0,p,,\nb,0.9,1,q,,\n")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A finished run, as far as evaluation looks at it."""
+    directory = tmp_path / "run"
+    _write_table(directory / "predictions" / "test.csv", 0, seed=1)
+    _write_table(directory / "predictions" / "validation.csv", 100, seed=1)
+    config = {
+        "task": "whole",
+        "model": {"trunk": "resnet50"},
+        "data": {"dataset": "cbis_ddsm/paper_whole"},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def _evaluate(out: Path, predictions: object, **more: object) -> dict:
+    options = {"predictions": predictions, "out": out, **more}
+    arguments = [f"--{key}={value}" for key, value in options.items()]
+    evaluate.main(evaluate.parse_arguments(arguments))
+    return json.loads(
+        (out / "metrics.json").read_text(),
+        parse_constant=lambda name: pytest.fail(name),
+    )
+
+
+def _columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    return np.array([float(r[1]) for r in rows]), np.array([int(r[2]) for r in rows])
+
+
+def test_the_command_writes_and_prints_what_sklearn_finds(run, tmp_path):
+    out = tmp_path / "out"
+    result = subprocess.run(
+        [*COMMAND, f"--predictions={run}", f"--out={out}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    scores, labels = _columns(run / "predictions" / "test.csv")
+    auc = sklearn.metrics.roc_auc_score(labels, scores)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["auc"]["value"] == pytest.approx(auc)
+    assert f"AUC{auc:>28.3f}" in result.stdout
+    for kind in ("delong_95", "bootstrap_95"):
+        low, high = metrics["auc"][kind]
+        assert low < auc < high
+        assert f"{low:.3f} to {high:.3f}" in result.stdout
+    assert (out / "report.html").is_file()
+    assert {path.stem for path in (out / "figures").glob("*.png")} == {
+        "roc",
+        "precision_recall",
+        "histogram",
+        "reliability",
+        "subgroups",
+    }
+
+
+def test_thresholds_come_from_validation_alone(run, tmp_path):
+    metrics = _evaluate(tmp_path / "out", run)
+    scores, labels = _columns(run / "predictions" / "validation.csv")
+    false_alarms, found, thresholds = sklearn.metrics.roc_curve(labels, scores)
+    youden = metrics["thresholds_from_validation"]["Youden"]
+    expected = thresholds[np.argmax(found - false_alarms)]
+    assert youden["threshold"] == pytest.approx(expected)
+    test_scores, test_labels = _columns(run / "predictions" / "test.csv")
+    called = test_scores >= expected
+    assert youden["true_positive"] == (called & (test_labels == 1)).sum()
+    assert metrics["calibration"]["temperature_from_validation"] > 0
+
+
+def test_without_validation_nothing_is_chosen_and_it_says_so(run, tmp_path):
+    out = tmp_path / "out"
+    metrics = _evaluate(out, run / "predictions" / "test.csv")
+    assert "thresholds_from_validation" not in metrics
+    assert "Youden" not in metrics["operating_points"]
+    assert "scaled" not in metrics["calibration"]
+    assert "no threshold and no temperature was chosen" in (
+        out / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_an_ensemble_is_the_mean_and_is_compared_in_pairs(run, tmp_path):
+    tables = [run / "predictions" / "test.csv"]
+    tables.append(_write_table(tmp_path / "second.csv", 0, seed=2))
+    metrics = _evaluate(tmp_path / "out", f"{tables[0]},{tables[1]}", compare=tables[0])
+    (first, labels), (second, _) = map(_columns, tables)
+    auc = sklearn.metrics.roc_auc_score(labels, (first + second) / 2)
+    alone = sklearn.metrics.roc_auc_score(labels, first)
+    assert metrics["auc"]["value"] == pytest.approx(auc)
+    comparison = metrics["comparison"]
+    assert comparison["other_auc"]["value"] == pytest.approx(alone)
+    assert comparison["difference"] == pytest.approx(auc - alone)
+    assert 0 < comparison["delong_p_value"] < 1
+    low, high = comparison["bootstrap_95"]
+    assert low < auc - alone < high
+
+
+def test_one_class_alone_is_said_and_has_no_numbers(tmp_path, capsys):
+    table = _write_table(tmp_path / "benign.csv", 0, seed=1, malignant=False)
+    metrics = _evaluate(tmp_path / "out", table)
+    assert metrics["auc"] == {"value": None, "delong_95": None, "bootstrap_95": None}
+    assert "AUC undefined: the images are all of one class" in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "AUC undefined: the images are all of one class" in page
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+
+
+def test_a_validation_of_one_class_chooses_nothing(run, tmp_path):
+    validation = _write_table(tmp_path / "v.csv", 100, seed=1, malignant=False)
+    table = run / "predictions" / "test.csv"
+    metrics = _evaluate(tmp_path / "out", table, validation=validation)
+    assert metrics["thresholds_from_validation"] is None
+    assert metrics["calibration"]["temperature_from_validation"] is None
+
+
+def test_a_table_of_few_images_is_evaluated(tmp_path):
+    table = _write_two_images(tmp_path / "two.csv")
+    metrics = _evaluate(tmp_path / "out", table)
+    assert metrics["auc"] == {"value": 1.0, "delong_95": None, "bootstrap_95": None}
+    assert metrics["subgroups"] == {}
+
+
+def test_another_evaluation_is_not_overwritten(run, tmp_path):
+    out, table = tmp_path / "out", _write_two_images(tmp_path / "two.csv")
+    first = _evaluate(out, table)
+    assert _evaluate(out, table) == first  # The same command again.
+    with pytest.raises(UserError, match="holds the evaluation of other tables"):
+        _evaluate(out, run)
+    (run / "metrics.json").write_text("{}")  # Of another kind.
+    with pytest.raises(UserError, match="not empty and holds no evaluation"):
+        _evaluate(run, table)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        _evaluate(file, run)
+    assert file.read_text() == "mine"
+
+
+REFUSED = {
+    "shared images": ("{test}", "{test}", r"share 80 images \(P_0_LEFT_CC"),
+    "another split": ("{test},{validation}", None, "no image in common"),
+    "no run": ("{empty}", None, r"no finished run \(no predictions/test.csv\)"),
+    "no file": ("{empty}/none.csv", None, "none.csv: cannot be read"),
+    "nothing": (",", None, "names no table"),
+    "fewer models": ("{test},{test}", "{validation}", "2 tables and --validation 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_tables_are_refused_before_anything_is_written(case, run, tmp_path):
+    predictions, validation, message = REFUSED[case]
+    (tmp_path / "empty").mkdir()
+    names = {
+        "test": run / "predictions" / "test.csv",
+        "validation": run / "predictions" / "validation.csv",
+        "empty": tmp_path / "empty",
+    }
+    more = {} if validation is None else {"validation": validation.format(**names)}
+    with pytest.raises(UserError, match=message):
+        _evaluate(tmp_path / "out", predictions.format(**names), **more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_is_one_line_and_exit_code_1(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(f"{','.join(COLUMNS)}\na,2,0,p,LEFT,CC\n")
+    result = subprocess.run(
+        [*COMMAND, f"--predictions={table}", f"--out={tmp_path / 'out'}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"error: {table}, line 2: malignant_pred is '2'; it must be a number from 0 "
+        "to 1\n"
+    )
+
+
+def test_a_run_gets_a_report_of_its_test(run):
+    before = (run / "config.json").read_text()
+    write_run_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "whole classifier, resnet50, trained on cbis_ddsm/paper_whole" in page
+    assert "Chosen on validation, applied to test" in page
+    assert str(run) not in page
+    assert (run / "config.json").read_text() == before
+    assert not (run / "metrics.json").exists()
+
+
+def test_the_report_of_a_patch_run_is_of_patches(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "task": "patch"}))
+    write_run_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Every row of the tables is a patch" in page
+    assert "Per breast" not in page
+    assert "Sub-groups" not in page
+
+
+def test_a_run_tested_on_its_validation_images_chooses_no_threshold(run):
+    tables = run / "predictions"
+    (tables / "validation.csv").write_bytes((tables / "test.csv").read_bytes())
+    write_run_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Test and validation share 80 images" in page
+    assert "Chosen on validation" not in page
+
+
+def test_a_browser_shows_the_figures_of_a_report(run, tmp_path):
+    write_run_report(run)
+    assert screenshot(run / "report.html", tmp_path / "seen.png", (1240, 4000)) == []
+    seen = cv2.imread(str(tmp_path / "seen.png"))
+    blue, orange, green = (178, 114, 0), (0, 94, 213), (115, 158, 0)
+    for colour in (blue, orange, green):
+        # Lines are a pixel or two wide, and mixed with what is beside them.
+        near = np.abs(seen.astype(int) - colour).max(-1) < 40
+        assert near.sum() > 300

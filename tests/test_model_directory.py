@@ -1,0 +1,123 @@
+"""A run's directory as a model: what is read, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
+
+from mammo_jax.errors import UserError
+from mammo_jax.model_directory import load_model
+from mammo_jax.models import variables
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("made") / "run"
+    return directory, write_run(directory)
+
+
+@pytest.fixture
+def directory(made, tmp_path) -> Path:
+    return shutil.copytree(made[0], tmp_path / "run")
+
+
+def test_the_model_that_was_saved_is_loaded(made):
+    directory, network = made
+    loaded = load_model(directory)
+    _, params, stats = variables.split(network)
+    assert loaded.params.keys() == params.keys()
+    for name in params:
+        np.testing.assert_array_equal(loaded.params[name], params[name])
+    for name in stats:
+        np.testing.assert_array_equal(loaded.batch_stats[name], stats[name])
+    said = loaded.description
+    assert (said.height, said.width, said.pixel_mean) == (HEIGHT, WIDTH, MEAN)
+    assert said.malignant_classes == (1,)
+    assert said.class_names == ("not_malignant", "malignant")
+
+
+def test_a_patch_model_slides_a_window_of_its_patches_size(tmp_path):
+    write_run(tmp_path / "patch", "patch")
+    # Patches of 64 pixels on a trunk of stride 32.
+    assert load_model(tmp_path / "patch").model_config.top.window == 2
+
+
+def test_a_missing_directory_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        load_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "holds no model"),
+        ("metrics.json", "no finished run"),
+        ("model.json", "how its images are prepared"),
+    ],
+)
+def test_a_directory_that_lacks_a_file_is_refused(directory, missing, message):
+    (directory / missing).unlink()
+    with pytest.raises(UserError, match=message):
+        load_model(directory)
+
+
+def test_lost_checkpoints_are_refused_and_not_made(directory):
+    shutil.rmtree(directory / "checkpoints")
+    with pytest.raises(UserError, match="lost its checkpoints"):
+        load_model(directory)
+    assert not (directory / "checkpoints").exists()
+
+
+def test_an_empty_checkpoint_folder_is_refused(directory):
+    shutil.rmtree(directory / "checkpoints")
+    (directory / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        load_model(directory)
+
+
+def test_a_damaged_checkpoint_is_refused(directory):
+    for path in (directory / "checkpoints").glob("1/model/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(UserError, match="damaged"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pixel_mean", "much"),
+        ("pixel_mean", float("nan")),
+        ("height", -3),
+        ("height", True),
+        ("width", 10**9),
+        ("class_names", []),
+        ("malignant_classes", [2]),
+        ("malignant_classes", ["1"]),
+        ("stretch", 1),
+        ("task", "segment"),
+        ("patch_size", None),
+    ],
+)
+def test_a_damaged_description_is_refused(directory, name, value):
+    path = directory / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(UserError, match=r"model\.json is damaged"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"task": "whole"}'])
+def test_a_description_that_is_none_is_refused(directory, content):
+    (directory / "model.json").write_text(content)
+    with pytest.raises(UserError, match=r"model\.json"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"model": 3}'])
+def test_a_config_of_something_else_is_refused(directory, content):
+    (directory / "config.json").write_text(content)
+    with pytest.raises(UserError, match="of no run of this program"):
+        load_model(directory)

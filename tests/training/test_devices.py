@@ -1,0 +1,100 @@
+"""The same step on a mesh of devices: the same gradients, losses and statistics."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+# Simulated devices must be asked for before JAX starts, so in a process of their own.
+PROGRAM = """
+import json, sys
+import jax, numpy as np, optax
+from flax import nnx
+from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.training import devices, step
+from mammo_jax.training.state import EpochMetrics, TrainState
+
+trunk, meshes = sys.argv[1], json.loads(sys.argv[2])
+config = default_model_config()
+config.trunk, config.width, config.top.blocks = trunk, 1 / 16, ("4-4-8x1",)
+graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+rng = np.random.default_rng(0)
+batch = {
+    "image": rng.integers(0, 65536, (2, 4, 128, 64), dtype=np.uint16),
+    "label": rng.integers(0, 2, (2, 4)).astype(np.int32),
+    "channel_shift": rng.uniform(-20, 20, (2, 4, 3)).astype(np.float32),
+}
+# Plain gradient descent: Adam makes rounding errors of a zero gradient as large as
+# a true gradient.
+optimizer = optax.sgd(1.0)
+options = step.StepOptions(frozenset(params), 2, 40.0, unroll=True, donate=False)
+
+def run(data, spatial):
+    mesh = devices.make_mesh(data, spatial)
+    state = TrainState(params, stats, optimizer.init(params), EpochMetrics.empty())
+    train_step = step.make_train_step(graphdef, optimizer, options, mesh)
+    state, loss = train_step(
+        devices.put_replicated(mesh, state), devices.put_batch(mesh, batch, leading=1)
+    )
+    moves = {name: np.asarray(state.params[name]) - params[name] for name in params}
+    return float(loss), moves, jax.tree.map(np.asarray, state.batch_stats)
+
+alone = run(1, 1)
+# Biases before batch normalisation have no gradient; all others are compared with
+# the largest of their layer.
+largest = max(np.abs(move).max() for move in alone[1].values())
+report = []
+for data, spatial in meshes:
+    loss, moves, statistics = run(data, spatial)
+    report.append({
+        "loss": abs(loss / alone[0] - 1),
+        "gradient": max(
+            float(np.abs(moves[n] - alone[1][n]).max())
+            / max(float(np.abs(alone[1][n]).max()), 1e-3 * float(largest))
+            for n in moves
+        ),
+        "statistics": max(
+            float(np.abs(statistics[n] - alone[2][n]).max())
+            / float(np.abs(alone[2][n]).max())
+            for n in stats
+        ),
+    })
+print(json.dumps(report))
+"""
+
+
+@functools.cache
+def _differences(trunk: str) -> dict[tuple[int, int], dict[str, float]]:
+    meshes = [(4, 1), (1, 4), (2, 2)]
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, trunk, json.dumps(meshes)],
+        cwd=REPOSITORY,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return dict(zip(meshes, json.loads(result.stdout), strict=True))
+
+
+@pytest.mark.slow
+def test_images_spread_over_devices_give_the_same_step():
+    difference = _differences("vgg16")[4, 1]
+    assert difference["loss"] <= 1e-5
+    assert difference["statistics"] <= 1e-5
+    assert difference["gradient"] <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(1, 4), (2, 2)])
+def test_rows_of_an_image_spread_over_devices_give_the_same_step(mesh):
+    difference = _differences("vgg16")[mesh]
+    assert difference["loss"] <= 1e-4
+    assert difference["statistics"] <= 1e-4
+    assert difference["gradient"] <= 1e-3

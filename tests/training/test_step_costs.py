@@ -1,0 +1,27 @@
+"""A group at rate zero costs no backward pass, at the paper's full size."""
+
+import pytest
+
+from benchmarks.model_costs import HYBRID, forward_flops, model_config
+from benchmarks.train_steps import abstract_step
+
+
+def step_flops(config, stage):
+    """XLA's count for one microbatch; lowered only, since nothing is compiled."""
+    function, state, batch = abstract_step(config, stage)
+    return function.lower(state, batch).cost_analysis()["flops"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trunk", "top"), [("resnet50", HYBRID), ("vgg16", "vgg_512x1")]
+)
+def test_training_the_new_layers_needs_at_most_45_percent_of_training_all(trunk, top):
+    config = model_config(trunk, top)
+    new_layers, all_layers = (step_flops(config, s) for s in ("stage1", "stage2"))
+    print(f"{trunk}: {new_layers / all_layers:.3f}")
+    assert new_layers <= 0.45 * all_layers
+    # Not less than the forward pass, and a backward pass is twice that.
+    forward = forward_flops(config)
+    assert forward < new_layers
+    assert all_layers == pytest.approx(3 * forward, rel=0.05)

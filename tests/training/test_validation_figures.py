@@ -1,0 +1,154 @@
+"""What a validation leaves in TensorBoard."""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curve_pb2
+
+from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.training import validation_figures
+from mammo_jax.training.logs import Logs
+
+CLASSES = {
+    "whole": ("not_malignant", "malignant"),
+    "patch": (
+        "background",
+        "calc_benign",
+        "calc_malignant",
+        "mass_benign",
+        "mass_malignant",
+    ),
+}
+MALIGNANT = {"whole": (1,), "patch": (2, 4)}
+
+
+def _experiment(task: str, images: int) -> types.SimpleNamespace:
+    rng = np.random.default_rng(0)
+    source = [
+        {"image": rng.integers(0, 65536, (48, 32, 1), dtype=np.uint16)}
+        for _ in range(images)
+    ]
+    dataset = types.SimpleNamespace(class_names=CLASSES[task], image_shape=(48, 32))
+    return types.SimpleNamespace(dataset=dataset, source=lambda role: source)
+
+
+def _predictions(task: str, labels: list[int]) -> Predictions:
+    count, classes = len(labels), len(CLASSES[task])
+    probabilities = np.random.default_rng(1).dirichlet(np.ones(classes), count)
+    return Predictions(
+        image_ids=tuple(f"P_{row}_LEFT_CC" for row in range(count)),
+        patient_ids=tuple(f"P_{row}" for row in range(count)),
+        lateralities=("LEFT",) * count,
+        views=("CC",) * count,
+        probabilities=probabilities,
+        labels=np.array(labels),
+        losses=-np.log(probabilities[np.arange(count), labels]),
+        malignant_classes=MALIGNANT[task],
+    )
+
+
+def _events(directory: Path) -> EventAccumulator:
+    events = EventAccumulator(str(directory), size_guidance={"images": 0})
+    events.Reload()
+    return events
+
+
+def _log(directory: Path, task: str, labels: list[int], **options) -> EventAccumulator:
+    with Logs(directory, resumed_at=0) as logs:
+        validation_figures.log_validation(
+            logs,
+            7,
+            _experiment(task, len(labels)),
+            _predictions(task, labels),
+            **options,
+        )
+    return _events(directory)
+
+
+def test_whole_images_leave_curves_and_the_most_wrong(tmp_path):
+    events = _log(tmp_path, "whole", [0, 1, 0, 1, 1, 0])
+    assert {tag.rpartition("/")[0] or tag for tag in events.Tags()["images"]} <= {
+        "validation",
+        "validation/roc",
+        "validation/most_wrong",
+    }
+    names = " ".join(events.Tags()["images"])
+    assert "roc" in names
+    assert "most_wrong" in names
+    assert "confusion" not in names
+    assert "validation/precision_recall" in events.PluginTagToContent("pr_curves")
+
+
+def test_the_precision_recall_curve_is_that_of_the_scores(tmp_path):
+    labels = [0, 1, 0, 1, 1, 0]
+    events = _log(tmp_path, "whole", labels)
+    content = events.PluginTagToContent("pr_curves")["validation/precision_recall"]
+    curve = pr_curve_pb2.PrCurvePluginData.FromString(content)
+    (event,) = events.Tensors("validation/precision_recall")
+    true_positives = np.array(event.tensor_proto.float_val).reshape(
+        -1, curve.num_thresholds
+    )[0]
+    score = _predictions("whole", labels).malignant_score
+    at_half = (score[np.array(labels) == 1] >= 0.5).sum()
+    assert true_positives[0] == 3
+    assert true_positives[curve.num_thresholds // 2] == at_half
+
+
+def test_patches_leave_a_confusion_matrix(tmp_path):
+    events = _log(tmp_path, "patch", [0, 1, 2, 3, 4, 0])
+    assert any("confusion" in tag for tag in events.Tags()["images"])
+
+
+def test_one_class_alone_leaves_no_curves(tmp_path):
+    events = _log(tmp_path, "whole", [0, 0, 0])
+    assert not any("roc" in tag for tag in events.Tags()["images"])
+    assert any("most_wrong" in tag for tag in events.Tags()["images"])
+
+
+def test_the_most_wrong_images_are_those_of_the_highest_losses(tmp_path):
+    shown: list[list[int]] = []
+
+    def overlay(rows):
+        shown.append(list(rows))
+        return [np.linspace(0, 1, 12).reshape(4, 3)] * len(rows)
+
+    labels = [0, 1] * 5
+    _log(tmp_path, "whole", labels, overlay=overlay)
+    losses = _predictions("whole", labels).losses
+    assert shown == [np.argsort(-losses)[:4].tolist()]
+
+
+def test_fewer_images_than_are_shown_are_no_trouble(tmp_path):
+    events = _log(tmp_path, "whole", [1])
+    assert any("most_wrong" in tag for tag in events.Tags()["images"])
+
+
+def test_hyperparameters_stand_in_the_run_itself(tmp_path):
+    config = ConfigDict(
+        {
+            "batch_size": 2,
+            "pretrained": "",
+            "augment": {"zoom": (0.8, 1.2), "flips": True},
+            "patch": {"batch_size": 99},
+        }
+    )
+    figures = {"auc": 0.75, "accuracy": 0.5, "loss": 0.6}
+    metrics = {"steps": 11, "validation": figures, "test": {**figures, "auc": None}}
+    with Logs(tmp_path, resumed_at=0) as logs:
+        validation_figures.log_hyperparameters(logs, config, metrics)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+    events = _events(tmp_path)
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert start.hparams["batch_size"].number_value == 2
+    assert start.hparams["augment.flips"].bool_value is True
+    assert start.hparams["augment.zoom"].string_value == "[0.8, 1.2]"
+    assert not any(name.startswith("patch") for name in start.hparams)
+    (event,) = events.Scalars("final/validation_auc")
+    assert (event.step, event.value) == (11, pytest.approx(0.75))
+    assert "final/test_auc" not in events.Tags()["scalars"]
