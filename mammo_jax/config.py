@@ -120,6 +120,8 @@ def base_config() -> ConfigDict:
     # Trace a few steps for TensorBoard's profile page.
     config.profile = False
     config.eval_batch_size = 2
+    # Average the scores of the four flips of each image (section 4).
+    config.tta = False
     config.log_every_steps = 50
     # Checkpoints are written after every epoch, and this often within one; 0: never.
     config.checkpoint_every_steps = 500
@@ -221,13 +223,12 @@ PRESETS: dict[str, dict[str, object]] = {
         "model.batch_norm": "frozen",
         "model.top.blocks": ("64-64-128x1", "64-64-128x1"),
         "batch_size": 4,
-        "steps_per_epoch": 40,
+        "steps_per_epoch": 60,
         "eval_batch_size": 8,
         "log_every_steps": 10,
-        "stages.stage1.epochs": 10,
+        "stages.stage1.epochs": 8,
         "stages.stage1.rates.new_layers": 1e-3,
         "stages.stage1.l2": 1e-6,
-        "stages.stage1.decay": "cosine",
         "stages.stage2.epochs": 1,
         "stages.stage2.rates.new_layers": 1e-4,
         "stages.stage2.rates.top_of_trunk": 1e-4,
@@ -235,12 +236,14 @@ PRESETS: dict[str, dict[str, object]] = {
         "stages.stage2.l2": 1e-6,
         "patch.data.dataset": "cbis_ddsm/paper_s10_h576",
         "patch.pretrained": "",
-        "patch.steps_per_epoch": 170,
+        "patch.steps_per_epoch": 100,
         "patch.log_every_steps": 10,
-        # Random values: one stage, as in the paper.
-        "patch.stages": "patch_random",
-        "patch.stages.stage1.epochs": 4,
-        "patch.stages.stage1.decay": "cosine",
+        "patch.stages.stage1.epochs": 7,
+        "patch.stages.stage1.rates.top_of_trunk": 1e-3,
+        "patch.stages.stage1.rates.bottom": 1e-3,
+        "patch.stages.stage2.epochs": 1,
+        "patch.stages.stage2.rates.bottom": 1e-4,
+        "patch.stages.stage3.epochs": 0,
         **{
             f"{part}augment.{field}": value
             for part in ("", "patch.")

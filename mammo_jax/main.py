@@ -24,6 +24,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: checkpoints, metrics, TensorBoard files."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, for a run of several processes; 'auto' asks the cluster.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes the run has.")
+_PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0 on.")
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "On an error, show where in the program it happened."
 )
@@ -57,13 +64,35 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(str(error)) from error
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled steps between runs, so that a second start is fast."""
+def join_processes() -> None:
+    """Makes this process one of the several that `--coordinator` brings together.
+
+    Raises:
+      UserError: they do not find one another.
+    """
+    if _COORDINATOR.value is None:
+        return
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path.home() / ".cache" / "mammo_jax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    try:
+        if _COORDINATOR.value == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(
+                _COORDINATOR.value,
+                _PROCESSES.value,
+                _PROCESS.value,
+                coordinator_bind_address=_COORDINATOR.value,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the processes do not find one another ({str(error).splitlines()[0]}); "
+            "give all of them the same --coordinator=HOST:PORT and --processes, and "
+            "each its own --process from 0 on"
+        ) from error
+    if jax.process_index() > 0:  # One of them speaks.
+        os.environ["TQDM_DISABLE"] = "1"
+        logging.getLogger("mammo_jax").setLevel(logging.WARNING)
 
 
 def show_own_messages() -> None:
@@ -82,12 +111,16 @@ def _train() -> None:
             "--config and --workdir are needed; for example: python -m mammo_jax.main "
             "--config=configs/whole_res.py:phantom --workdir=runs/demo"
         )
+    join_processes()
     # Imported late: `--help` and a misspelt flag answer at once.
+    from mammo_jax.compilation_cache import use_compilation_cache
     from mammo_jax.train import train_and_evaluate
 
     use_compilation_cache()
     workdir = Path(directory).expanduser()
     metrics = train_and_evaluate(config, workdir)
+    if _PROCESS.value > 0:
+        return
     print(json.dumps(metrics, indent=2, sort_keys=True))
     test = metrics["test"]
     if test["auc"] is None:

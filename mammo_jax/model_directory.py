@@ -155,7 +155,7 @@ def load_description(directory: Path) -> Description:
     if not path.is_file():
         raise UserError(
             f"{directory} has no {DESCRIPTION_FILE}, which says how its images are "
-            "prepared; give the run's training command once more, which adds it"
+            "prepared; copy it back from where the run was made"
         )
     values = workdirs.read_json(path)
     names = {field.name for field in dataclasses.fields(Description)}

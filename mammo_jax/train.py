@@ -12,8 +12,12 @@ from mammo_jax.data import phantom_data
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.model_directory import load_variables
 from mammo_jax.evaluation.run_report import write_run_report
+from mammo_jax.model_directory import (
+    Description,
+    load_variables,
+    save_description,
+)
 from mammo_jax.models import conversion, pretrained
 from mammo_jax.training import devices
 from mammo_jax.training import experiment as experiments
@@ -69,12 +73,30 @@ def _train_and_evaluate(
             init_from = str(workdir / PATCH_DIR)
             _train_and_evaluate(config.patch, workdir / PATCH_DIR, stop)
         experiment, params, stats = experiments.make_experiment(config, dataset)
+        if devices.is_main_process():
+            save_description(workdir, _description(experiment))
         metrics = _run(experiment, params, stats, init_from, workdir, stop)
         devices.wait_for_all("evaluated")
         if devices.is_main_process():
             write_run_report(workdir)
             workdirs.write_json(metrics_path, metrics)
     return metrics
+
+
+def _description(experiment: Experiment) -> Description:
+    """What scoring needs to know of the training images."""
+    config, grid = experiment.config, experiment.dataset.grid
+    return Description(
+        task=config.task,
+        dataset=experiment.dataset.name,
+        class_names=experiment.dataset.class_names,
+        malignant_classes=experiment.task.malignant_classes,
+        pixel_mean=experiment.pixel_mean,
+        height=grid["height"],
+        width=grid["width"],
+        stretch=grid["stretch"],
+        patch_size=grid["patch_size"] if config.task == "patch" else 0,
+    )
 
 
 @contextlib.contextmanager

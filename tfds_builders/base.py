@@ -16,7 +16,7 @@ from mammo_jax.data.parallel import parallel_map
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid, View
 from tfds_builders.beam_runs import beam_map, beam_records
-from tfds_builders.split_files import read_records, write_split
+from tfds_builders.split_files import list_places, read_records, write_split
 
 # Paper: 1152x896 with patches of 224. The others are the same in proportion; the
 # largest has about the film's own resolution.
@@ -159,9 +159,9 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return functools.partial(beam_map, options=self._beam_options)
 
     def _generate_examples(self, paths: Sequence[Path]) -> Any:
-        """Where a split's examples are; on Beam, the transform that reads them."""
+        """Key and place of each example; on Beam, the transform that reads them."""
         if self._beam_options is None:
-            return paths
+            return list_places(paths)
         return beam_records(read_records, paths)
 
     def _generate_splits(
@@ -174,12 +174,12 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return [
             write_split(
                 split,
-                paths,
+                places,
                 self.info.features,
                 self._get_filename_template(split_name=split),
                 self._example_writer(),
             )
-            for split, paths in self._split_generators(dl_manager).items()
+            for split, places in self._split_generators(dl_manager).items()
         ]
 
     def _post_download_and_prepare_hook(self) -> None:

@@ -8,9 +8,9 @@ turn comes. The outcome is the same.
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,42 +27,58 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield _key(example["image_id"], number), _pack(example)
 
 
+class Place(NamedTuple):
+    """Where a finished example is.
+
+    Attributes:
+      path: a finished file.
+      number: of the example in it.
+      size: bytes of its image.
+    """
+
+    path: Path
+    number: int
+    size: int
+
+
+def list_places(paths: Iterable[Path]) -> Iterator[tuple[str, Place]]:
+    """Key and place of each example in finished files."""
+    for path in paths:
+        image_id, sizes = list_images(path)
+        for number, size in enumerate(sizes):
+            yield _key(image_id, number), Place(path, number, size)
+
+
 def write_split(
     split: str,
-    paths: Sequence[Path],
+    keyed_places: Iterable[tuple[str, Place]],
     features: tfds.features.FeaturesDict,
     template: naming.ShardedFileTemplate,
     example_writer: writer.ExampleWriter,
 ) -> tfds.core.SplitInfo:
-    """Writes the examples of finished files as the files of a split.
+    """Writes finished examples as the files of a split.
 
     Args:
       split: its name, on which the order depends, as TFDS has it.
-      paths: finished files.
+      keyed_places: key and place of each example.
       features: of the data set.
       template: of the files' names.
       example_writer: of the data set's file format.
     """
     hasher = hashing.Hasher(split)
-    places: list[tuple[int, Path, int]] = []
-    image_bytes = 0
-    for path in paths:
-        image_id, sizes = list_images(path)
-        image_bytes += sum(sizes)
-        for number in range(len(sizes)):
-            places.append((hasher.hash_key(_key(image_id, number)), path, number))
-    places.sort()
+    places = sorted((hasher.hash_key(key), place) for key, place in keyed_places)
+    image_bytes = sum(place.size for _, place in places)
     shards = shard_utils.ShardConfig().get_number_shards(image_bytes, len(places))
     ends = shard_utils.get_shard_boundaries(len(places), shards)
 
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     written = 0
 
-    def serialize(place: tuple[int, Path, int]) -> tuple[int, bytes]:
+    def serialize(hashed: tuple[int, Place]) -> tuple[int, bytes]:
         nonlocal written
-        key, path, number = place
-        example = features.encode_example(_pack(read_example(path, number)))
-        serialized = serializer.serialize_example(example)
+        key, place = hashed
+        example = _pack(read_example(place.path, place.number))
+        serialized = serializer.serialize_example(features.encode_example(example))
         written += len(serialized)
         return key, serialized
 

@@ -7,13 +7,13 @@ release. `read_tables` gives the abnormalities, `merge_views` the views.
 Lee et al. (2017), Scientific Data 4:170177, doi:10.1038/sdata.2017.177.
 """
 
-import csv
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mammo_jax.data.labels import PATCH_CLASSES
+from mammo_jax.data.tables import read_cells
 from mammo_jax.errors import UserError
 
 RELEASES = ("train", "test")
@@ -22,7 +22,6 @@ TABLE_NAMES = {
     for release in RELEASES
     for kind in ("mass", "calc")
 }
-_MAX_TABLE_BYTES = 64 << 20
 
 # Column -> what its cells may hold. Spelt with a space in the calc tables.
 _COLUMNS = {
@@ -172,21 +171,11 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     Raises:
       UserError: the table is missing, too large or not text.
     """
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such table; put the four CBIS-DDSM *_case_description_*.csv"
-            " files of The Cancer Imaging Archive into that folder"
-        )
-    if path.stat().st_size > _MAX_TABLE_BYTES:
-        raise UserError(f"{path}: far too large for a CBIS-DDSM table; download it")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise UserError(
-            f"{path}: not a CSV table ({error}); download it again"
-        ) from error
-    return header, rows
+    return read_cells(
+        path,
+        remedy="put the four CBIS-DDSM *_case_description_*.csv files of The Cancer"
+        " Imaging Archive into that folder",
+    )
 
 
 def _read_table(

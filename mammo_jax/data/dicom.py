@@ -171,10 +171,11 @@ def read_mammogram(path: str | Path, *, voi_window: bool = False) -> Mammogram:
 
 
 def find_pseudonym(path: str | Path) -> str:
-    """PatientID (0010,0020) of a file of a *public, pseudonymised* collection.
+    """PatientID (0010,0020) of a file.
 
-    Only for data sets that publish their own codes there, as CBIS-DDSM does
-    ("Mass-Test_P_00173_LEFT_CC"); never call it on clinical data.
+    Public collections publish codes of their own there, as CBIS-DDSM does
+    ("Mass-Test_P_00173_LEFT_CC"). In clinical data it identifies: a caller must not
+    let it out unless the user asks for it (`predict --keep_identifiers`).
 
     Raises:
       UserError: the file is missing or is not DICOM.

@@ -6,12 +6,11 @@ with the few of BI-RADS 6 among the positive do the paper's counts add up.
 """
 
 import collections
-import csv
 import dataclasses
 import functools
 import plistlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mammo_jax.data.dicom import read_mammogram
 from mammo_jax.data.polygons import parse_points, polygon_regions
 from mammo_jax.data.sampling import Region
 from mammo_jax.data.splits import hold_out, label_patients
+from mammo_jax.data.tables import read_table
 from mammo_jax.data.views import (
     Facts,
     Grid,
@@ -59,11 +59,11 @@ _ROI_KINDS = {
     "unnamed": "mass",
 }
 _COLUMNS = {
-    "laterality": r"[LR]",
-    "view": r"CC|MLO",
-    "file name": r"\d+",
-    "acr": r"[1-4]?",
-    "bi-rads": r"1|2|3|4a|4b|4c|5|6",
+    "laterality": (r"L|R", True),
+    "view": (r"CC|MLO", True),
+    "file name": (r"\d+", True),
+    "acr": (r"|1|2|3|4", True),
+    "bi-rads": (r"1|2|3|4a|4b|4c|5|6", True),
 }
 
 
@@ -305,24 +305,11 @@ def _find_root(manual_dir: Path) -> Path:
     )
 
 
-def _read_table(path: Path) -> Sequence[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        lines = list(csv.reader(file, delimiter=";"))
-    names = [cell.strip().lower() for cell in lines[0]] if lines else []
-    for column in _COLUMNS:
-        if column not in names:
-            raise UserError(f"{path}: row 1: column {column!r} is missing")
+def _read_table(path: Path) -> list[dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
-    for number, cells in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
-        for column, pattern in _COLUMNS.items():
-            if not re.fullmatch(pattern, row.get(column, "")):
-                raise UserError(
-                    f"{path}: row {number}, column {column!r}:"
-                    f" {row.get(column, '')[:40]!r} is not one of {pattern}"
-                )
+    for number, row in read_table(
+        path, _COLUMNS, remedy="download INbreast again", delimiter=";"
+    ):
         if row["file name"] in rows:
             raise UserError(
                 f"{path}: row {number}, column 'file name': {row['file name']} is"

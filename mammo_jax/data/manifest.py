@@ -6,11 +6,8 @@ or circle in each row. Paths are relative to the folder and must not lead out of
 """
 
 import collections
-import csv
 import dataclasses
 import functools
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from mammo_jax.data.polygons import circle_points, parse_points, polygon_regions
 from mammo_jax.data.preprocess import mask_to_grid
 from mammo_jax.data.sampling import Region, find_region
 from mammo_jax.data.splits import draw_paper_splits, label_patients
+from mammo_jax.data.tables import read_table
 from mammo_jax.data.views import (
     Facts,
     Grid,
@@ -31,7 +29,6 @@ from mammo_jax.data.views import (
 from mammo_jax.errors import UserError
 
 MANIFEST, ROIS = "manifest.csv", "rois.csv"
-_MAX_TABLE_BYTES = 256 << 20
 _MAX_POINTS = 100_000
 # Column -> what its cells may hold, and whether it must be there.
 _COLUMNS = {
@@ -105,7 +102,10 @@ def read_views(manual_dir: str | Path) -> list[ManifestView]:
         file is listed twice, or some rows have a split and some have none.
     """
     root = Path(manual_dir)
-    rows = _read_table(root / MANIFEST, _COLUMNS)
+    columns = ", ".join(name for name, (_, needed) in _COLUMNS.items() if needed)
+    rows = read_table(
+        root / MANIFEST, _COLUMNS, remedy=f"write one with the columns {columns}"
+    )
     rois = _read_rois(root)
     images: dict[str, int] = {}
     counts: collections.Counter[str] = collections.Counter()
@@ -251,7 +251,7 @@ def _read_rois(root: Path) -> dict[str, list[Roi]]:
     rois: dict[str, list[Roi]] = {}
     if not path.exists():
         return rois
-    for number, row in _read_table(path, _ROI_COLUMNS):
+    for number, row in read_table(path, _ROI_COLUMNS, remedy="write one"):
         given = [shape for shape in _SHAPES if row[shape]]
         if len(given) != 1:
             raise UserError(
@@ -278,39 +278,3 @@ def _inside(root: Path, text: str, table: Path, number: int) -> str:
             " into it"
         ) from None
     return str(path)
-
-
-def _read_table(
-    path: Path, columns: Mapping[str, tuple[str, bool]]
-) -> list[tuple[int, dict[str, str]]]:
-    """Rows with their numbers; columns that may be missing are then empty."""
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such table; write one with the columns"
-            f" {', '.join(name for name, (_, needed) in columns.items() if needed)}"
-        )
-    if path.stat().st_size > _MAX_TABLE_BYTES:
-        raise UserError(f"{path}: far too large for a table of images")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV table in UTF-8 ({error})") from error
-    names = [cell.strip() for cell in lines[0]] if lines else []
-    for name, (_, needed) in columns.items():
-        if needed and name not in names:
-            raise UserError(f"{path}: row 1: column {name!r} is missing")
-    rows = []
-    for number, cells in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        given = dict(zip(names, (cell.strip() for cell in cells), strict=False))
-        row = {name: given.get(name, "") for name in columns}
-        for name, (pattern, needed) in columns.items():
-            if (needed or row[name]) and not re.fullmatch(pattern, row[name]):
-                raise UserError(
-                    f"{path}: row {number}, column {name!r}: {row[name][:40]!r} is not"
-                    f" {pattern.replace('|', ', ')}"
-                )
-        rows.append((number, row))
-    return rows

@@ -41,6 +41,7 @@ class Dataset:
       pixel_mean: of the training images, on the scale 0..255.
       image_shape: (height, width) in pixels.
       class_names: in the order of the labels.
+      grid: how the images were prepared: `height`, `width`, `patch_size`, `stretch`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     pixel_mean: float
     image_shape: tuple[int, int]
     class_names: tuple[str, ...]
+    grid: Mapping[str, Any]
 
 
 def open_dataset(name: str, data_dir: str) -> Dataset:
@@ -71,6 +73,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             pixel_mean=float(builder.info.metadata["pixel_mean"]),
             image_shape=(height, width),
             class_names=tuple(builder.info.features["label"].names),
+            grid=dict(builder.info.metadata["config"]["grid"]),
         )
     except (*_DAMAGES, json_format.Error) as error:
         raise UserError(

@@ -25,7 +25,7 @@ from mammo_jax.models.resnet import scale_channels
 # Convolutions in each of the five blocks.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
-# Positions that a block without normalisation recomputes at once: a larger image is
+# Positions that a block without normalisation recomputes at once: larger images are
 # recomputed in bands. At 4608x3584 a single activation of the first block has 2 GB.
 POSITIONS_AT_ONCE = 1152 * 896
 
@@ -41,8 +41,8 @@ class VGGBlock(nnx.Module):
         None for none.
       dtype: compute dtype.
       kernel_init: initialiser of the kernels.
-      remat: recompute the block in the backward pass; a large image in bands of
-        at most `POSITIONS_AT_ONCE`, unless there is normalisation.
+      remat: recompute the block in the backward pass; large images in bands of
+        about `POSITIONS_AT_ONCE`, unless there is normalisation.
       rngs: source of the initial values.
     """
 
@@ -80,7 +80,9 @@ class VGGBlock(nnx.Module):
         self, x: Float[Array, "batch height width channel"], train: bool
     ) -> Float[Array, "batch height2 width2 channel2"]:
         """Applies the block; height and width are halved, rounding down."""
-        bands = -(-x.shape[1] * x.shape[2] // POSITIONS_AT_ONCE)
+        batch, height, width, _ = x.shape
+        bands = -(-batch * height * width // POSITIONS_AT_ONCE)
+        bands = min(bands, height // (2 * self.depth))  # A halo is a part of a band.
         if self.remat and bands > 1 and not self.has_norm:
             return map_bands(self._forward_band, x, bands=bands, halo=self.depth)
         return recompute(VGGBlock._forward, self, x, train, enabled=self.remat)

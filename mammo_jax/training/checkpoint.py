@@ -84,7 +84,7 @@ def _abstract(tree: Any) -> Any:
 
     def describe(x: Any) -> jax.ShapeDtypeStruct:
         sharding = getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(
-            jax.devices()[0]
+            jax.local_devices()[0]
         )
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 

@@ -275,7 +275,8 @@ def make_experiment(
     """
     model = build_model(config.model, rngs=nnx.Rngs(config.seed))
     graphdef, params, stats = variables.split(model)
-    mean = config.data.pixel_mean if config.data.pixel_mean >= 0 else dataset.pixel_mean
+    mean = config.data.pixel_mean
+    mean = mean if mean >= 0 else dataset.pixel_mean
     labels = {name: groups_of(name, config.model.trunk) for name in params}
     stages = optimizer.stages_from_config(config.stages)
     for stage in stages:
@@ -294,15 +295,6 @@ def make_experiment(
         eval_step=step.make_eval_step(graphdef, pixel_mean=mean, mesh=mesh),
     )
     return experiment, params, stats
-
-
-def abstract_variables(model_config: ConfigDict) -> tuple[Arrays, Arrays]:
-    """Shapes and types of a model's parameters and statistics."""
-
-    def build() -> tuple[Arrays, Arrays]:
-        return variables.split(build_model(model_config, rngs=nnx.Rngs(0)))[1:]
-
-    return jax.eval_shape(build)
 
 
 def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:

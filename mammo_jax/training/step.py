@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mammo_jax.evaluation.flips import average_over_flips
 from mammo_jax.models import variables
 from mammo_jax.training import devices
 from mammo_jax.training.inputs import network_input
@@ -167,9 +168,16 @@ def make_eval_step(
     graphdef: nnx.GraphDef,
     *,
     pixel_mean: float,
+    tta: bool = False,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
     """Builds the jitted evaluation step.
+
+    Args:
+      graphdef: the model without its variables.
+      pixel_mean: of the training images, on the scale 0..255.
+      tta: average the probabilities over the four flips (section 4).
+      mesh: as in `make_train_step`.
 
     Returns:
       A function from parameters, statistics and a batch to class probabilities
@@ -180,6 +188,14 @@ def make_eval_step(
     def eval_step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
         model = variables.merge(graphdef, params, stats)
         images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
+        if tta:
+            shares = average_over_flips(
+                lambda x: jax.nn.softmax(model(x, train=False)),
+                images,
+                at_once=jax.default_backend() == "cpu",
+            )
+            true = jnp.take_along_axis(shares, batch["label"][:, None], 1)[:, 0]
+            return shares, -jnp.log(true)
         logits = model(images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jax.nn.softmax(logits), losses

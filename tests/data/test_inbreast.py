@@ -303,6 +303,15 @@ def test_malformed_tables_are_named(tmp_path, old, new, message):
         read_views(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a;" + b"9" * 200_000])
+def test_a_table_that_is_none(tmp_path, content):
+    (tmp_path / "INbreast.csv").write_bytes(content)
+    write_dicom(tmp_path / "1_ff_MG_L_CC_ANON.dcm", draw(0))
+
+    with pytest.raises(UserError, match=r"INbreast\.csv: not a CSV table"):
+        read_views(tmp_path)
+
+
 def test_a_folder_without_the_table(tmp_path):
     with pytest.raises(UserError, match=r"no INbreast\.csv"):
         read_views(tmp_path)

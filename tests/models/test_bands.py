@@ -61,7 +61,7 @@ def test_bands_give_the_outputs_and_gradients_of_the_whole_image(
     shape = (2, height, 10, 2)
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     expected = outputs_and_gradients(make_block(depth, remat=False), x)
-    monkeypatch.setattr(vgg, "POSITIONS_AT_ONCE", -(-height * 10 // bands))
+    monkeypatch.setattr(vgg, "POSITIONS_AT_ONCE", -(-2 * height * 10 // bands))
     block = make_block(depth, remat=True)
     assert is_in_bands(block, shape)
     for found, wanted in zip(outputs_and_gradients(block, x), expected, strict=True):
@@ -86,3 +86,12 @@ def test_an_image_of_the_papers_size_is_one_band():
     block = make_block(2, remat=True)
     assert not is_in_bands(block, (1, 1152, 896, 2))
     assert is_in_bands(block, (1, 4608, 3584, 2))
+
+
+def test_a_band_is_never_thinner_than_what_its_neighbours_need(monkeypatch):
+    shape = (1, 9, 8, 2)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    expected, *_ = outputs_and_gradients(make_block(2, remat=False), x)
+    monkeypatch.setattr(vgg, "POSITIONS_AT_ONCE", 8)
+    found, *_ = outputs_and_gradients(make_block(2, remat=True), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from mammo_jax.config import STAGES, stage_table
 from mammo_jax.errors import UserError
 from mammo_jax.training import optimizer
 
@@ -102,3 +103,87 @@ def test_stages_come_in_the_order_of_their_names():
     row = {"epochs": 1, "rates": {"head": 1.0}, "l2": 0.0}
     stages = optimizer.stages_from_config({"stage2": row, "stage1": row})
     assert [stage.name for stage in stages] == ["stage1", "stage2"]
+
+
+def test_the_papers_stages_are_those_of_sections_2_2_and_2_3():
+    tables = {
+        name: [
+            (stage.epochs, stage.l2, {g: r for g, r in stage.rates.items() if r})
+            for stage in optimizer.stages_from_config(stage_table(name).to_dict())
+        ]
+        for name in ("patch", "patch_s1", "patch_random", "whole")
+    }
+    every = dict.fromkeys(optimizer.GROUPS, 1.0)
+    rates = [
+        {"head": 1e-3},
+        {"head": 1e-4, "top_of_trunk": 1e-4},
+        {"head": 1e-5, "top_of_trunk": 1e-5, "bottom": 1e-5},
+    ]
+    assert tables["patch"] == [(3, 0, rates[0]), (10, 0, rates[1]), (37, 0, rates[2])]
+    assert [row[0] for row in tables["patch_s1"]] == [12, 40, 148]
+    assert [row[2] for row in tables["patch_s1"]] == rates
+    assert tables["patch_random"] == [(50, 0, {g: 1e-3 for g in every})]
+    assert tables["whole"] == [
+        (30, 1e-3, {"new_layers": 1e-4}),
+        (20, 1e-2, {g: 1e-6 for g in every}),
+    ]
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_every_table_of_stages_can_train(name):
+    stages = optimizer.stages_from_config(stage_table(name).to_dict())
+    assert all(set(stage.rates) == set(optimizer.GROUPS) for stage in stages)
+
+
+def test_rates_rise_in_the_warm_up_and_fall_to_zero_by_the_cosine():
+    stage = optimizer.Stage(
+        "stage1", 10, {"head": 1.0}, 0.0, warmup_epochs=2, decay="cosine"
+    )
+    factor = optimizer.rate_factor(stage, steps_per_epoch=5)
+    rising = [float(factor(step)) for step in range(10)]
+    np.testing.assert_allclose(rising, np.arange(1, 11) / 11, rtol=1e-6)
+    expected = (1 + np.cos(np.pi * np.arange(40) / 40)) / 2
+    falling = [float(factor(step)) for step in range(10, 50)]
+    np.testing.assert_allclose(falling, expected, atol=1e-6)
+
+
+def test_a_constant_rate_is_exactly_the_rate_at_every_step():
+    factor = optimizer.rate_factor(_stage(head=1.0), steps_per_epoch=7)
+    assert {float(factor(step)) for step in range(10)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"decay": "linear"}, "decay is 'linear'"), ({"warmup_epochs": 2}, "warmup")],
+)
+def test_schedules_that_make_no_sense_are_refused(fields, message):
+    row = {"epochs": 1, "rates": {"head": 1.0}, "l2": 0.0, **fields}
+    with pytest.raises(UserError, match=message):
+        optimizer.stages_from_config({"stage1": row})
+
+
+def test_carried_moments_are_those_of_the_groups_trained_before():
+    first = optimizer.make_optimizer(_stage(new_layers=1e-3), LABELS, 1)
+    top = {name: PARAMS[name] for name in PARAMS if name.startswith("top/")}
+    state = first.init(top)
+    for _ in range(3):
+        _, state = first.update(jax.tree.map(jnp.ones_like, top), state, top)
+    stage = _stage(l2=0.01, new_layers=1e-4, bottom=1e-4, top_of_trunk=1e-4)
+    second = optimizer.make_optimizer(stage, LABELS, 1)
+    carried = optimizer.carry_moments(second.init(PARAMS), state)
+    adam = {
+        group: next(
+            part
+            for part in jax.tree.leaves(
+                inner, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
+            )
+            if isinstance(part, optax.ScaleByAdamState)
+        )
+        for group, inner in carried.inner_states.items()
+    }
+    assert int(adam["new_layers"].count) == 3
+    assert int(adam["bottom"].count) == 0
+    expected = 1 - 0.9**3  # Adam's mean of three gradients of one.
+    moment = adam["new_layers"].mu["top/block1/kernel"]
+    np.testing.assert_allclose(moment, expected, rtol=1e-6)
+    assert not np.any(adam["bottom"].mu["trunk/conv1/kernel"])
