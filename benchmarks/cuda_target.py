@@ -2,8 +2,9 @@
 
 The wheels jax-cuda12-plugin and jax-cuda12-pjrt hold the compiler; neither a driver
 nor CUDA itself is needed. The memory that a program will take is then XLA's own
-plan of its buffers. What a running GPU adds is not in it: the CUDA context (some
-0.3 GB), cuDNN's scratch space for the algorithms it picks, and fragmentation.
+plan of its buffers, made in the knowledge that the card has 8 GB. What a running GPU
+adds is not in it: the CUDA context (some hundred MB), cuDNN's scratch space for the
+algorithms it picks, and fragmentation.
 
 Where these wheels are installed JAX says on every start that it found no driver, so
 give them an environment of their own, or a folder:

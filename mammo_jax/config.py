@@ -236,14 +236,16 @@ PRESETS: dict[str, dict[str, object]] = {
         "stages.stage2.l2": 1e-6,
         "patch.data.dataset": "cbis_ddsm/paper_s10_h576",
         "patch.pretrained": "",
-        "patch.steps_per_epoch": 100,
+        "patch.steps_per_epoch": 140,
         "patch.log_every_steps": 10,
-        "patch.stages.stage1.epochs": 7,
-        "patch.stages.stage1.rates.top_of_trunk": 1e-3,
-        "patch.stages.stage1.rates.bottom": 1e-3,
-        "patch.stages.stage2.epochs": 1,
-        "patch.stages.stage2.rates.bottom": 1e-4,
-        "patch.stages.stage3.epochs": 0,
+        # Random values: one stage, as in the paper; a higher rate, for few steps.
+        "patch.stages": "patch_random",
+        "patch.stages.stage1.epochs": 4,
+        "patch.stages.stage1.decay": "cosine",
+        **{
+            f"patch.stages.stage1.rates.{group}": 4e-3
+            for group in ("head", "top_of_trunk", "bottom")
+        },
         **{
             f"{part}augment.{field}": value
             for part in ("", "patch.")

@@ -1,5 +1,6 @@
 """Running a model over a whole split, and the figures that sum it up."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def predict(
             stop.raise_if_set("the same command goes on from the last checkpoint")
     table = gather_rows({key: np.concatenate(parts) for key, parts in rows.items()})
     return Predictions(
-        image_ids=tuple(table["image_id"].tolist()),
+        image_ids=_told_apart(table["image_id"].tolist()),
         patient_ids=tuple(table["patient_id"].tolist()),
         lateralities=tuple(table["laterality"].tolist()),
         views=tuple(table["view"].tolist()),
@@ -68,6 +69,16 @@ def predict(
         malignant_classes=experiment.task.malignant_classes,
         details=_details(table),
     )
+
+
+def _told_apart(ids: list[str]) -> tuple[str, ...]:
+    """The ids, numbered where two are alike: patches of two lesions in one place."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in ids:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(unique)
 
 
 def _details(table: Mapping[str, np.ndarray]) -> Details | None:

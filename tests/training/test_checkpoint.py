@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +87,70 @@ def test_checkpoints_of_another_model_are_an_error(tmp_path):
         pytest.raises(UserError, match="none of the checkpoints"),
     ):
         checkpoints.restore_latest(lambda progress: other)
+
+
+def test_moving_averages_come_back_and_are_what_a_model_loads(tmp_path):
+    state = dataclasses.replace(_state(1.0), averages=_state(7.0).params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, Progress(step=1))
+    with Checkpoints(tmp_path) as checkpoints:
+        like = dataclasses.replace(_state(0.0), averages=_state(0.0).params)
+        restored, _ = checkpoints.restore_latest(lambda progress: like)
+        params, _ = checkpoints.load_model(1, like.params, like.batch_stats)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    jax.tree.map(np.testing.assert_array_equal, params, state.averages)
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    _save(tmp_path, [0.1])
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="no room for checkpoints"),
+    ):
+        checkpoints.save(_state(2.0), Progress(step=2))
+    assert _restore(tmp_path)[1].step == 1
+
+
+# Files may not grow beyond a limit: what a disk that fills up during a save does.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import jax
+from mammo_jax.errors import UserError
+from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.state import EpochMetrics, TrainState
+
+kernel = jax.random.normal(jax.random.key(0), (512, 512))
+state = TrainState({"kernel": kernel}, {}, {}, EpochMetrics.empty())
+with Checkpoints(Path(sys.argv[1])) as checkpoints:
+    checkpoints.save(state, Progress(step=1))
+try:
+    with Checkpoints(Path(sys.argv[1])) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        checkpoints.save(state, Progress(step=2))
+except UserError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+with Checkpoints(Path(sys.argv[1])) as checkpoints:
+    print("back at", checkpoints.restore_latest(lambda progress: state)[1].step)
+"""
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    refusal, after = result.stdout.splitlines()
+    assert "could not be written" in refusal
+    assert after == "back at 1"
 
 
 def test_without_checkpoints_there_is_nothing_to_restore(tmp_path):

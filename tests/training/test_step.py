@@ -1,5 +1,6 @@
 """The train step: balance, accumulation, what is trained and what is not."""
 
+import dataclasses
 import functools
 
 import jax
@@ -21,9 +22,10 @@ SIZE, CLASSES, MEAN = 64, 5, 40.0
 
 
 @functools.cache
-def _problem(kind: str = "patch", group: str = ""):
+def _problem(kind: str = "patch", group: str = "", batch_norm: str = "batch"):
     """A tiny VGG classifier; all layers are trained, or one group only."""
     config = default_model_config()
+    config.batch_norm = batch_norm
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, CLASSES
     config.top.kind, config.top.blocks = kind, ("4-4-8x1",)
     graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
@@ -51,8 +53,10 @@ def _batch(size: int = 8) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _stepper(kind: str, group: str, accum_steps: int, unroll: bool):
-    graphdef, transform, trained, _ = _problem(kind, group)
+def _stepper(
+    kind: str, group: str, accum_steps: int, unroll: bool, batch_norm: str = "batch"
+):
+    graphdef, transform, trained, _ = _problem(kind, group, batch_norm)
     options = step.StepOptions(
         trained, num_classes=CLASSES, pixel_mean=MEAN, unroll=unroll
     )
@@ -68,11 +72,16 @@ def microbatches(batch, accum_steps):
 
 
 def _step(
-    kind: str = "patch", group: str = "", *, accum_steps: int = 1, unroll: bool = False
+    kind: str = "patch",
+    group: str = "",
+    *,
+    accum_steps: int = 1,
+    unroll: bool = False,
+    batch_norm: str = "batch",
 ):
     """One step on the batch; the state before stays as it was."""
-    state = _problem(kind, group)[3]
-    train_step = _stepper(kind, group, accum_steps, unroll)
+    state = _problem(kind, group, batch_norm)[3]
+    train_step = _stepper(kind, group, accum_steps, unroll, batch_norm)
     return train_step(jax.tree.map(jnp.copy, state), _batch())
 
 
@@ -83,17 +92,28 @@ def test_balanced_weights_are_sklearns_up_to_the_number_of_classes(labels):
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "batch_norm"), [("patch", "batch"), ("residual", "frozen")]
+)
 @pytest.mark.parametrize("unroll", [False, True])
-def test_accumulated_gradients_equal_the_full_batch_without_batch_norm(unroll):
-    full, full_loss = _step()
-    accumulated, loss = _step(accum_steps=4, unroll=unroll)
+def test_accumulation_equals_the_full_batch_without_batch_statistics(
+    kind, batch_norm, unroll
+):
+    full, full_loss = _step(kind, batch_norm=batch_norm)
+    accumulated, loss = _step(kind, batch_norm=batch_norm, accum_steps=4, unroll=unroll)
     np.testing.assert_allclose(loss, full_loss, rtol=1e-6)
     # Adam's first moment is a tenth of the gradient.
-    for name, moment in _first_moments(full).items():
-        scale = np.abs(moment).max()
-        np.testing.assert_allclose(
-            _first_moments(accumulated)[name], moment, atol=1e-5 * scale
-        )
+    expected, found = (
+        np.concatenate([value.ravel() for _, value in sorted(moments.items())])
+        for moments in (_first_moments(full), _first_moments(accumulated))
+    )
+    assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def test_microbatches_have_batch_statistics_of_their_own():
+    _, full_loss = _step("residual")
+    _, loss = _step("residual", accum_steps=4)
+    assert abs(loss / full_loss - 1) > 1e-3
 
 
 def _first_moments(state: TrainState) -> dict[str, np.ndarray]:
@@ -167,3 +187,20 @@ def test_evaluation_does_not_depend_on_the_rest_of_the_batch():
     )
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4)
     np.testing.assert_allclose(np.sum(together, -1), 1, rtol=1e-5)
+
+
+def test_averages_follow_the_parameters_by_the_decay():
+    graphdef, transform, trained, state = _problem()
+    options = step.StepOptions(trained, CLASSES, MEAN, ema_decay=0.75, donate=False)
+    train_step = step.make_train_step(graphdef, transform, options)
+    state = dataclasses.replace(state, averages=state.params)
+    expected = state.params
+    for _ in range(3):
+        state, _ = train_step(state, microbatches(_batch(), 1))
+        expected = {
+            name: 0.75 * value + 0.25 * state.params[name]
+            for name, value in expected.items()
+        }
+    for name, value in expected.items():
+        np.testing.assert_allclose(state.averages[name], value, rtol=1e-5, atol=1e-8)
+    assert state.evaluated_params is state.averages

@@ -25,3 +25,14 @@ def test_training_the_new_layers_needs_at_most_45_percent_of_training_all(trunk,
     forward = forward_flops(config)
     assert forward < new_layers
     assert all_layers == pytest.approx(3 * forward, rel=0.05)
+
+
+@pytest.mark.parametrize("trunk", ["resnet50", "vgg16"])
+def test_full_resolution_trains_one_image_at_a_time_after_a_patch_stage_like_it(trunk):
+    config = model_config(trunk, HYBRID, "full_resolution")
+    batch = abstract_step(config, "stage2").batch
+    assert batch["image"].shape == (2, 1, 4608, 3584)
+    for field in ("trunk", "compute_dtype", "remat"):
+        assert config.patch.model[field] == config.model[field]
+    # A patch of 224 at 1152 is one of 896 here.
+    assert config.patch.model.top.window == config.model.top.window == 7 * 4608 // 1152
