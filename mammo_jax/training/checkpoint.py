@@ -5,6 +5,7 @@ run's progress as JSON. The position in the data needs no file of its own: batch
 n is a pure function of the seed and n.
 """
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -124,11 +125,17 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After a failed save Orbax raises its error once more on closing.
+        again = (ValueError, OSError) if kind else ()
         try:
             self._wait()
+        except UserError:
+            again = (ValueError, OSError)
+            raise
         finally:
-            self._checkpointer.close()
+            with contextlib.suppress(*again):
+                self._checkpointer.close()
 
     def save(
         self,
