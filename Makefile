@@ -2,10 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 TFDS_VENV := .venv-tfds
+CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
 
-.PHONY: help demo test test-tfds lint setup-run setup-test clean
+.PHONY: help demo test test-tfds test-cuda lint setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,6 +19,9 @@ test: setup-test  ## Run the whole test suite.
 
 test-tfds: $(TFDS_VENV)/.installed  ## Run TFDS's own tests and a Beam build, with TensorFlow.
 	$(TFDS_VENV)/bin/python -m pytest tests/conformance
+
+test-cuda: setup-test $(CUDA_TARGET)/.installed  ## Compile for a GPU and check the memory; needs no GPU.
+	JAX_PLATFORMS=cpu PYTHONPATH=$(CUDA_TARGET) $(RUN) -m pytest -n auto tests/training/test_cuda_memory.py
 
 lint: setup-test  ## Run the linters and the type checker.
 	$(VENV)/bin/ruff check .
@@ -46,5 +50,11 @@ $(TFDS_VENV)/.installed: pyproject.toml requirements-tfds.lock | $(TFDS_VENV)/bi
 	$(TFDS_VENV)/bin/python -m pip install --quiet --constraint requirements-tfds.lock --editable '.[test,tfds,beam]'
 	touch $@
 
+# Beside the environment and not in it: JAX would look for a GPU at every start.
+$(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --no-deps --target $(CUDA_TARGET) \
+	  jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
+	touch $@
+
 clean:  ## Remove the environment and the caches, not data and runs.
-	rm -rf $(VENV) $(TFDS_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(TFDS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

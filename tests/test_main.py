@@ -4,36 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-REPOSITORY = Path(__file__).parents[1]
-# VGG16 with few channels: compiles in seconds and has everything that a run has.
-TINY = [
-    "--config.model.trunk=vgg16",
-    "--config.model.width=0.0625",
-    "--config.model.top.blocks=('4-4-8x1',)",
-    "--config.batch_size=4",
-    "--config.accum_steps=2",
-    "--config.patch.batch_size=8",
-    "--config.patch.pretrained=",
-    "--config.data.dataset=cbis_ddsm/paper_whole_h288",
-    "--config.patch.data.dataset=cbis_ddsm/paper_s1_h288",
-    "--config.stages.stage1.epochs=2",
-    "--config.stages.stage2.epochs=1",
-    "--config.patch.stages.stage1.epochs=1",
-    "--config.patch.stages.stage2.epochs=1",
-    "--config.patch.stages.stage3.epochs=0",
-    "--config.steps_per_epoch=6",
-    "--config.patch.steps_per_epoch=4",
-    "--config.checkpoint_every_steps=2",
-    "--config.patch.checkpoint_every_steps=2",
-    "--config.log_every_steps=1",
-]
+from whole_runs import REPOSITORY, command, results, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +22,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "mammo_jax.main", *map(str, arguments)]
-
-
 def _run(
     environment: dict[str, str], *arguments: object
 ) -> subprocess.CompletedProcess:
     return subprocess.run(
-        _command(*arguments),
+        command(*arguments),
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
-    )
-
-
-def _tiny(data: Path, workdir: Path, *more: object) -> tuple[object, ...]:
-    return (
-        "--config=configs/whole_res.py",
-        f"--workdir={workdir}",
-        f"--config.data.data_dir={data}",
-        *TINY,
-        *more,
     )
 
 
@@ -81,18 +43,9 @@ def finished(
 ) -> tuple[Path, subprocess.CompletedProcess]:
     """A run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = _run(environment, *_tiny(phantom_data, workdir))
+    result = _run(environment, *tiny_run(phantom_data, workdir))
     assert result.returncode == 0, result.stderr
     return workdir, result
-
-
-def _results(workdir: Path) -> dict[str, str]:
-    names = ("metrics.json", "predictions/test.csv", "predictions/validation.csv")
-    return {
-        f"{part}{name}": (workdir / part / name).read_text()
-        for part in ("", "patch/")
-        for name in names
-    }
 
 
 def test_a_run_prints_and_writes_the_test_auc(finished):
@@ -133,7 +86,7 @@ def test_tensorboard_files_hold_curves_rates_and_images(finished):
 def test_a_finished_run_is_left_alone(environment, phantom_data, finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json")}
-    result = _run(environment, *_tiny(phantom_data, workdir))
+    result = _run(environment, *tiny_run(phantom_data, workdir))
     assert result.returncode == 0
     assert "finished" in result.stderr
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json")}
@@ -146,7 +99,7 @@ def test_config_json_reproduces_the_run(environment, finished, tmp_path):
         environment, f"--config=configs/rerun.py:{workdir}", f"--workdir={again}"
     )
     assert result.returncode == 0, result.stderr
-    assert _results(again) == _results(workdir)
+    assert results(again) == results(workdir)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +110,9 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     environment, phantom_data, finished, tmp_path, number, code
 ):
     workdir = tmp_path / "stopped"
-    arguments = _tiny(phantom_data, workdir)
+    arguments = tiny_run(phantom_data, workdir)
     process = subprocess.Popen(
-        _command(*arguments),
+        command(*arguments),
         cwd=REPOSITORY,
         env=environment,
         stderr=subprocess.PIPE,
@@ -174,7 +127,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     result = _run(environment, *arguments)
     assert result.returncode == 0, result.stderr
     assert "going on from step" in result.stderr
-    assert _results(workdir) == _results(finished[0])
+    assert results(workdir) == results(finished[0])
 
 
 def _wait_for(condition, process: subprocess.Popen, seconds: float = 200) -> None:
@@ -238,7 +191,7 @@ def test_missing_imagenet_weights_are_named_with_the_command_that_gets_them(
 ):
     result = _run(
         environment,
-        *_tiny(
+        *tiny_run(
             phantom_data,
             tmp_path / "run",
             f"--config.patch.pretrained={tmp_path / 'vgg16.safetensors'}",
@@ -251,10 +204,10 @@ def test_a_mended_command_may_use_the_same_directory(
     environment, phantom_data, tmp_path
 ):
     workdir = tmp_path / "run"
-    wrong = _run(environment, *_tiny(tmp_path / "nothing", workdir))
+    wrong = _run(environment, *tiny_run(tmp_path / "nothing", workdir))
     _assert_one_line(wrong, "build it first")
     mended = _run(
-        environment, *_tiny(phantom_data, workdir, "--config.data.test_split=tst")
+        environment, *tiny_run(phantom_data, workdir, "--config.data.test_split=tst")
     )
     _assert_one_line(mended, "config.data.test_split is 'tst'")
 
@@ -263,21 +216,21 @@ def test_another_configuration_does_not_touch_the_run(
     environment, phantom_data, finished
 ):
     workdir, _ = finished
-    before = _results(workdir)
-    result = _run(environment, *_tiny(phantom_data, workdir, "--config.seed=1"))
+    before = results(workdir)
+    result = _run(environment, *tiny_run(phantom_data, workdir, "--config.seed=1"))
     _assert_one_line(result, "config.seed is 0 there and 1 here")
-    assert _results(workdir) == before
+    assert results(workdir) == before
 
 
 def test_a_folder_with_other_things_is_not_taken(environment, phantom_data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    result = _run(environment, *_tiny(phantom_data, tmp_path))
+    result = _run(environment, *tiny_run(phantom_data, tmp_path))
     _assert_one_line(result, "thesis.tex")
 
 
 def test_a_workdir_that_is_a_file_is_an_error(environment, phantom_data, tmp_path):
     (tmp_path / "file").write_text("")
-    result = _run(environment, *_tiny(phantom_data, tmp_path / "file"))
+    result = _run(environment, *tiny_run(phantom_data, tmp_path / "file"))
     _assert_one_line(result, "cannot write to the run's directory")
 
 
@@ -299,7 +252,7 @@ def test_a_patch_run_of_another_trunk_is_refused(
     workdir, _ = finished
     result = _run(
         environment,
-        *_tiny(
+        *tiny_run(
             phantom_data,
             tmp_path / "run",
             f"--config.init_from={workdir / 'patch'}",
@@ -314,7 +267,7 @@ def test_init_from_a_folder_without_a_run_is_refused(
 ):
     result = _run(
         environment,
-        *_tiny(phantom_data, tmp_path / "run", f"--config.init_from={tmp_path}"),
+        *tiny_run(phantom_data, tmp_path / "run", f"--config.init_from={tmp_path}"),
     )
     _assert_one_line(result, "config.init_from: ")
 
