@@ -6,7 +6,7 @@ CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
 
-.PHONY: help demo test test-tfds test-cuda lint setup-run setup-test clean
+.PHONY: help demo test test-slow test-tfds test-cuda lint setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,8 +14,11 @@ help:  ## Show this list.
 demo: setup-run  ## Phantom data to test AUC, in runs/demo (minutes on two cores).
 	$(RUN) -m mammo_jax.main --config=configs/whole_res.py:phantom --workdir=$(DEMO_DIR)
 
-test: setup-test  ## Run the whole test suite.
-	$(RUN) -m pytest -n auto --dist loadfile
+test: setup-test  ## Run the test suite (minutes on two cores).
+	$(RUN) -m pytest -n auto --dist loadfile -m "not slow"
+
+test-slow: setup-test  ## Run the tests that take long: kills, several processes, memory.
+	$(RUN) -m pytest -n auto --dist load -m slow
 
 test-tfds: $(TFDS_VENV)/.installed  ## Run TFDS's own tests and a Beam build, with TensorFlow.
 	$(TFDS_VENV)/bin/python -m pytest tests/conformance

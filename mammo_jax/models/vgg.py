@@ -80,12 +80,18 @@ class VGGBlock(nnx.Module):
         self, x: Float[Array, "batch height width channel"], train: bool
     ) -> Float[Array, "batch height2 width2 channel2"]:
         """Applies the block; height and width are halved, rounding down."""
-        batch, height, width, _ = x.shape
-        bands = -(-batch * height * width // POSITIONS_AT_ONCE)
-        bands = min(bands, height // (2 * self.depth))  # A halo is a part of a band.
-        if self.remat and bands > 1 and not self.has_norm:
+        bands = self._bands(*x.shape[:3]) if self.remat else 1
+        if bands > 1:
             return map_bands(self._forward_band, x, bands=bands, halo=self.depth)
         return recompute(VGGBlock._forward, self, x, train, enabled=self.remat)
+
+    def _bands(self, batch: int, height: int, width: int) -> int:
+        """How many bands an activation is recomputed in."""
+        # In an exported model the batch has no number yet, and no gradient follows.
+        if self.has_norm or not isinstance(batch, int):
+            return 1
+        bands = -(-batch * height * width // POSITIONS_AT_ONCE)
+        return min(bands, height // (2 * self.depth))  # A halo is a part of a band.
 
     def _forward(self, x: Array, train: bool) -> Array:
         for index in range(1, self.depth + 1):
