@@ -176,6 +176,7 @@ _SHARED = (
     "seed",
     "data.data_dir",
     "data.threads",
+    "devices.data",
     "reset_optimizer",
     "ema_decay",
     "debug_nans",

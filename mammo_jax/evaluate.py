@@ -75,7 +75,9 @@ def find_inputs(
       UserError: nothing named, a directory without tables, or not one validation
         table for each model.
     """
-    if validation is None and all(Path(part).is_dir() for part in _split(predictions)):
+    if validation is None and all(
+        Path(part).expanduser().is_dir() for part in _split(predictions)
+    ):
         validation = predictions
     found = {
         "predictions": _tables(predictions, "test"),

@@ -71,6 +71,8 @@ def join_processes() -> None:
       UserError: they do not find one another.
     """
     if _COORDINATOR.value is None:
+        if _PROCESSES.value != 1 or _PROCESS.value:
+            raise UserError("--processes and --process need --coordinator=HOST:PORT")
         return
     import jax
 
@@ -112,6 +114,8 @@ def _train() -> None:
             "--config=configs/whole_res.py:phantom --workdir=runs/demo"
         )
     join_processes()
+    import jax
+
     # Imported late: `--help` and a misspelt flag answer at once.
     from mammo_jax.compilation_cache import use_compilation_cache
     from mammo_jax.train import train_and_evaluate
@@ -119,7 +123,7 @@ def _train() -> None:
     use_compilation_cache()
     workdir = Path(directory).expanduser()
     metrics = train_and_evaluate(config, workdir)
-    if _PROCESS.value > 0:
+    if jax.process_index() > 0:
         return
     print(json.dumps(metrics, indent=2, sort_keys=True))
     test = metrics["test"]

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mammo_jax.data import phantom_data
+from mammo_jax.data.pipeline import Dataset
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import write_predictions
@@ -72,10 +73,7 @@ def _train_and_evaluate(
             experiments.open_data(config.patch)
             init_from = str(workdir / PATCH_DIR)
             _train_and_evaluate(config.patch, workdir / PATCH_DIR, stop)
-        experiment, params, stats = experiments.make_experiment(config, dataset)
-        if devices.is_main_process():
-            save_description(workdir, _description(experiment))
-        metrics = _run(experiment, params, stats, init_from, workdir, stop)
+        metrics = _run(config, dataset, init_from, workdir, stop)
         devices.wait_for_all("evaluated")
         if devices.is_main_process():
             write_run_report(workdir)
@@ -114,13 +112,17 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 
 def _run(
-    experiment: Experiment,
-    params: Arrays,
-    stats: Arrays,
+    config: ConfigDict,
+    dataset: Dataset,
     init_from: str,
     workdir: Path,
     stop: StopRequest,
 ) -> dict[str, Any]:
+    experiment, params, stats = experiments.make_experiment(config, dataset)
+    writes = devices.is_main_process()
+    if writes:
+        save_description(workdir, _description(experiment))
+    like = devices.abstract(experiment.mesh, (params, stats))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         fresh = experiments.initial_state(experiment, params, stats)
         restored = checkpoints.restore_latest(
@@ -134,7 +136,8 @@ def _run(
         else:
             state, progress = restored
             _log.info("going on from step %d in %s", progress.step, workdir)
-        writes = devices.is_main_process()
+        # Their memory is the training's from here on.
+        del fresh, params, stats
         trace = StepTrace(workdir if experiment.config.profile and writes else None)
         with (
             stop.deferred(),
@@ -143,7 +146,6 @@ def _run(
         ):
             run = Run(experiment, checkpoints, logs, trace, stop)
             progress = train(run, state, progress)
-            like = devices.abstract(experiment.mesh, (params, stats))
             best = checkpoints.load_model(progress.best_step, *like)
             return _evaluate(run, *best, progress, workdir)
 

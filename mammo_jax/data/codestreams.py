@@ -48,8 +48,10 @@ def decode_jpeg(codestream: bytes) -> np.ndarray:
 def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
     """From the SIZ marker segment (ISO 15444-1, A.5.1)."""
     at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_BYTES_BEFORE)
-    if at < 0 or len(codestream) < at + 24:
+    if at < 0 or len(codestream) < at + 42:
         return None
+    if int.from_bytes(codestream[at + 40 : at + 42], "big") != 1:
+        return None  # A mammogram has one component; memory is taken for each.
     width, height, left, top = (
         int.from_bytes(codestream[at + 8 + 4 * i : at + 12 + 4 * i], "big")
         for i in range(4)

@@ -163,7 +163,8 @@ def _secondary_capture(
     )
     image.PatientOrientation = reference.get("PatientOrientation", "")
     image.ImageType = ["DERIVED", "SECONDARY"]
-    image.BurnedInAnnotation = "NO"
+    if "BurnedInAnnotation" in reference:  # What is burnt into the source is here too.
+        image.BurnedInAnnotation = reference.BurnedInAnnotation
     image.DerivationDescription = f"Evidence for malignancy. {_CAVEAT}"
     item = Dataset()
     item.ReferencedSOPClassUID = reference.SOPClassUID

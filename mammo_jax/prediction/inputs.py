@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import glob
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from mammo_jax.data.dicom import find_pseudonym
+from mammo_jax.data.dicom import Mammogram, find_pseudonym
 from mammo_jax.data.pictures import READERS, read_image
 from mammo_jax.data.preprocess import to_grid
 from mammo_jax.data.views import check_image
@@ -142,7 +143,13 @@ def read_inputs(
     """Reads the files in their order, a few ahead of the caller."""
     wanted = tuple(dict.fromkeys(grids))
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(_READERS_AT_ONCE) as pool:
+    with (
+        # Readers put filters of their own, which are the whole process's: the one
+        # that ends first must not let the other's warnings, with header values, out.
+        warnings.catch_warnings(),
+        concurrent.futures.ThreadPoolExecutor(_READERS_AT_ONCE) as pool,
+    ):
+        warnings.simplefilter("ignore")
         for path in files:
             pending.append(pool.submit(_read_or_report, path, wanted))
             if len(pending) > 2 * _READERS_AT_ONCE:
@@ -182,18 +189,28 @@ def read_input(path: Path, grids: Sequence[Grid]) -> Input:
         view=mammogram.view,
         is_dicom=is_dicom,
         size=(mammogram.rows, mammogram.columns),
-        grids={
-            grid: to_grid(
-                mammogram.pixels, grid.height, grid.width, stretch=grid.stretch
-            )
-            for grid in grids
-        },
+        grids={grid: _on_grid(mammogram, grid) for grid in grids},
         picture=small_picture(mammogram.pixels),
     )
 
 
+def _on_grid(mammogram: Mammogram, grid: Grid) -> np.ndarray:
+    pixels = mammogram.pixels
+    if not grid.stretch and mammogram.bits_stored < 16:
+        # Such a grid was filled from 16-bit films; eight bits would be black on it.
+        scale = 65535 / ((1 << mammogram.bits_stored) - 1)
+        pixels = np.rint(pixels * np.float32(scale)).astype(np.uint16)
+    return to_grid(pixels, grid.height, grid.width, stretch=grid.stretch)
+
+
+# What de-identified files have instead of a patient's code, INbreast's among them.
+_NOBODY = {"removed", "anonymous", "anonymized", "anonymised", "unknown", "none", "0"}
+
+
 def _patient(path: Path) -> str:
     patient = find_pseudonym(path).strip()
+    if patient.casefold() in _NOBODY:
+        return ""
     cbis = _CBIS_ID.fullmatch(patient)
     return cbis[1] if cbis else patient
 

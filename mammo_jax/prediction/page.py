@@ -1,5 +1,6 @@
 """The page of a prediction: every image's overlay, the highest score first."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +52,11 @@ def write_page(
     ]
     sections = [Section("Images by score", text, pictures=pictures)]
     if problems:
-        table = Table(("file", "problem"), [(str(p.path), p.reason) for p in problems])
-        text = [f"{len(problems)} files could not be scored."]
+        # Without the paths: a page is passed on, and a path may name a patient.
+        reasons = Counter(problem.reason for problem in problems)
+        table = Table(
+            ("problem", "files"), [(why, str(n)) for why, n in reasons.items()]
+        )
+        text = [f"{len(problems)} files could not be scored; see problems.csv."]
         sections.append(Section("Problems", text, [table]))
     write_report(path, "Scores of mammograms", sections)

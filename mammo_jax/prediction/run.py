@@ -66,6 +66,8 @@ def prepare_output(out: Path) -> None:
                 )
         for folder in (OVERLAYS_DIR, DICOM_DIR):
             shutil.rmtree(out / folder, ignore_errors=True)
+        for earlier in (*out.glob("*.csv"), out / "report.html"):
+            earlier.unlink(missing_ok=True)
         workdirs.write_json(settings, {"made_by": MADE_BY})
         (out / OVERLAYS_DIR).mkdir()
     except OSError as error:

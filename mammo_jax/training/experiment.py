@@ -25,6 +25,8 @@ DEVICE_KEYS = ("image", "label", "channel_shift")
 
 # The smallest value of each number; 0 steps an epoch mean a whole sweep.
 _LEAST = {
+    "seed": 0,
+    "data.threads": 0,
     "batch_size": 1,
     "accum_steps": 1,
     "eval_batch_size": 1,
@@ -255,6 +257,12 @@ def open_data(config: ConfigDict) -> pipeline.Dataset:
             f"{dataset.name} has {len(dataset.class_names)} classes "
             f"{list(dataset.class_names)}, but config.model.num_classes is "
             f"{config.model.num_classes}"
+        )
+    height = dataset.image_shape[0]
+    if height % config.devices.spatial:
+        raise UserError(
+            f"the {height} rows of {dataset.name} cannot be spread evenly over "
+            f"config.devices.spatial ({config.devices.spatial}) devices"
         )
     examples = len(dataset.sources[config.data.train_split])
     if examples < config.batch_size:

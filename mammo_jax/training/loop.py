@@ -148,7 +148,8 @@ def _save_within_epoch(
 ) -> None:
     every = run.experiment.config.checkpoint_every_steps
     ends = progress.step_in_epoch == run.experiment.steps_per_epoch
-    if run.stop or (every and progress.step % every == 0 and not ends):
+    stopping = bool(run.stop)  # Asked once: a later signal has not been saved for.
+    if stopping or (every and progress.step % every == 0 and not ends):
         watch.check()
         if not _all_finite(state.params):
             raise UserError(
@@ -156,9 +157,10 @@ def _save_within_epoch(
                 "loss was; try lower learning rates (config.stages.STAGE.rates.GROUP)"
             )
         run.checkpoints.save(state, progress)
-    run.stop.raise_if_set(
-        f"saved at step {progress.step}; the same command goes on from there"
-    )
+    if stopping:
+        run.stop.raise_if_set(
+            f"saved at step {progress.step}; the same command goes on from there"
+        )
 
 
 @jax.jit

@@ -166,13 +166,24 @@ def carry_moments(fresh: Any, previous: Any) -> Any:
     def is_adam(part: Any) -> bool:
         return isinstance(part, optax.ScaleByAdamState)
 
+    def graft(new: Any, old: Any) -> Any:
+        # The names of the other groups are there too, without values.
+        def take(there: Params, here: Params) -> Params:
+            return {name: here.get(name, value) for name, value in there.items()}
+
+        return new._replace(
+            count=old.count, mu=take(new.mu, old.mu), nu=take(new.nu, old.nu)
+        )
+
     def carry(group: str, state: Any) -> Any:
         if group not in previous.inner_states:
             return state
         leaves = jax.tree.leaves(previous.inner_states[group], is_leaf=is_adam)
         (moments,) = filter(is_adam, leaves)
         return jax.tree.map(
-            lambda part: moments if is_adam(part) else part, state, is_leaf=is_adam
+            lambda part: graft(part, moments) if is_adam(part) else part,
+            state,
+            is_leaf=is_adam,
         )
 
     return fresh._replace(

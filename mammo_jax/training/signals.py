@@ -50,8 +50,11 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         """Whether a signal has arrived in any process; all of them must ask."""
-        self.signal_number = largest_of_processes(self.signal_number or 0) or None
-        return self.signal_number is not None
+        # Only ever set: one that arrives in the meantime is not lost.
+        anywhere = largest_of_processes(self.signal_number or 0)
+        if anywhere:
+            self.signal_number = anywhere
+        return anywhere > 0
 
     def raise_if_set(self, message: str) -> None:
         """Raises `RunStoppedError` if a signal has arrived; all processes must ask."""

@@ -101,6 +101,13 @@ def _make_accumulate(
     return accumulate
 
 
+def _moved(averages: Arrays | None, params: Arrays, decay: float) -> Arrays | None:
+    """The moving averages after a step, if there are any."""
+    return averages and jax.tree.map(
+        lambda average, new: decay * average + (1 - decay) * new, averages, params
+    )
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -129,7 +136,6 @@ def make_train_step(
       state and the batch's loss.
     """
     accumulate = _make_accumulate(graphdef, options)
-    decay = options.ema_decay
 
     @devices.on_mesh(mesh)
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
@@ -140,11 +146,6 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
         new_params = {**frozen, **optax.apply_updates(params, updates)}
-        averages = state.averages and jax.tree.map(
-            lambda average, new: decay * average + (1 - decay) * new,
-            state.averages,
-            new_params,
-        )
         metrics = EpochMetrics.single_from_model_output(
             loss=loss, accuracy=correct / batch["label"].size
         )
@@ -153,7 +154,7 @@ def make_train_step(
             batch_stats=stats,
             opt_state=opt_state,
             metrics=state.metrics.merge(metrics),
-            averages=averages,
+            averages=_moved(state.averages, new_params, options.ema_decay),
         )
         return new_state, loss
 
@@ -195,7 +196,7 @@ def make_eval_step(
                 at_once=jax.default_backend() == "cpu",
             )
             true = jnp.take_along_axis(shares, batch["label"][:, None], 1)[:, 0]
-            return shares, -jnp.log(true)
+            return shares, -jnp.log(jnp.maximum(true, jnp.finfo(true.dtype).tiny))
         logits = model(images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jax.nn.softmax(logits), losses

@@ -171,6 +171,9 @@ def test_carried_moments_are_those_of_the_groups_trained_before():
     stage = _stage(l2=0.01, new_layers=1e-4, bottom=1e-4, top_of_trunk=1e-4)
     second = optimizer.make_optimizer(stage, LABELS, 1)
     carried = optimizer.carry_moments(second.init(PARAMS), state)
+    gradients = jax.tree.map(jnp.ones_like, PARAMS)
+    _, after = second.update(gradients, carried, PARAMS)
+    assert jax.tree.structure(after) == jax.tree.structure(carried)
     adam = {
         group: next(
             part
