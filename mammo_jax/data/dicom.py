@@ -3,7 +3,7 @@
 The only place that knows DICOM. Pixels come back as *stored values*: unsigned,
 `0 .. 2**bits_stored - 1`, darker is smaller, however the file codes them. Of the
 header only technical attributes and the UIDs needed to join files with tables are
-kept; names, dates and patient identifiers are never read into anything.
+kept; names and dates are never read here, and PatientID by `find_pseudonym` alone.
 """
 
 import dataclasses
