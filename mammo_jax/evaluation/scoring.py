@@ -59,7 +59,7 @@ def predict(
             stop.raise_if_set("the same command goes on from the last checkpoint")
     table = gather_rows({key: np.concatenate(parts) for key, parts in rows.items()})
     return Predictions(
-        image_ids=_told_apart(table["image_id"].tolist()),
+        image_ids=told_apart(table["image_id"].tolist()),
         patient_ids=tuple(table["patient_id"].tolist()),
         lateralities=tuple(table["laterality"].tolist()),
         views=tuple(table["view"].tolist()),
@@ -71,7 +71,7 @@ def predict(
     )
 
 
-def _told_apart(ids: list[str]) -> tuple[str, ...]:
+def told_apart(ids: list[str]) -> tuple[str, ...]:
     """The ids, numbered where two are alike: patches of two lesions in one place."""
     seen: Counter[str] = Counter()
     unique = []

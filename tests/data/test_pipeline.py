@@ -145,3 +145,48 @@ def test_an_image_without_lesions_has_no_lesion_size(dataset):
     (batch,) = pipeline.evaluation_batches([example], 1, threads=1)
     assert batch["abnormality_types"].tolist() == [""]
     assert batch["lesion_size"].tolist() == [0]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_images_of_every_batch(dataset, processes):
+    alone = _take(dataset, 6)
+    shares = [
+        _take(dataset, 6, share=pipeline.Share(number, processes))
+        for number in range(processes)
+    ]
+    for number, batch in enumerate(alone):
+        parts = [share[number] for share in shares]
+        assert all(len(part["label"]) == 4 // processes for part in parts)
+        # Process p has rows p, p + n, ...: dealt out, each to one process.
+        for row in range(4):
+            part = parts[row % processes]
+            for key in ("image_id", "image", "channel_shift"):
+                np.testing.assert_array_equal(
+                    part[key][row // processes], batch[key][row]
+                )
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_processes_evaluate_every_image_once_in_as_many_batches(dataset, processes):
+    source = dataset.sources["test"]
+    shares = [
+        list(
+            pipeline.evaluation_batches(
+                source,
+                2 * processes,
+                threads=1,
+                share=pipeline.Share(number, processes),
+            )
+        )
+        for number in range(processes)
+    ]
+    expected = pipeline.number_of_batches(source, 2 * processes)
+    assert {len(batches) for batches in shares} == {expected}
+    seen = [
+        str(name)
+        for batches in shares
+        for batch in batches
+        for name, weight in zip(batch["image_id"], batch["weight"], strict=True)
+        if weight
+    ]
+    assert sorted(seen) == sorted(e["image_id"].decode() for e in source)

@@ -1,0 +1,56 @@
+"""A run's directory and a run's numbers: what is refused before any work."""
+
+import ml_collections
+import pytest
+
+from mammo_jax.config import patch_config
+from mammo_jax.errors import UserError
+from mammo_jax.training import experiment, workdir
+
+
+def test_two_runs_never_share_a_directory(tmp_path):
+    config = ml_collections.ConfigDict({"seed": 0})
+    with (
+        workdir.claim(tmp_path, config),
+        pytest.raises(UserError, match="another run is using"),
+        workdir.claim(tmp_path, config),
+    ):
+        pass
+    with workdir.claim(tmp_path, config):  # Free again.
+        pass
+
+
+def test_looking_into_a_run_does_not_make_it_another(tmp_path):
+    config = ml_collections.ConfigDict({"seed": 0, "debug_nans": False})
+    with workdir.claim(tmp_path, config):
+        (tmp_path / "checkpoint").write_text("")
+    config.debug_nans = True
+    with workdir.claim(tmp_path, config):
+        pass
+    config.seed = 1
+    with (
+        pytest.raises(UserError, match="seed is 0 there and 1 here"),
+        workdir.claim(tmp_path, config),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("accum_steps", 5, "not divisible by config.accum_steps"),
+        ("devices.data", 3, "not divisible by config.devices.data"),
+        ("devices.data", 0, "at least 1"),
+        ("ema_decay", 1.0, "below 1"),
+        ("seed", -1, "at least 0"),
+        ("data.threads", -1, "at least 0"),
+        ("steps_per_epoch", -1, "at least 0"),
+        ("stages.stage1.decay", "linear", "one of constant, cosine"),
+    ],
+)
+def test_numbers_that_cannot_run_are_refused(field, value, message):
+    config = patch_config()
+    config.pretrained = ""
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        experiment.check_config(config)
