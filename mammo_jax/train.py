@@ -74,10 +74,10 @@ def _train_and_evaluate(
             init_from = str(workdir / PATCH_DIR)
             _train_and_evaluate(config.patch, workdir / PATCH_DIR, stop)
         metrics = _run(config, dataset, init_from, workdir, stop)
-        devices.wait_for_all("evaluated")
         if devices.is_main_process():
             write_run_report(workdir)
             workdirs.write_json(metrics_path, metrics)
+        devices.wait_for_all("written")
     return metrics
 
 
@@ -101,13 +101,19 @@ def _description(experiment: Experiment) -> Description:
 def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """The main process takes the directory and makes the data; the others wait."""
     if not devices.is_main_process():
-        devices.wait_for_all("claimed")
+        if devices.largest_of_processes(0):
+            raise UserError("process 0 could not start; its message says why")
         yield
         return
-    with workdirs.claim(workdir, config):
-        if not (workdir / workdirs.METRICS_FILE).exists():
-            phantom_data.prepare(config)
-        devices.wait_for_all("claimed")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(workdirs.claim(workdir, config))
+            if not (workdir / workdirs.METRICS_FILE).exists():
+                phantom_data.prepare(config)
+        except BaseException:
+            devices.largest_of_processes(1)
+            raise
+        devices.largest_of_processes(0)
         yield
 
 

@@ -15,7 +15,8 @@ from mammo_jax.errors import UserError
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 _LOCK_FILE = ".lock"
-_PARTIAL = "config.part"
+# What a run leaves before its work begins; a mended command may replace it.
+_BEFORE_WORK = {_LOCK_FILE, CONFIG_FILE, "config.part", "model.json", "model.part"}
 # Fields that look into a run and do not change it.
 _LOOKING = ("debug_nans", "profile")
 
@@ -56,11 +57,11 @@ def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / CONFIG_FILE
     wanted = as_json(config)
     files = {entry.name for entry in workdir.rglob("*") if entry.is_file()}
-    if files <= {_LOCK_FILE, CONFIG_FILE, _PARTIAL}:
+    if files <= _BEFORE_WORK:
         write_json(path, wanted)  # Nothing has been done here yet.
         return
     if not path.exists():
-        stranger = min(files - {_LOCK_FILE, _PARTIAL})
+        stranger = min(files - _BEFORE_WORK)
         raise UserError(
             f"{workdir} is not empty and holds no run ({stranger} is there); choose "
             "another with --workdir=DIR"

@@ -20,6 +20,17 @@ def test_two_runs_never_share_a_directory(tmp_path):
         pass
 
 
+def test_a_command_that_failed_before_any_work_may_be_mended(tmp_path):
+    config = ml_collections.ConfigDict({"init_from": "wrong"})
+    with workdir.claim(tmp_path, config):
+        (tmp_path / "model.json").write_text("{}")
+        (tmp_path / "checkpoints").mkdir()
+    config.init_from = "right"
+    with workdir.claim(tmp_path, config):
+        pass
+    assert workdir.read_json(tmp_path / "config.json") == {"init_from": "right"}
+
+
 def test_looking_into_a_run_does_not_make_it_another(tmp_path):
     config = ml_collections.ConfigDict({"seed": 0, "debug_nans": False})
     with workdir.claim(tmp_path, config):
