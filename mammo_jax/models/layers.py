@@ -13,24 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from mammo_jax.models.convolution import convolve
 from mammo_jax.models.initializers import GLOROT_UNIFORM
-
-
-def convolve(inputs, kernel, strides, padding, **options) -> Array:
-    """`lax.conv_general_dilated` on NHWC, with 1x1 convolutions as dots.
-
-    On the CPU, XLA trains a ResNet50 about a third faster so; the numbers are the
-    same.
-    """
-    if kernel.shape[:2] != (1, 1):
-        return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
-    rows, columns = strides
-    if (rows, columns) != (1, 1):
-        # Without the barrier, XLA (jaxlib 0.10.2) ends with a failed check when it
-        # compiles a recomputed ResNet50 for a GPU: it tries to read the dot's operand
-        # through the strides.
-        inputs = lax.optimization_barrier(inputs[:, ::rows, ::columns])
-    return jnp.einsum("bhwi,io->bhwo", inputs, kernel[0, 0])
 
 
 def make_conv(

@@ -3,36 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 
 from mammo_jax.models.initializers import GLOROT_UNIFORM, HE_NORMAL
-from mammo_jax.models.layers import BatchNorm, convolve
-
-
-@pytest.mark.parametrize("size", [(8, 6), (7, 5)])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_1x1_convolution_as_a_dot_equals_the_convolution(size, stride):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(1, 1, 3, 4)), jnp.float32)
-    weight = jnp.asarray(
-        rng.normal(size=(2, -(-size[0] // stride), -(-size[1] // stride), 4))
-    )
-
-    def loss(function, x, kernel):
-        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-        y = function(x, kernel, (stride, stride), "VALID", **options)
-        return (y * weight).sum(), y
-
-    (_, y), gradients = jax.value_and_grad(loss, (1, 2), has_aux=True)(
-        convolve, x, kernel
-    )
-    (_, y2), gradients2 = jax.value_and_grad(loss, (1, 2), has_aux=True)(
-        lax.conv_general_dilated, x, kernel
-    )
-    np.testing.assert_allclose(y, y2, rtol=1e-5, atol=1e-6)
-    for found, expected in zip(gradients, gradients2, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+from mammo_jax.models.layers import BatchNorm
 
 
 def test_batch_norm_of_bfloat16_keeps_float32_statistics():
