@@ -79,8 +79,12 @@ def _backward(
         if _is_pointwise(kernel, padding):
             return _product_gradients(x, kernel, gradient, strides)
         return (
-            _input_gradient(x.shape[1:3], kernel, gradient, strides, padding),
-            _kernel_gradient(x, kernel.shape[:2], gradient, strides, padding),
+            _input_gradient(
+                (x.shape[1], x.shape[2]), kernel, gradient, strides, padding
+            ),
+            _kernel_gradient(
+                x, (kernel.shape[0], kernel.shape[1]), gradient, strides, padding
+            ),
         )
 
     return lax.platform_dependent(*kept, gradient, cpu=ordered, default=plain)
@@ -101,7 +105,7 @@ def _is_pointwise(kernel: Array, padding: Padding) -> bool:
 
 def _product(x: Array, kernel: Array, strides: Sizes) -> Array:
     rows, columns = strides
-    return jnp.einsum("bhwi,io->bhwo", x[:, ::rows, ::columns], kernel[0, 0])
+    return _dot("bhwi,io->bhwo", x[:, ::rows, ::columns], kernel[0, 0])
 
 
 def _product_gradients(
@@ -109,7 +113,7 @@ def _product_gradients(
 ) -> tuple[Array, Array]:
     rows, columns = strides
     seen = x[:, ::rows, ::columns]
-    of_seen = jnp.einsum("bhwo,io->bhwi", gradient, kernel[0, 0])
+    of_seen = _dot("bhwo,io->bhwi", gradient, kernel[0, 0])
     beyond = [(x.shape[axis] - 1) % strides[axis - 1] for axis in (1, 2)]
     of_x = lax.pad(
         of_seen,
@@ -128,8 +132,15 @@ def _product_gradients(
         "pni,pno->pio",
         seen.reshape(parts, -1, seen.shape[-1]),
         gradient.reshape(parts, -1, gradient.shape[-1]),
+        preferred_element_type=jnp.float32,
     ).sum(0)
-    return of_x, of_kernel[None, None]
+    return of_x, of_kernel.astype(kernel.dtype)[None, None]
+
+
+def _dot(subscripts: str, left: Array, right: Array) -> Array:
+    """A product whose sums are float32; XLA has no fast bfloat16 ones on the CPU."""
+    exact = jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+    return exact.astype(left.dtype)
 
 
 def _input_gradient(

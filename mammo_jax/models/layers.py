@@ -1,7 +1,8 @@
 """The layers that every network here is made of.
 
 Convolutions and dense layers compute in the model's compute dtype; batch
-normalisation always computes, and keeps its statistics, in float32.
+normalisation (`mammo_jax.models.normalization`) always computes, and keeps its
+statistics, in float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,35 +54,6 @@ def make_dense(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linea
         kernel_init=GLOROT_UNIFORM,
         rngs=rngs,
     )
-
-
-class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation in float32, whatever the dtype around it."""
-
-    def __init__(
-        self, channels: int, *, epsilon: float, momentum: float, rngs: nnx.Rngs
-    ):
-        super().__init__(
-            channels,
-            epsilon=epsilon,
-            momentum=momentum,
-            dtype=jnp.float32,
-            # E[x^2] - E[x]^2 loses the digits of a channel whose mean is large.
-            use_fast_variance=False,
-            rngs=rngs,
-        )
-
-    def __call__(  # type: ignore[override]
-        self, x: Float[Array, "*batch channel"], train: bool
-    ) -> Float[Array, "*batch channel"]:
-        """Normalises by the batch (`train`) or by the running statistics."""
-        y = super().__call__(x.astype(jnp.float32), use_running_average=not train)
-        return y.astype(x.dtype)
-
-
-def max_pool(x: Array, size: int, stride: int, padding: str | tuple = "VALID") -> Array:
-    """Max-pooling over square windows; what is padded never wins."""
-    return nnx.max_pool(x, (size, size), strides=(stride, stride), padding=padding)
 
 
 def global_average(

@@ -12,13 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.models.initializers import GLOROT_UNIFORM
-from mammo_jax.models.layers import (
-    BatchNorm,
-    Chain,
-    make_conv,
-    max_pool,
-    recompute,
-)
+from mammo_jax.models.layers import Chain, make_conv, recompute
+from mammo_jax.models.normalization import BatchNorm
+from mammo_jax.models.pooling import max_pool
 
 
 class Wiring(NamedTuple):

@@ -12,6 +12,7 @@ from mammo_jax.errors import UserError
 from mammo_jax.evaluation import flips as flipping
 from mammo_jax.evaluation import saliency
 from mammo_jax.model_directory import LoadedModel
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.prediction.inputs import Grid, Input
 
 
@@ -39,7 +40,7 @@ class Scorer:
     def __init__(self, models: Sequence[LoadedModel], *, tta: bool):
         self._models = models
         self._flips = flipping.FLIPS if tta else flipping.NO_FLIP
-        self._steps = [jax.jit(self._step(model)) for model in models]
+        self._steps = [jit_network(self._step(model)) for model in models]
 
     @property
     def grids(self) -> list[Grid]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mammo_jax.evaluation.flips import average_over_flips
 from mammo_jax.models import variables
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.training import devices
 from mammo_jax.training.inputs import network_input
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
@@ -158,7 +159,7 @@ def make_train_step(
         )
         return new_state, loss
 
-    return jax.jit(
+    return jit_network(
         train_step,
         donate_argnums=0 if options.donate else (),
         out_shardings=devices.replicated(mesh),
@@ -201,4 +202,4 @@ def make_eval_step(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jax.nn.softmax(logits), losses
 
-    return jax.jit(eval_step, out_shardings=devices.replicated(mesh))
+    return jit_network(eval_step, out_shardings=devices.replicated(mesh))

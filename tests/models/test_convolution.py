@@ -16,9 +16,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def plain(x, kernel, strides, padding):
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=NHWC
-    )
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC)
 
 
 def normal(seed, *shape, dtype=jnp.float32):
@@ -37,8 +35,6 @@ def assert_close(found, expected, tolerance):
         assert one.dtype == other.dtype
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
-
-
 
 
 @st.composite
@@ -139,7 +135,7 @@ def test_it_can_be_recomputed_in_the_backward_pass():
     x, kernel = normal(0, *shape), normal(1, *kernel_shape)
     layer = functools.partial(convolve, strides=(stride, stride), padding=padding)
     found = jax.grad(lambda k: (jax.checkpoint(layer)(x, k) ** 2).sum())(kernel)
-    expected = jax.grad(
-        lambda k: (plain(x, k, (stride, stride), padding) ** 2).sum()
-    )(kernel)
+    expected = jax.grad(lambda k: (plain(x, k, (stride, stride), padding) ** 2).sum())(
+        kernel
+    )
     assert_close([found], [expected], 1e-5)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,3 +154,15 @@ def test_relu_and_softmax_heatmaps_differ_and_share_their_variables():
         names.append(params.keys())
     assert names[0] == names[1]
     assert float(jnp.abs(logits[0] - logits[1]).max()) > 1e-3
+
+
+def test_the_command_names_its_options():
+    done = subprocess.run(
+        [sys.executable, "-m", "mammo_jax.models", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "--config" in done.stdout
+    assert "traceback" in done.stdout
+    assert "--workdir" not in done.stdout

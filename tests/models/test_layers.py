@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from mammo_jax.models.initializers import GLOROT_UNIFORM, HE_NORMAL
-from mammo_jax.models.layers import BatchNorm
+from mammo_jax.models.normalization import BatchNorm
 
 
 def test_batch_norm_of_bfloat16_keeps_float32_statistics():

@@ -13,7 +13,7 @@ from flax import nnx
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
-from mammo_jax.models.layers import max_pool
+from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.pretrained import (
     PUBLISHED,
     convert,

@@ -1,7 +1,4 @@
-"""Our torchvision wiring against that architecture, restated in plain PyTorch.
-
-torchvision itself is not used: its releases are tied to single PyTorch releases.
-"""
+"""Our torchvision wiring against torchvision's ResNet50."""
 
 import jax
 import jax.numpy as jnp
@@ -15,65 +12,23 @@ from mammo_jax.models.pretrained import convert
 from mammo_jax.models.weight_files import read_weights
 from mammo_jax.models.weight_names import to_our_layout
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is optional")
+torch = pytest.importorskip("torch", reason="run by `make test-peers`")
+torchvision = pytest.importorskip("torchvision", reason="run by `make test-peers`")
 
 BATCH, SIZE = 4, 64
 
 
-class Unit(torch.nn.Module):
-    def __init__(self, channels_in, channels, stride):
-        super().__init__()
-        shape = [(channels_in, channels, 1), (channels, channels, 3)]
-        shape.append((channels, 4 * channels, 1))
-        for index, (inputs, outputs, size) in enumerate(shape, start=1):
-            step = stride if index == 2 else 1
-            conv = torch.nn.Conv2d(
-                inputs, outputs, size, stride=step, padding=size // 2, bias=False
-            )
-            setattr(self, f"conv{index}", conv)
-            setattr(self, f"bn{index}", torch.nn.BatchNorm2d(outputs))
-        self.downsample = None
-        if channels_in != 4 * channels:
-            self.downsample = torch.nn.Sequential(
-                torch.nn.Conv2d(channels_in, 4 * channels, 1, stride, bias=False),
-                torch.nn.BatchNorm2d(4 * channels),
-            )
-
-    def forward(self, x):
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = torch.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return torch.relu(y + (self.downsample(x) if self.downsample else x))
-
-
-class ResNet(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(64)
-        channels = 64
-        for index, units in enumerate((3, 4, 6, 3)):
-            inner = 64 * 2**index
-            blocks = []
-            for unit in range(units):
-                stride = 2 if unit == 0 and index > 0 else 1
-                blocks.append(Unit(channels, inner, stride))
-                channels = 4 * inner
-            setattr(self, f"layer{index + 1}", torch.nn.Sequential(*blocks))
-        self.fc = torch.nn.Linear(2048, 1000)
-
-    def forward(self, x):
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = torch.nn.functional.max_pool2d(x, 3, stride=2, padding=1)
-        for index in range(1, 5):
-            x = getattr(self, f"layer{index}")(x)
-        return x
+def features_of(network, x):
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        x = layer(x)
+    return x
 
 
 @pytest.fixture(scope="module")
 def network(random_norm):
     torch.manual_seed(0)
-    network = ResNet()
+    network = torchvision.models.resnet50(weights=None)
     rng = np.random.default_rng(0)
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -115,7 +70,7 @@ def test_every_file_format_gives_the_same_arrays(network, name, tmp_path):
 def reference_step(network, x, weight, train):
     network.zero_grad()
     network.train(train)
-    features = network(torch.tensor(x).permute(0, 3, 1, 2))
+    features = features_of(network, torch.tensor(x).permute(0, 3, 1, 2))
     (features * torch.tensor(weight).permute(0, 3, 1, 2)).sum().backward()
     values = {
         name: parameter.grad.numpy().copy()

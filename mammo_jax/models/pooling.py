@@ -1,0 +1,138 @@
+"""Max-pooling, with a gradient that XLA's CPU compiler is fast at.
+
+XLA's own gradient finds the largest value of every window one position after the
+other. On the CPU, the windows' values are compared as whole arrays here, one per
+place in the window. Every other platform compiles XLA's own.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def max_pool(
+    x: Float[Array, "batch height width channel"],
+    size: int,
+    stride: int,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+) -> Float[Array, "batch height2 width2 channel"]:
+    """Max-pooling over square windows; what is padded never wins.
+
+    The first of equal values in a window gets the whole gradient.
+    """
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(
+            x.shape[1:3], (size, size), (stride, stride), padding
+        )
+    top_bottom, left_right = padding
+    return _max_pool(x, size, stride, (tuple(top_bottom), tuple(left_right)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, size: int, stride: int, pads: Pads) -> Array:
+    windowed = functools.partial(_windowed, size=size, stride=stride, pads=pads)
+    compared = functools.partial(_compared, size=size, stride=stride, pads=pads)
+    return lax.platform_dependent(x, cpu=compared, default=windowed)
+
+
+def _forward(x: Array, size: int, stride: int, pads: Pads):
+    y = _max_pool(x, size, stride, pads)
+    return y, (x, y)
+
+
+def _backward(
+    size: int, stride: int, pads: Pads, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array]:
+    def windowed(x: Array, y: Array, gradient: Array) -> Array:
+        del y
+        pool = functools.partial(_windowed, size=size, stride=stride, pads=pads)
+        return jax.vjp(pool, x)[1](gradient)[0]
+
+    def compared(x: Array, y: Array, gradient: Array) -> Array:
+        return _gradient(x, y, gradient, size, stride, pads)
+
+    return (lax.platform_dependent(*kept, gradient, cpu=compared, default=windowed),)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, size, size, 1),
+        (1, stride, stride, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+
+
+def _compared(x: Array, size: int, stride: int, pads: Pads) -> Array:
+    return functools.reduce(jnp.maximum, _places(x, size, stride, pads))
+
+
+def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:
+    """The values at each place of all windows: arrays of the result's shape."""
+    padded = _pad(x, -jnp.inf, pads)
+    rows, columns = (
+        (length - size) // stride * stride + 1 for length in padded.shape[1:3]
+    )
+    for row in range(size):
+        for column in range(size):
+            yield padded[
+                :, row : row + rows : stride, column : column + columns : stride
+            ]
+
+
+def _pad(x: Array, value: float, pads: Sequence[tuple[int, int]]) -> Array:
+    edges = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(value, x.dtype), edges)
+
+
+def _gradient(
+    x: Array, y: Array, gradient: Array, size: int, stride: int, pads: Pads
+) -> Array:
+    """Sums what every place of a window sends back, by the place's phase.
+
+    The positions of the input fall into `stride` x `stride` phases; a place of the
+    window always meets the same one.
+    """
+    reach = (size - 1) // stride
+    phases = [[jnp.zeros((), x.dtype)] * stride for _ in range(stride)]
+    free = jnp.ones(y.shape, bool)
+    places = enumerate(_places(x, size, stride, pads))
+    for place, values in places:
+        row, column = divmod(place, size)
+        wins = free & (values == y)
+        free &= ~wins
+        shift = [(k // stride, reach - k // stride) for k in (row, column)]
+        sent = _pad(jnp.where(wins, gradient, 0), 0, shift)
+        row, column = row % stride, column % stride
+        phases[row][column] = phases[row][column] + sent
+    shape = (
+        y.shape[0],
+        y.shape[1] + reach,
+        y.shape[2] + reach,
+        y.shape[3],
+    )
+    planes = jnp.stack(
+        [
+            jnp.stack([jnp.broadcast_to(plane, shape) for plane in row], axis=3)
+            for row in phases
+        ],
+        axis=2,
+    )
+    joined = planes.reshape(shape[0], shape[1] * stride, shape[2] * stride, shape[3])
+    # Cut to the padded input, then to the input; no window sees what is missing.
+    edges = [
+        (-pad[0], length + pad[0] - joined.shape[axis])
+        for axis, pad, length in zip((1, 2), pads, x.shape[1:3], strict=True)
+    ]
+    return _pad(joined, 0, edges)

@@ -1,0 +1,78 @@
+"""Batch normalisation against Flax's own and its automatic gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mammo_jax.models.normalization import BatchNorm
+
+EPSILON, MOMENTUM = 1e-3, 0.9
+
+
+def draw(seed, *shape, mean=0.0):
+    values = np.random.default_rng(seed).normal(mean, 1, shape)
+    return jnp.asarray(values, jnp.float32)
+
+
+def reference(channels):
+    return nnx.BatchNorm(
+        channels,
+        epsilon=EPSILON,
+        momentum=MOMENTUM,
+        use_fast_variance=False,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def ours(channels):
+    return BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM, rngs=nnx.Rngs(0))
+
+
+def outcome(norm, call, x):
+    """Output, gradients of input, scale and bias, and new running statistics."""
+    norm.scale[...], norm.bias[...] = draw(1, 3), draw(2, 3)
+    graphdef, state = nnx.split(norm)
+    weights = draw(4, *x.shape)
+
+    def loss(x, scale, bias):
+        copy = nnx.merge(graphdef, state, copy=True)
+        copy.scale[...], copy.bias[...] = scale, bias
+        y = jnp.tanh(call(copy, x))
+        return (y * weights).sum(), (y, copy.mean[...], copy.var[...])
+
+    arguments = (x, norm.scale[...], norm.bias[...])
+    gradients, rest = jax.grad(loss, (0, 1, 2), has_aux=True)(*arguments)
+    return *gradients, *rest
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (16, 3), (2, 3)])
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+@pytest.mark.parametrize("train", [True, False])
+def test_it_equals_flax_with_its_gradients_and_statistics(shape, mean, train):
+    x = draw(0, *shape, mean=mean)
+    found = outcome(ours(3), lambda norm, x: norm(x, train), x)
+    expected = outcome(
+        reference(3), lambda norm, x: norm(x, use_running_average=not train), x
+    )
+    # Two batches of two values: the gradient is all but zero, what is left rounding.
+    scale = np.abs(np.asarray(expected[0])).max()
+    for one, other in zip(found, expected, strict=True):
+        size = max(np.abs(np.asarray(other)).max(), scale)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * size)
+
+
+def test_what_is_kept_for_the_backward_pass_has_the_dtype_of_the_input():
+    norm = ours(3)
+    x = draw(0, 8, 8, 8, 3).astype(jnp.bfloat16)
+    graphdef, state = nnx.split(norm)
+
+    def call(x):
+        return nnx.merge(graphdef, state, copy=True)(x, True)
+
+    y, pull = jax.vjp(call, x)
+    assert y.dtype == jnp.bfloat16
+    large = [leaf for leaf in jax.tree.leaves(pull) if leaf.size >= x.size]
+    assert [leaf.dtype for leaf in large] == [jnp.bfloat16]
+    assert pull(y)[0].dtype == jnp.bfloat16
