@@ -1,6 +1,6 @@
 """How fast data sets are built, beside a plain loop of pydicom and OpenCV.
 
-  pip install 'mammo-jax[bench]'
+  make bench     # this and the others, in an environment of their own
   python benchmarks/build_speed.py
 
 Writes films of real size, some 27 MB each uncompressed, then packages them: once in the
@@ -130,21 +130,25 @@ def measure(folder: Path, scratch: Path, count: int) -> list[Sequence[object]]:
         with Meter() as meter:
             seconds = pool.submit(run_plain_loop, folder, scratch / "plain").result()
     meter.cpu_seconds = seconds
-    rows.append(_row("plain loop", 1, count, meter))
+    plain = meter.seconds
+    rows.append(_row("plain loop", 1, count, meter, plain))
     for workers in dict.fromkeys([1, count_workers(None)]):
         with Meter() as meter:
             build("manifest/whole", folder, scratch / str(workers), workers)
-        rows.append(_row("build_dataset", workers, count, meter))
+        rows.append(_row("build_dataset", workers, count, meter, plain))
     return rows
 
 
-def _row(name: str, workers: int, count: int, meter: Meter) -> Sequence[object]:
+def _row(
+    name: str, workers: int, count: int, meter: Meter, plain: float
+) -> Sequence[object]:
     rate = count / meter.seconds
     return (
         name,
         workers,
         f"{meter.seconds:.1f}",
         f"{rate:.2f}",
+        f"{plain / meter.seconds:.2f} x",
         f"{rate / workers:.2f}",
         f"{1000 * meter.cpu_seconds / count:.0f}",
         f"{meter.peak / 2**20:.0f}" if workers > 1 else "-",
@@ -168,7 +172,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96, help="films of each kind")
     count = parser.parse_args().images
     print(f"{count} films of {ROWS}x{COLUMNS} pixels, 16 bits, to {HEIGHT}x{WIDTH}\n")
-    columns = ("s", "images/s", "images/s/core", "CPU ms/image", "MiB/worker")
+    columns = (
+        *("s", "images/s", "plain loop", "images/s/core"),
+        *("CPU ms/image", "MiB/worker"),
+    )
     header = ("films", "way", "workers", *columns)
     print("| " + " | ".join(header) + " |")
     print("|" + " --- |" * len(header))

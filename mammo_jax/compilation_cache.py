@@ -14,3 +14,5 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path.home() / ".cache" / "mammo_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    # A start compiles hundreds of small things, which JAX would not keep.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

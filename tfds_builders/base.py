@@ -1,5 +1,6 @@
 """What the TFDS builders share: features, grids, and the way from views to records."""
 
+import abc
 import dataclasses
 import functools
 import shutil
@@ -103,9 +104,9 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # The one format that is written and read without TensorFlow.
         super().__init__(**{"file_format": "array_record", **kwargs})
 
+    @abc.abstractmethod
     def plan(self, manual_dir: Path) -> Mapping[str, Sequence[View]]:
         """The views of each split."""
-        raise NotImplementedError
 
     @property
     def work_dir(self) -> Path:

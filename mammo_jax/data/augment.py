@@ -36,6 +36,8 @@ class Augmentation:
     vertical_flip: bool = True
 
 
+# (mirror left and right, mirror top and bottom): OpenCV's code.
+_FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
 NO_AUGMENTATION = Augmentation(0.0, 0.0, (1.0, 1.0), 0.0, False, False)
 
 
@@ -101,8 +103,12 @@ def augment_image(
     # Drawn always, used when asked for: one option does not move the others' draws.
     mirror_columns, mirror_rows = rng.uniform(size=2) < 0.5
     image = warp_nearest(image, matrix)
-    if mirror_columns and ranges.horizontal_flip:
-        image = image[:, ::-1]
-    if mirror_rows and ranges.vertical_flip:
-        image = image[::-1]
-    return np.ascontiguousarray(image), channel_shift.astype(np.float32)
+    flip = _FLIPS.get(
+        (
+            bool(mirror_columns and ranges.horizontal_flip),
+            bool(mirror_rows and ranges.vertical_flip),
+        )
+    )
+    if flip is not None:
+        image = cv2.flip(image, flip)
+    return image, channel_shift.astype(np.float32)

@@ -21,7 +21,7 @@ from mammo_jax.data.dicom import read_mammogram
 from mammo_jax.data.polygons import parse_points, polygon_regions
 from mammo_jax.data.sampling import Region
 from mammo_jax.data.splits import hold_out, label_patients
-from mammo_jax.data.tables import read_table
+from mammo_jax.data.tables import read_table, text_column
 from mammo_jax.data.views import (
     Facts,
     Grid,
@@ -59,11 +59,11 @@ _ROI_KINDS = {
     "unnamed": "mass",
 }
 _COLUMNS = {
-    "laterality": (r"L|R", True),
-    "view": (r"CC|MLO", True),
-    "file name": (r"\d+", True),
-    "acr": (r"|1|2|3|4", True),
-    "bi-rads": (r"1|2|3|4a|4b|4c|5|6", True),
+    "laterality": text_column(r"L|R"),
+    "view": text_column(r"CC|MLO"),
+    "file name": text_column(r"\d+"),
+    "acr": text_column(r"|1|2|3|4"),
+    "bi-rads": text_column(r"1|2|3|4a|4b|4c|5|6"),
 }
 
 

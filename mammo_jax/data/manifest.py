@@ -17,7 +17,7 @@ from mammo_jax.data.polygons import circle_points, parse_points, polygon_regions
 from mammo_jax.data.preprocess import mask_to_grid
 from mammo_jax.data.sampling import Region, find_region
 from mammo_jax.data.splits import draw_paper_splits, label_patients
-from mammo_jax.data.tables import read_table
+from mammo_jax.data.tables import read_table, text_column
 from mammo_jax.data.views import (
     Facts,
     Grid,
@@ -32,19 +32,19 @@ MANIFEST, ROIS = "manifest.csv", "rois.csv"
 _MAX_POINTS = 100_000
 # Column -> what its cells may hold, and whether it must be there.
 _COLUMNS = {
-    "path": (r".+", True),
-    "patient_id": (r"[A-Za-z0-9._-]{1,64}", True),
-    "laterality": (r"LEFT|RIGHT", True),
-    "view": (r"CC|MLO", True),
-    "label": (r"0|1", True),
-    "split": ("|".join(SPLITS), False),
+    "path": text_column(r".+"),
+    "patient_id": text_column(r"[A-Za-z0-9._-]{1,64}"),
+    "laterality": text_column(r"LEFT|RIGHT"),
+    "view": text_column(r"CC|MLO"),
+    "label": text_column(r"0|1"),
+    "split": text_column("|".join(SPLITS), needed=False),
 }
 _ROI_COLUMNS = {
-    "path": (r".+", True),
-    "class": ("|".join(PATCH_CLASSES[1:]), True),
-    "mask": (r".*", False),
-    "polygon": (r"[-\d. ,;]*", False),
-    "circle": (r"[-\d. ,]*", False),
+    "path": text_column(r".+"),
+    "class": text_column("|".join(PATCH_CLASSES[1:])),
+    "mask": text_column(r".*", needed=False),
+    "polygon": text_column(r"[-\d. ,;]*", needed=False),
+    "circle": text_column(r"[-\d. ,]*", needed=False),
 }
 _SHAPES = ("mask", "polygon", "circle")
 
@@ -102,7 +102,7 @@ def read_views(manual_dir: str | Path) -> list[ManifestView]:
         file is listed twice, or some rows have a split and some have none.
     """
     root = Path(manual_dir)
-    columns = ", ".join(name for name, (_, needed) in _COLUMNS.items() if needed)
+    columns = ", ".join(name for name, column in _COLUMNS.items() if column.needed)
     rows = read_table(
         root / MANIFEST, _COLUMNS, remedy=f"write one with the columns {columns}"
     )

@@ -1,7 +1,6 @@
 """An ordered map over processes, with bounded memory, that survives their deaths."""
 
 import collections
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 import cv2
 
+from mammo_jax.data.memory import keep_freed_memory
 from mammo_jax.errors import UserError
 
 Task = TypeVar("Task")
@@ -21,9 +21,6 @@ Result = TypeVar("Result")
 
 # Tasks handed out ahead of the one awaited, for each worker.
 _TASKS_AHEAD = 4
-# What malloc may keep, and up to what size it may (glibc's highest): in malloc.h
-# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
-_MALLOC_SETTINGS = {-1: 256 << 20, -3: 32 << 20}
 
 
 def count_workers(num_workers: int | None) -> int:
@@ -58,7 +55,7 @@ def parallel_map(
     """
     num_workers = min(count_workers(num_workers), len(tasks))
     if num_workers <= 1:
-        _keep_freed_memory()
+        keep_freed_memory()
         yield from map(function, tasks)
         return
     todo = collections.deque(tasks)
@@ -123,19 +120,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Lets an image take the memory of the one before.
-
-    The C library would give it back to the system, and to get it again, page by page,
-    would take as long as all the work on the image.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc
-        for setting, value in _MALLOC_SETTINGS.items():
-            library.mallopt(setting, value)
+    keep_freed_memory()
 
 
 def _end_with_parent() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mammo_jax.errors import UserError
-from mammo_jax.phantom import write_cbis_ddsm
 from mammo_jax.training import workdir
 
 
@@ -26,6 +25,8 @@ def prepare(config: ConfigDict) -> None:
     raw, settings = data_dir / "raw", config.phantom.to_dict()
     settings_file = data_dir / "phantom.json"
     if not raw.exists():
+        from mammo_jax.phantom import write_cbis_ddsm  # Takes a second to import.
+
         data_dir.mkdir(parents=True, exist_ok=True)
         workdir.write_json(settings_file, settings)
         write_cbis_ddsm(raw, **settings)

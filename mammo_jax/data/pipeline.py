@@ -17,9 +17,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
+from jaxtyping import UInt16
 
 from mammo_jax.data import augment
 from mammo_jax.data.labels import PATCH_CLASSES
+from mammo_jax.data.memory import keep_freed_memory
+from mammo_jax.data.png import decode_png
 from mammo_jax.errors import UserError
 
 # What of an example goes on as text; of densities and ROIs see `_details`.
@@ -27,6 +30,7 @@ _IDENTITY = ("image_id", "patient_id", "laterality", "view")
 _DAMAGES = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
+keep_freed_memory()
 
 Batch = dict[str, np.ndarray]
 
@@ -52,6 +56,16 @@ class Dataset:
     grid: Mapping[str, Any]
 
 
+class _GreyImages(tfds.decode.Decoder):
+    """Reads the images in a third of the time that TFDS takes with OpenCV."""
+
+    def decode_example(self, png: bytes) -> UInt16[np.ndarray, "height width 1"]:
+        height, width, _ = self.feature.shape
+        return decode_png(png, height, width)[..., None]
+
+    decode_example_np = decode_example
+
+
 def open_dataset(name: str, data_dir: str) -> Dataset:
     """Opens `name` below `data_dir`.
 
@@ -62,7 +76,8 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
     try:
         builder = tfds.builder_from_directory(directory)
         sources = {
-            split: builder.as_data_source(split) for split in builder.info.splits
+            split: builder.as_data_source(split, decoders={"image": _GreyImages()})
+            for split in builder.info.splits
         }
         for source in sources.values():  # A missing or cut-off file shows at its ends.
             _ = source[0], source[len(source) - 1]

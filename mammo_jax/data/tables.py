@@ -2,12 +2,44 @@
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
 
-_MAX_TABLE_BYTES = 256 << 20
+# A table of a million images is some 60 MB; more is no table of images.
+MAX_BYTES = 256 << 20
+MAX_ROWS = 1_000_000
+_SHOWN = 40
+
+
+class Column(NamedTuple):
+    """What a column's cells must be.
+
+    Attributes:
+      parse: a cell's value; a ValueError or KeyError refuses the cell.
+      expected: what it must be, in words.
+      needed: the column must be there; the cells of a missing column are empty.
+    """
+
+    parse: Callable[[str], Any]
+    expected: str
+    needed: bool = True
+
+
+def text_column(pattern: str, *, needed: bool = True) -> Column:
+    """Cells that match a pattern as a whole; where not needed, they may be empty."""
+
+    def parse(cell: str) -> str:
+        if (cell or needed) and not re.fullmatch(pattern, cell):
+            raise ValueError
+        return cell
+
+    choices = pattern.split("|") if needed else [*pattern.split("|"), ""]
+    expected = ", ".join(choice or "empty" for choice in choices)
+    return Column(parse, expected, needed)
 
 
 def read_cells(
@@ -25,54 +57,98 @@ def read_cells(
     """
     if not path.is_file():
         raise UserError(f"{path}: no such table; {remedy}")
-    if path.stat().st_size > _MAX_TABLE_BYTES:
-        raise UserError(f"{path}: far too large for a table of images")
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(
+            f"{path}: larger than {MAX_BYTES >> 20} MiB, far too large for a table of "
+            "images"
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file, delimiter=delimiter))
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            rows = list(_bounded(path, reader))
+        if not rows:
+            raise csv.Error("it is empty")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: not a CSV table in UTF-8 ({error}); save or download it again"
         ) from error
-    return header, rows
+    return rows[0], rows[1:]
+
+
+def _bounded(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    for number, row in enumerate(rows):
+        if number > MAX_ROWS:
+            raise UserError(f"{path}: more than {MAX_ROWS} rows")
+        yield row
 
 
 def read_table(
-    path: Path,
-    columns: Mapping[str, tuple[str, bool]],
-    *,
-    remedy: str,
-    delimiter: str = ",",
-) -> list[tuple[int, dict[str, str]]]:
+    path: Path, columns: Mapping[str, Column], *, remedy: str, delimiter: str = ","
+) -> list[tuple[int, dict[str, Any]]]:
     """The rows that are not empty, each with its number; the header is row 1.
+
+    The columns may be in any order; others are left out.
 
     Args:
       path: the table.
-      columns: name in small letters to the pattern that all of a cell must match, and
-        whether the column must be there. Cells of a column that may be missing may be
-        empty; other columns are left out.
+      columns: by their names in small letters.
       remedy: see `read_cells`.
       delimiter: between cells.
 
     Raises:
-      UserError: what `read_cells` raises, a missing column, a cell that does not match.
+      UserError: what `read_cells` raises, a missing or repeated column, a row of
+        another length, a cell that is not what its column says.
     """
     header, lines = read_cells(path, remedy=remedy, delimiter=delimiter)
     names = [cell.strip().lower() for cell in header]
-    for name, (_, needed) in columns.items():
-        if needed and name not in names:
-            raise UserError(f"{path}: row 1: column {name!r} is missing")
+    for name, column in columns.items():
+        if column.needed and name not in names:
+            raise UserError(f"{path}: row 1: column {name!r} is missing; {remedy}")
+        if names.count(name) > 1:
+            raise UserError(f"{path}: row 1: column {name!r} is there twice")
     rows = []
-    for number, cells in enumerate(lines, start=2):
-        if not any(cell.strip() for cell in cells):
+    for number, line in enumerate(lines, start=2):
+        cells = [cell.strip() for cell in line]
+        if not any(cells):
             continue
-        given = dict(zip(names, (cell.strip() for cell in cells), strict=False))
-        row = {name: given.get(name, "") for name in columns}
-        for name, (pattern, needed) in columns.items():
-            if (needed or row[name]) and not re.fullmatch(pattern, row[name]):
-                raise UserError(
-                    f"{path}: row {number}, column {name!r}: {row[name][:40]!r} is not"
-                    f" {pattern.replace('|', ', ')}"
-                )
+        if len(cells) < len(names) or any(cells[len(names) :]):
+            raise UserError(
+                f"{path}: row {number}: {len(cells)} cells, but the header has "
+                f"{len(names)}"
+            )
+        given = dict(zip(names, cells, strict=False))
+        row = {
+            name: _parse(path, number, name, column, given.get(name, ""))
+            for name, column in columns.items()
+        }
         rows.append((number, row))
     return rows
+
+
+def _parse(path: Path, number: int, name: str, column: Column, cell: str) -> Any:
+    try:
+        return column.parse(cell)
+    except (ValueError, KeyError):
+        shown = cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}..."
+        raise UserError(
+            f"{path}: row {number}, column {name!r}: {shown!r} is not {column.expected}"
+        ) from None
+
+
+def write_table(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Writes a CSV table, whole or not at all; its directory is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replace_file(path) as partial,
+        # Names of files may hold bytes that are no UTF-8.
+        partial.open(
+            "w", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

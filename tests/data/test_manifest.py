@@ -187,7 +187,9 @@ def test_tables_that_contradict_themselves(root):
     write_table(manifest, COLUMNS, [row, row])
     with pytest.raises(UserError, match=r"row 3, column 'path'.*also in row 2"):
         read_views(root)
-    write_table(manifest, (*COLUMNS, "split"), [(*row, "train"), ("b.png", *row[1:])])
+    write_table(
+        manifest, (*COLUMNS, "split"), [(*row, "train"), ("b.png", *row[1:], "")]
+    )
     with pytest.raises(UserError, match="fill it in every row"):
         read_views(root)
     rows = [(*row, "train"), ("b.png", *row[1:], "test")]

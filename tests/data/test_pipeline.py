@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from mammo_jax.data import pipeline
 from mammo_jax.data.augment import NO_AUGMENTATION, Augmentation
@@ -190,3 +191,14 @@ def test_processes_evaluate_every_image_once_in_as_many_batches(dataset, process
         if weight
     ]
     assert sorted(seen) == sorted(e["image_id"].decode() for e in source)
+
+
+@pytest.mark.parametrize("name", [WHOLE, "cbis_ddsm/paper_s1_h288"])
+def test_images_are_those_that_tfds_reads(phantom_data, name):
+    ours = pipeline.open_dataset(name, str(phantom_data)).sources["train"]
+    directory = pipeline.newest_version(name, str(phantom_data))
+    theirs = tfds.builder_from_directory(directory).as_data_source("train")
+    for example, expected in zip(ours, theirs, strict=True):
+        assert example["image"].dtype == expected["image"].dtype
+        np.testing.assert_array_equal(example["image"], expected["image"])
+        assert example["image_id"] == expected["image_id"]
