@@ -37,10 +37,15 @@ STAGES: dict[str, dict[str, dict]] = {
     },
     # Networks of random values.
     "patch_random": {"stage1": {"epochs": 50, "rates": _all_layers(1e-3)}},
+    "patch_random_s1": {"stage1": {"epochs": 200, "rates": _all_layers(1e-3)}},
     # Section 2.3: two stages of whole-image training.
     "whole": {
         "stage1": {"epochs": 30, "rates": {"new_layers": 1e-4}, "l2": 1e-3},
         "stage2": {"epochs": 20, "rates": _all_layers(1e-6), "l2": 1e-2},
+    },
+    # Section 3.2: the hybrid's additional epochs.
+    "whole_extended": {
+        "stage1": {"epochs": 200, "rates": _all_layers(1e-6), "l2": 1e-2}
     },
     # Section 3.2: a trained whole-image classifier on another set of images.
     "transfer": {"stage1": {"epochs": 200, "rates": _all_layers(1e-6), "l2": 1e-2}},
@@ -64,6 +69,9 @@ STAGES: dict[str, dict[str, dict]] = {
         }
     },
 }
+
+# Table 2: the random forest on heatmaps, for `config.model.top.kind = "forest"`.
+FOREST = {"trees": 500, "max_depth": 9, "min_samples_split": 300}
 
 
 def stage_table(name: str) -> ConfigDict:
@@ -155,6 +163,9 @@ def whole_config() -> ConfigDict:
     # A finished run's directory: of a patch classifier, or of a whole-image classifier
     # of the same design to go on from. Empty trains `config.patch` first.
     config.init_from = ""
+    # Finished whole-image runs on the same dataset, with commas between: their scores
+    # of the validation and test images are averaged with this run's (section 4).
+    config.ensemble = ""
     config.batch_size = 2
     config.accum_steps = 2
     config.early_stopping_patience = 10

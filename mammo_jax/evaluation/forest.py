@@ -14,6 +14,7 @@ from skimage import measure
 from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.data.pipeline import evaluation_batches
+from mammo_jax.evaluation.predictions import Details
 from mammo_jax.models.variables import Variables
 from mammo_jax.progress import progress_bar
 
@@ -143,6 +144,7 @@ class DescribedSplit(NamedTuple):
       patient_ids: likewise.
       lateralities: LEFT or RIGHT.
       views: CC or MLO.
+      details: for sub-groups; None where the data set has none.
     """
 
     features: Float[np.ndarray, "images features"]
@@ -151,6 +153,11 @@ class DescribedSplit(NamedTuple):
     patient_ids: tuple[str, ...]
     lateralities: tuple[str, ...]
     views: tuple[str, ...]
+    details: Details | None
+
+
+_IDENTITY = ("image_id", "patient_id", "laterality", "view")
+_DETAILS = ("breast_density", "abnormality_types", "lesion_size")
 
 
 def describe_split(
@@ -161,6 +168,7 @@ def describe_split(
     *,
     batch_size: int,
     threads: int,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> DescribedSplit:
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
@@ -172,20 +180,39 @@ def describe_split(
         `mammo_jax.data.pipeline.Dataset`.
       batch_size: images at a time.
       threads: that read images.
+      after_batch: called after every batch; may raise to stop.
     """
-    columns: dict[str, list] = {"features": [], "label": []}
-    columns |= {name: [] for name in ("image_id", "patient_id", "laterality", "view")}
+    columns: dict[str, list] = {}
     with progress_bar("heatmaps", total=len(source), unit="image") as bar:
         for batch in evaluation_batches(source, batch_size, threads=threads):
             true = batch["weight"] > 0
             inputs = {key: batch[key] for key in ("image", "channel_shift")}
             heatmaps = np.asarray(heatmap_step(params, stats, inputs))[true]
-            columns["features"] += map(heatmap_features, heatmaps)
-            for name in columns.keys() - {"features"}:
-                columns[name] += batch[name][true].tolist()
+            columns.setdefault("features", []).extend(map(heatmap_features, heatmaps))
+            for name in ("label", *_IDENTITY, *_DETAILS):
+                if name in batch:
+                    columns.setdefault(name, []).extend(batch[name][true].tolist())
             bar.update(len(heatmaps))
-    features, labels, *identity = columns.values()
-    return DescribedSplit(np.stack(features), np.asarray(labels), *map(tuple, identity))
+            after_batch()
+    image_ids, patient_ids, lateralities, views = (
+        tuple(columns[name]) for name in _IDENTITY
+    )
+    return DescribedSplit(
+        np.stack(columns["features"]),
+        np.asarray(columns["label"]),
+        image_ids,
+        patient_ids,
+        lateralities,
+        views,
+        _details(columns),
+    )
+
+
+def _details(columns: dict[str, list]) -> Details | None:
+    if not all(name in columns for name in _DETAILS):
+        return None
+    densities, types, sizes = (columns[name] for name in _DETAILS)
+    return Details(np.asarray(densities), tuple(types), np.asarray(sizes))
 
 
 def fit_forest(
@@ -193,18 +220,24 @@ def fit_forest(
     labels: Int[np.ndarray, " images"],
     *,
     seed: int,
+    trees: int = 500,
+    max_depth: int = 9,
+    min_samples_split: int = 300,
 ) -> RandomForestClassifier:
-    """Fits the paper's forest: 500 trees, depth 9, splits of 300 images or more.
+    """Fits a forest; the defaults are those of the paper's Table 2.
 
     Args:
       features: of the training images' heatmaps, see `heatmap_features`.
-      labels: 0 not malignant, 1 malignant.
+      labels: 0 not malignant, 1 malignant; both occur.
       seed: of the bootstrap samples and the split candidates.
+      trees: of the forest.
+      max_depth: of a tree.
+      min_samples_split: images that a node must have to be split.
     """
     forest = RandomForestClassifier(
-        n_estimators=500,
-        max_depth=9,
-        min_samples_split=300,
+        n_estimators=trees,
+        max_depth=max_depth,
+        min_samples_split=min_samples_split,
         class_weight="balanced",
         random_state=seed,
     )

@@ -24,8 +24,9 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +35,7 @@ import safetensors.numpy
 from flax import nnx
 
 from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import build_model
 from mammo_jax.models.conversion import list_names
@@ -112,9 +114,11 @@ PUBLISHED: dict[str, Published] = {
 
 
 @functools.cache
-def trunk_shapes(architecture: str, wiring: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every variable of the full-width trunk, by name."""
-    config = {"trunk": architecture, "top": {"kind": "patch"}}
+def trunk_shapes(
+    architecture: str, wiring: str, width: float = 1.0
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable of the trunk, by name."""
+    config = {"trunk": architecture, "width": width, "top": {"kind": "patch"}}
     if wiring:
         config["wiring"] = wiring
     model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
@@ -225,11 +229,44 @@ def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
         "source_sha256": file_digest(source, "sha256"),
         "published_at": published.url if published else "",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    safetensors.numpy.save_file(converted, partial, metadata)
-    partial.replace(out)
+    _write(out, converted, metadata)
     return metadata
+
+
+def save_trunk(
+    architecture: str,
+    wiring: str,
+    width: float,
+    values: Mapping[str, Any],
+    source: str,
+    out: Path,
+) -> None:
+    """Writes a trunk that this program trained, for `load_trunk` to read.
+
+    Args:
+      architecture: "resnet50", "vgg16" or "vgg19".
+      wiring: of ResNet50; not read for VGG.
+      width: of the trunk.
+      values: a model's variables; those of the trunk are written.
+      source: what it was trained on, for the metadata.
+      out: the safetensors file to write; replaced if it exists.
+    """
+    trunk = {n: np.asarray(v) for n, v in values.items() if n.startswith("trunk/")}
+    metadata = {
+        "format": _FORMAT,
+        "architecture": architecture,
+        "wiring": wiring if architecture == "resnet50" else "",
+        "width": str(width),
+        "input_std": json.dumps((1.0, 1.0, 1.0)),
+        "source": source,
+    }
+    _write(out, trunk, metadata)
+
+
+def _write(out: Path, values: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(out) as partial:
+        safetensors.numpy.save_file(values, partial, metadata)
 
 
 def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Array]:
@@ -268,7 +305,10 @@ def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Arra
             f"{path} holds weights of {' '.join(found).strip()}, the model expects "
             f"{' '.join(expected).strip()}"
         )
-    shapes = trunk_shapes(*expected)
+    width = metadata.get("width", "1")
+    if not re.fullmatch(r"0?\.\d{1,17}|1(\.0)?", width):
+        raise UserError(f"{path} is damaged: its width is {width!r:.40}")
+    shapes = trunk_shapes(*expected, float(width))
     if {name: value.shape for name, value in values.items()} != shapes:
         raise UserError(f"{path} is damaged: its names or shapes have been changed")
     first = _FIRST_KERNEL[architecture]
@@ -285,13 +325,14 @@ def put_trunk(
     """A model's variables with the trunk's replaced by `load_trunk`'s.
 
     Raises:
-      UserError: the model's trunk is not the full-width one of the weights.
+      UserError: the model's trunk is not that of the weights, or of another width.
     """
     model = params | stats
     own = {n: v.shape for n, v in model.items() if n.startswith("trunk/")}
     if own != {name: value.shape for name, value in trunk.items()}:
         raise UserError(
-            "ported weights fit only a model of width 1.0 and of their own trunk"
+            "ported weights fit only a model of their own trunk and width (published "
+            "ones: width 1.0)"
         )
     return (
         {name: trunk.get(name, value) for name, value in params.items()},

@@ -104,6 +104,7 @@ def write_inbreast(
     cases: int,
     seed: int = 0,
     height: int = 4084,
+    contrast: float = 1.0,
     num_workers: int | None = None,
 ) -> None:
     """Writes a synthetic set in INbreast's layout.
@@ -115,6 +116,7 @@ def write_inbreast(
       cases: number of examinations, mostly of four images.
       seed: of everything.
       height: of the larger detector in pixels; the smaller one's images are less high.
+      contrast: factor on how much the lesions stand out; 1 looks like real ones.
       num_workers: processes; None means one for each core.
 
     Raises:
@@ -124,7 +126,9 @@ def write_inbreast(
         raise UserError(f"cases is {cases}; it must lie within 1 and 10000")
     if not 128 <= height <= 2**14:
         raise UserError(f"height is {height}; it must lie within 128 and 16384")
-    images = _make_catalogue(seed, cases)
+    if not 0 < contrast <= 10:
+        raise UserError(f"contrast is {contrast}; it must lie above 0 and at most 10")
+    images = _make_catalogue(seed, cases, contrast)
     with whole_folder(out_dir) as folder:
         root = folder / _FOLDER
         (root / "AllDICOMs").mkdir(parents=True)
@@ -138,7 +142,7 @@ def write_inbreast(
         (root / "INbreast.csv").write_bytes(_make_table(images).encode("ascii"))
 
 
-def _make_catalogue(seed: int, cases: int) -> list[_Image]:
+def _make_catalogue(seed: int, cases: int, contrast: float = 1.0) -> list[_Image]:
     generator = named_generator(seed, "INbreast")
     densities = deal(generator, _DENSITIES, cases)
     categories = deal(generator, _CATEGORIES, 2 * cases)
@@ -153,7 +157,7 @@ def _make_catalogue(seed: int, cases: int) -> list[_Image]:
             category = categories[2 * case + index]
             own = named_generator(seed, "INbreast", case, side)
             anatomy = draw_anatomy(own, densities[case])
-            lesions = _draw_lesions(own, category)
+            lesions = _draw_lesions(own, category, contrast)
             for view, short in (("CC", "CC"), ("MLO", "ML")):
                 # One image of the set has a view in its name that no table knows.
                 odd = (case, side, view) == (0, "R", "MLO")
@@ -176,7 +180,9 @@ def _make_catalogue(seed: int, cases: int) -> list[_Image]:
     return images
 
 
-def _draw_lesions(generator: np.random.Generator, category: str) -> tuple[Lesion, ...]:
+def _draw_lesions(
+    generator: np.random.Generator, category: str, contrast: float
+) -> tuple[Lesion, ...]:
     if category == "1":
         return ()
     kinds = generator.choice(["mass", "calc"], size=1 + generator.binomial(2, 0.15))
@@ -185,7 +191,7 @@ def _draw_lesions(generator: np.random.Generator, category: str) -> tuple[Lesion
         malignant and bool(generator.uniform() < 0.5) for _ in kinds[1:]
     ]
     return tuple(
-        draw_lesion(generator, str(kind), label)
+        dataclasses.replace(draw_lesion(generator, str(kind), label), contrast=contrast)
         for kind, label in zip(kinds, labels, strict=True)
     )
 

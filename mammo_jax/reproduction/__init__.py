@@ -1,0 +1,1 @@
+"""The paper's experiments as rows of tables: planned, run, and set beside the paper."""

@@ -1,0 +1,255 @@
+"""The paper's claims, and what finished runs say for or against each.
+
+A claim is an effect and the range of it in which the claim holds, both fixed here
+before any run. It is borne out where every interval of the effect lies within that
+range, contradicted where every one lies outside, and undecided otherwise.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from mammo_jax.evaluation.prediction_table import PredictionTable
+from mammo_jax.reproduction import ensembles, outcomes
+from mammo_jax.reproduction.ensembles import ENSEMBLES
+from mammo_jax.reproduction.outcomes import Effect, Ends
+from mammo_jax.reproduction.plan import PlannedRun, Setting
+
+FOR, AGAINST, UNDECIDED = "for", "against", "undecided"
+# Differences of AUC that do not matter: what the paper calls "only 0.02-0.03" is one.
+_MARGIN = 0.05
+_POSITIVE = (0.0, math.inf)
+_SMALL = (-_MARGIN, _MARGIN)
+_AT_MOST = (-math.inf, _MARGIN)
+
+_BLOCKS = "resnet50_s10_residual_"
+_BIG, _NARROW = f"{_BLOCKS}512-512-1024x2", f"{_BLOCKS}256-128x1"
+# The tops that other claims name, too; the others run with one seed.
+_RESIDUAL = (f"{_BLOCKS}512-512-2048x1", _BIG, _NARROW)
+_VGG_TOPS = (
+    "vgg16_s10_vgg_512x1",
+    "vgg16_s10_vgg_128-64x1",
+    "vgg16_s10_residual_512-512-1024x2",
+)
+_HEATMAPS = {
+    trunk: tuple(f"{trunk}_s10_heatmap_{pool}" for pool in ("1x1", "2x2", "5x5"))
+    for trunk in ("resnet50", "vgg16")
+}
+_TRANSFERRED = (_BIG, "vgg16_s10_vgg_512x1", "vgg16_s10_residual_512-512-1024x2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper about a difference between rows.
+
+    Attributes:
+      text: what is claimed.
+      effect: what is measured, in words.
+      first: rows whose mean is compared.
+      second: rows with whose mean it is compared.
+      holds: the effects, lowest and highest, with which the claim is true.
+      metric: "auc" of the test images, or "accuracy".
+    """
+
+    text: str
+    effect: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    holds: Ends = _POSITIVE
+    metric: str = "auc"
+
+
+def _pretraining(kind: str, metric: str) -> Claim:
+    return Claim(
+        f"Pretraining helps patch classifiers ({kind})",
+        f"{'AUC of malignant patches' if metric == 'auc' else metric}, pretrained less "
+        "random",
+        (f"patch_resnet50_{kind}",),
+        (f"patch_resnet50_{kind}_random",),
+        metric=metric,
+    )
+
+
+CLAIMS = (
+    _pretraining("s1", "accuracy"),
+    _pretraining("s10", "accuracy"),
+    _pretraining("s10", "auc"),
+    Claim(
+        "s10 beats s1 as the base of a whole-image classifier",
+        "AUC on s10 less AUC on s1, [512-512-2048]x1",
+        (f"{_BLOCKS}512-512-2048x1",),
+        ("resnet50_s1_residual_512-512-2048x1",),
+    ),
+    Claim(
+        "The all-convolutional top beats heatmap + FC (ResNet50)",
+        "mean AUC of three residual tops less that of three heatmap tops",
+        _RESIDUAL,
+        _HEATMAPS["resnet50"],
+    ),
+    Claim(
+        "The all-convolutional top beats heatmap + FC (VGG16)",
+        "mean AUC of 512x1, 128x1 and hybrid less that of three heatmap tops",
+        _VGG_TOPS,
+        _HEATMAPS["vgg16"],
+    ),
+    Claim(
+        "Heatmap + FC beats heatmap + random forest",
+        "AUC of heatmap 1x1 less that of the forest",
+        (_HEATMAPS["resnet50"][0],),
+        ("resnet50_s10_forest",),
+    ),
+    *(
+        Claim(
+            f"Max-pooling the heatmap harms ({trunk})",
+            "AUC of heatmap 1x1 less that of 5x5 (which has smaller FC layers, too)",
+            (rows[0],),
+            (rows[2],),
+        )
+        for trunk, rows in _HEATMAPS.items()
+    ),
+    Claim(
+        "The width of the new layers matters little (ResNet50)",
+        f"AUC of [512-512-1024]x2 less that of [256], [128]; within {_MARGIN}",
+        (_BIG,),
+        (_NARROW,),
+        _SMALL,
+    ),
+    Claim(
+        "The width of the new layers matters little (VGG16)",
+        f"AUC of 512x1 less that of 128x1, 64x1; within {_MARGIN}",
+        ("vgg16_s10_vgg_512x1",),
+        ("vgg16_s10_vgg_128-64x1",),
+        _SMALL,
+    ),
+    Claim(
+        "Few patients suffice for transfer",
+        "AUC with all patients less that with 20, mean of three models; at most "
+        f"{_MARGIN}",
+        tuple(f"inbreast_{row}" for row in _TRANSFERRED),
+        tuple(f"inbreast_{row}_20patients" for row in _TRANSFERRED),
+        _AT_MOST,
+    ),
+)
+# Rows that some claim needs, directly; the others need one seed only.
+CLAIMED_ROWS = frozenset(
+    row for claim in CLAIMS for row in (*claim.first, *claim.second)
+) | frozenset(ensembles.ROWS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the runs say of a claim.
+
+    Attributes:
+      text: what is claimed.
+      measured: what was measured, in words.
+      effect: None where a row is missing.
+      verdict: for, against, undecided, or why there is none.
+    """
+
+    text: str
+    measured: str
+    effect: Effect | None
+    verdict: str
+
+
+def verdict(effect: Effect, holds: Ends) -> str:
+    """See the module's first lines; without any interval a claim is undecided."""
+    intervals = [ends for ends in (effect.by_seeds, effect.by_patients) if ends]
+    if not intervals:
+        return UNDECIDED
+    if all(holds[0] < low and high < holds[1] for low, high in intervals):
+        return FOR
+    if all(high < holds[0] or low > holds[1] for low, high in intervals):
+        return AGAINST
+    return UNDECIDED
+
+
+def judge(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> list[Finding]:
+    """Every claim about rows and ensembles, judged by the finished runs."""
+    return [
+        *(_judge_rows(claim, found) for claim in CLAIMS),
+        *_judge_ensembles(found, setting),
+    ]
+
+
+def _missing(rows: Sequence[str], found: Mapping[str, Sequence[PlannedRun]]) -> str:
+    gone = [row for row in rows if row not in found]
+    return f"not run: {', '.join(gone)}" if gone else "not run with a common seed"
+
+
+def _judge_rows(claim: Claim, found: Mapping[str, Sequence[PlannedRun]]) -> Finding:
+    rows = (*claim.first, *claim.second)
+    seeds = outcomes.common_seeds(rows, found)
+    if not seeds:
+        return Finding(claim.text, claim.effect, None, _missing(rows, found))
+
+    def runs(names: Sequence[str], seed: int) -> list[PlannedRun]:
+        return [run for name in names for run in found[name] if run.seed == seed]
+
+    if claim.metric == "accuracy":
+        means = [
+            [
+                sum(outcomes.figures(run)["test"]["accuracy"] for run in part)
+                / len(part)
+                for part in (runs(names, seed) for seed in seeds)
+            ]
+            for names in (claim.first, claim.second)
+        ]
+        effect = outcomes.figure_effect(*means)
+    else:
+        first, second = (
+            [[ensembles.single(run) for run in runs(names, seed)] for seed in seeds]
+            for names in (claim.first, claim.second)
+        )
+        effect = outcomes.auc_effect(first, second)
+    return Finding(claim.text, claim.effect, effect, verdict(effect, claim.holds))
+
+
+def _judge_ensembles(
+    found: Mapping[str, Sequence[PlannedRun]], setting: Setting
+) -> list[Finding]:
+    findings = []
+    for ensemble in ENSEMBLES.values():
+        texts = (
+            (
+                f"Averaging four flips helps ({ensemble.title})",
+                f"mean AUC of {len(ensemble.rows)} models with flips less without",
+            ),
+            (
+                f"Averaging models helps ({ensemble.title})",
+                "AUC of the mean of the models less their mean AUC, all with flips",
+            ),
+        )
+        tables = ensemble_tables(ensemble.rows, found, setting)
+        if not tables:
+            why = _missing(ensemble.rows, found)
+            findings += [Finding(*text, None, why) for text in texts]
+            continue
+        singles = [seed[0] for seed in tables]
+        flips = [seed[1] for seed in tables]
+        means = [[ensembles.mean_of(seed)] for seed in flips]
+        pairs = ((flips, singles), (means, flips))
+        for text, pair in zip(texts, pairs, strict=True):
+            effect = outcomes.auc_effect(*pair)
+            findings.append(Finding(*text, effect, verdict(effect, _POSITIVE)))
+    return findings
+
+
+def ensemble_tables(
+    rows: Sequence[str],
+    found: Mapping[str, Sequence[PlannedRun]],
+    setting: Setting,
+) -> list[tuple[list[PredictionTable], list[PredictionTable]]]:
+    """For each common seed, the models' scores without and with flips."""
+    result = []
+    for seed in outcomes.common_seeds(rows, found):
+        runs = [run for row in rows for run in found[row] if run.seed == seed]
+        if all(ensembles.flipped_table(run, setting).exists() for run in runs):
+            result.append(
+                (
+                    [ensembles.single(run) for run in runs],
+                    [ensembles.flipped(run, setting) for run in runs],
+                )
+            )
+    return result

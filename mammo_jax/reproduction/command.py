@@ -1,0 +1,300 @@
+"""What `scripts/reproduce.py` does, in order."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
+from mammo_jax.reproduction import (
+    claims,
+    ensembles,
+    figures,
+    gradients,
+    outcomes,
+    phantoms,
+    plan,
+    presets,
+    tables,
+    timing,
+)
+from mammo_jax.reproduction.plan import PlannedRun, Setting
+from mammo_jax.reproduction.results import TIME_FILE, read_seconds, results_text
+from mammo_jax.reproduction.rows import TABLES, Row, by_name
+from mammo_jax.reproduction.run import Train, run_all
+from mammo_jax.training import workdir as workdirs
+
+ENSEMBLE = "ensemble"
+FIGURES = {
+    "2": tuple(figures.FIGURE_2_ROWS),
+    "appendix": tuple(dict.fromkeys(d.row for d in gradients.DESIGNS)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A checked command line.
+
+    Attributes:
+      rows: all that there are.
+      tables: to print.
+      figures: to draw.
+      chosen: names of the rows to run, without those that they start from.
+      seeds: of every row; None for the preset's own.
+      setting: where and at which scale.
+    """
+
+    rows: Mapping[str, Row]
+    tables: tuple[str, ...]
+    figures: tuple[str, ...]
+    chosen: tuple[str, ...]
+    seeds: int | None
+    setting: Setting
+
+    @property
+    def plan(self) -> list[PlannedRun]:
+        """The runs."""
+        return _plan(self, self.chosen)
+
+
+def check_request(
+    all_rows: Sequence[Row],
+    *,
+    tables: Sequence[str] = (),
+    figures: Sequence[str] = (),
+    names: Sequence[str] = (),
+    preset: str,
+    seeds: int | None = None,
+    out: Path,
+    data_dir: str = "data",
+) -> Request:
+    """Refuses what is not there, before any work.
+
+    Raises:
+      UserError: an unknown table, figure, row or preset, or no seed.
+    """
+    rows = by_name(all_rows)
+    known_tables = (*TABLES, ENSEMBLE)
+    for flag, given, allowed in (
+        ("table", tables, known_tables),
+        ("figure", figures, tuple(FIGURES)),
+        ("preset", (preset,), tuple(presets.SCALES)),
+    ):
+        wrong = [name for name in given if name not in allowed]
+        if wrong:
+            raise UserError(
+                f"--{flag}: there is no {', '.join(map(repr, wrong))}; choose from "
+                f"{', '.join(allowed)}"
+            )
+    if seeds is not None and seeds < 1:
+        raise UserError(f"--seeds is {seeds}; it must be at least 1")
+    named = [row.name for row in plan.choose_rows(rows, (), names)]
+    if not (tables or figures or names):
+        tables, figures = known_tables, tuple(FIGURES)
+    chosen = {row.name for row in plan.choose_rows(rows, tables, ())} | {*named}
+    if ENSEMBLE in tables:
+        chosen |= {*ensembles.ROWS}
+    for figure in figures:
+        chosen |= _needed_by(figure, rows)
+    return Request(
+        rows=rows,
+        tables=tuple(tables),
+        figures=tuple(figures),
+        chosen=tuple(name for name in rows if name in chosen),
+        seeds=seeds,
+        setting=Setting(preset, out, data_dir, presets.SCALES[preset]),
+    )
+
+
+def _needed_by(figure: str, rows: Mapping[str, Row]) -> set[str]:
+    """The appendix needs only what its designs start from."""
+    if figure == "appendix":
+        return {rows[row].start for row in FIGURES[figure]}
+    return {*FIGURES[figure]}
+
+
+def _plan(request: Request, names: Sequence[str]) -> list[PlannedRun]:
+    seeds = {
+        name: request.seeds or _seeds(name, request.setting.preset) for name in names
+    }
+    return plan.plan_runs(seeds, request.rows, request.setting)
+
+
+def _seeds(row: str, preset: str) -> int:
+    return presets.SEEDS[preset] if row in _SEEDED_ROWS else 1
+
+
+_SEEDED_ROWS = (
+    claims.CLAIMED_ROWS
+    | {*FIGURES["2"]}
+    | {f"patch_{design.trunk}_s10" for design in gradients.DESIGNS}
+)
+
+
+def describe(request: Request) -> str:
+    """The plan as text; runs nothing.
+
+    At the paper's scale a step of each kind is timed for an estimate of the hours;
+    where inputs are missing, they are named instead.
+    """
+    runs = request.plan
+    if request.setting.scale is not None:
+        return plan.describe_plan(runs, {})
+    try:
+        plan.check_inputs(runs)
+    except UserError as error:
+        return f"{plan.describe_plan(runs, {})}\n{error}"
+    seconds = timing.time_steps(runs)
+    return plan.describe_plan(
+        runs,
+        plan.count_examples(runs),
+        lambda run: seconds.get(timing.kind_of_step(run), 0.0),
+    )
+
+
+def reproduce(
+    request: Request, train: Train | None = None
+) -> tuple[str, dict[str, str]]:
+    """Runs what is not finished.
+
+    Writes each table as `table_N.csv` and `table_N.md`, and the figures, into the
+    preset's folder.
+
+    Args:
+      request: see `check_request`.
+      train: of a run; `mammo_jax.train.train_and_evaluate` if left out.
+
+    Returns:
+      The tables as text, and why runs failed, by their names.
+
+    Raises:
+      UserError: inputs are missing.
+      RunStoppedError: a signal arrived; the same command goes on.
+    """
+    if train is None:
+        from mammo_jax.train import train_and_evaluate
+
+        train = train_and_evaluate
+    runs = request.plan
+    with _clocked(request.setting.folder, runs):
+        _prepare(request, runs, train)
+        print(describe(request), flush=True)
+        failures = run_all(runs, train)
+        found = outcomes.by_row(runs)
+        if ENSEMBLE in request.tables:
+            ensembles.score_flips(found, request.setting)
+        if "appendix" in request.figures:
+            designs = _plan(request, FIGURES["appendix"])
+            gradients.measure_all(designs, request.setting)
+    text = "\n\n".join([*_tables(request, found), *_draw(request, found)])
+    return text, failures
+
+
+@contextlib.contextmanager
+def _clocked(folder: Path, runs: Sequence[PlannedRun]) -> Iterator[None]:
+    """Adds this call's time to that of the earlier ones."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        if folder.exists() and runs:
+            seconds = read_seconds(folder) + time.perf_counter() - start
+            workdirs.write_json(folder / TIME_FILE, {"seconds": round(seconds, 1)})
+
+
+def _prepare(request: Request, runs: Sequence[PlannedRun], train: Train) -> None:
+    setting = request.setting
+    if setting.scale is None:
+        plan.check_inputs(runs)
+        return
+    names = plan.datasets(runs)
+    if "appendix" in request.figures:
+        names = plan.datasets([*runs, *_plan(request, FIGURES["appendix"])])
+    if all(run.finished for run in runs) and "appendix" not in request.figures:
+        return
+    phantoms.prepare(
+        setting.folder, setting.scale, names, plan.pretrained_trunks(runs), train
+    )
+    plan.check_inputs(runs)
+
+
+def _tables(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list[str]:
+    setting, texts = request.setting, []
+    absent = tables.NOT_RUN["phantom"]
+    named = [name for name in request.chosen if name in found]
+    shown = {
+        name: [row for row in request.rows.values() if row.table == name]
+        for name in request.tables
+        if name != ENSEMBLE
+    }
+    if not request.tables and not request.figures:
+        shown = {"rows": [request.rows[name] for name in named]}
+    cells = {
+        name: tables.row_table(rows, found, absent) for name, rows in shown.items()
+    }
+    if ENSEMBLE in request.tables:
+        labels = {name: row.label for name, row in request.rows.items()}
+        cells[ENSEMBLE] = tables.ensemble_table(found, labels, setting, absent)
+    for name, table in cells.items():
+        stem = setting.folder / f"table_{name}"
+        _write(stem.with_suffix(".csv"), tables.as_csv(table))
+        _write(stem.with_suffix(".md"), tables.as_markdown(table) + "\n")
+        title = tables.TITLES.get(name, "The rows asked for")
+        texts.append(f"{title}\n{tables.as_text(table)}")
+    return texts
+
+
+def _draw(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list[str]:
+    folder = request.setting.folder
+    drawn = []
+    if "2" in request.figures:
+        drawn.append(figures.draw_figure_2(found, folder / "figure_2.png"))
+    if "appendix" in request.figures:
+        path = folder / "appendix.png"
+        drawn.append(figures.draw_appendix(request.setting, path))
+    return [f"written to {path}" for path in drawn if path is not None]
+
+
+def write_results(request: Request, path: Path) -> None:
+    """Writes the whole account of what is finished below `--out` as Markdown."""
+    parts = {}
+    for preset, scale in presets.SCALES.items():
+        setting = dataclasses.replace(
+            request.setting,
+            preset=preset,
+            scale=request.setting.scale if preset == request.setting.preset else scale,
+        )
+        there = {name: _seeds_there(setting.folder / name) for name in request.rows}
+        runs = plan.plan_runs(there, request.rows, setting)
+        parts[preset] = (runs, setting)
+    found = outcomes.by_row(parts["phantom"][0])
+    pictures = path.parent / "docs"
+    drawn = {
+        "Figure 2: loss of two VGG tops": figures.draw_figure_2(
+            found, pictures / "results_figure_2.png"
+        ),
+        "Appendix 1: gradient at the last trunk layer": figures.draw_appendix(
+            parts["phantom"][1], pictures / "results_appendix.png"
+        ),
+    }
+    shown = {
+        title: file.relative_to(path.parent).as_posix()
+        for title, file in drawn.items()
+        if file is not None
+    }
+    text = results_text(request.rows, parts["phantom"], parts["paper"], shown)
+    _write(path, text)
+
+
+def _seeds_there(folder: Path) -> int:
+    """One more than the highest seed that a row has a directory of."""
+    seeds = [path.name.removeprefix("seed") for path in folder.glob("seed*")]
+    return max((int(seed) + 1 for seed in seeds if seed.isdecimal()), default=0)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

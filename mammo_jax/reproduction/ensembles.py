@@ -1,0 +1,109 @@
+"""Section 4: four-flip averages, and means over models, of finished runs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mammo_jax.evaluation import scoring
+from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
+from mammo_jax.evaluation.predictions import write_predictions
+from mammo_jax.model_directory import load_variables
+from mammo_jax.reproduction import outcomes
+from mammo_jax.reproduction.plan import PlannedRun, Setting
+from mammo_jax.training import experiment as experiments
+from mammo_jax.training import workdir as workdirs
+from mammo_jax.training.signals import StopRequest
+
+_RESIDUAL = "residual_512-512-1024x2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Models that are averaged.
+
+    Attributes:
+      title: of the table.
+      rows: the paper's three best models, or two.
+      paper: AUC of each alone, and with flips.
+      paper_mean: AUC of the mean of all, with flips.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    paper: tuple[tuple[float, float], ...]
+    paper_mean: float
+
+
+# The hybrid is the one of the extended training: 0.85 alone.
+ENSEMBLES = {
+    "cbis_ddsm": Ensemble(
+        "CBIS-DDSM",
+        (
+            f"resnet50_s10_{_RESIDUAL}",
+            "vgg16_s10_vgg_512x1",
+            f"vgg16_s10_{_RESIDUAL}_extended",
+        ),
+        ((0.86, 0.88), (0.83, 0.86), (0.85, 0.88)),
+        0.91,
+    ),
+    "inbreast": Ensemble(
+        "INbreast",
+        ("inbreast_vgg16_s10_vgg_512x1", f"inbreast_vgg16_s10_{_RESIDUAL}"),
+        ((0.92, 0.94), (0.95, 0.96)),
+        0.96,
+    ),
+}
+ROWS = tuple(row for ensemble in ENSEMBLES.values() for row in ensemble.rows)
+
+
+def flipped_table(run: PlannedRun, setting: Setting) -> Path:
+    """Where the four-flip scores of a run's test images are."""
+    return (
+        setting.folder / "ensemble" / run.row.name / f"seed{run.seed}" / "test_tta.csv"
+    )
+
+
+def score_flips(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> None:
+    """Scores the test images of the ensembles' runs in four flips, where not done.
+
+    Raises:
+      RunStoppedError: a signal arrived; the same command goes on.
+    """
+    with StopRequest() as stop:
+        for row in ROWS:
+            for run in found.get(row, ()):
+                if not flipped_table(run, setting).exists():
+                    _score(run, flipped_table(run, setting), stop)
+
+
+def _score(run: PlannedRun, out: Path, stop: StopRequest) -> None:
+    config = ConfigDict(workdirs.read_json(run.directory / workdirs.CONFIG_FILE))
+    config.tta = True
+    dataset = experiments.open_data(config)
+    experiment, _, _ = experiments.make_experiment(config, dataset)
+    _, params, stats = load_variables(run.directory)
+    write_predictions(out, scoring.predict(experiment, params, stats, "test", stop))
+
+
+def single(run: PlannedRun) -> PredictionTable:
+    """The scores of the images as they are."""
+    return outcomes.test_table(run.directory)
+
+
+def flipped(run: PlannedRun, setting: Setting) -> PredictionTable:
+    """The four-flip scores."""
+    return read_table(flipped_table(run, setting))
+
+
+def mean_of(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """The mean scores of several models."""
+    first = tables[0]
+    scores = [align(table, first).scores for table in tables]
+    return dataclasses.replace(
+        first,
+        name=", ".join(table.name for table in tables),
+        scores=np.mean(scores, axis=0),
+    )

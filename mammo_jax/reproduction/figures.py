@@ -1,0 +1,93 @@
+"""Figure 2 and the appendix's figure as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mammo_jax.reproduction import gradients
+from mammo_jax.reproduction.plan import PlannedRun, Setting
+
+# Two VGG tops: with repetitions and without (section 2.3).
+FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}
+_LOSSES = {"train/loss": "train", "validation/loss": "validation"}
+_DPI = 150
+
+
+def loss_curves(directory: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and losses that a run wrote for TensorBoard, by the curve's name."""
+    from tensorboard.backend.event_processing.event_accumulator import (
+        EventAccumulator,
+    )
+
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    events.Reload()
+    there = events.Tags()["scalars"]
+    return {
+        tag: (
+            [event.step for event in events.Scalars(tag)],
+            [event.value for event in events.Scalars(tag)],
+        )
+        for tag in _LOSSES
+        if tag in there
+    }
+
+
+def draw_figure_2(found: Mapping[str, Sequence[PlannedRun]], path: Path) -> Path | None:
+    """Train and validation loss of the two tops, a line for each seed.
+
+    Returns:
+      The file, or None where neither row has been run.
+    """
+    if not any(row in found for row in FIGURE_2_ROWS):
+        return None
+    figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(1, len(FIGURE_2_ROWS), sharey=True)
+    for axes, (row, title) in zip(panels, FIGURE_2_ROWS.items(), strict=True):
+        for run in found.get(row, ()):
+            for tag, (steps, losses) in loss_curves(run.directory).items():
+                style = "-" if tag == "validation/loss" else ":"
+                label = f"{_LOSSES[tag]}, seed {run.seed}"
+                axes.plot(steps, losses, style, color=f"C{run.seed}", label=label)
+        axes.set_title(f"VGG16 + VGG blocks {title}")
+        axes.set_xlabel("optimiser step")
+        _add_legend(axes)
+    panels[0].set_ylabel("cross-entropy, nats")
+    return _save(figure, path)
+
+
+def draw_appendix(setting: Setting, path: Path) -> Path | None:
+    """Gradient sizes over training, a panel for each trunk; None without any."""
+    trunks = list(dict.fromkeys(design.trunk for design in gradients.DESIGNS))
+    figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
+    panels = dict(zip(trunks, figure.subplots(1, len(trunks)), strict=True))
+    drawn = False
+    for number, design in enumerate(gradients.DESIGNS):
+        for seed, curve in gradients.read_curves(design, setting).items():
+            label = design.title if seed == 0 else None
+            colour = f"C{number % 3}"
+            panels[design.trunk].semilogy(
+                curve.steps, curve.norms, ".-", color=colour, label=label
+            )
+            drawn = True
+    if not drawn:
+        return None
+    for trunk, axes in panels.items():
+        axes.set_title(trunk)
+        axes.set_xlabel("optimiser step")
+        _add_legend(axes)
+    panels[trunks[0]].set_ylabel("gradient at the last trunk layer")
+    return _save(figure, path)
+
+
+def _add_legend(axes: Axes) -> None:
+    if axes.lines:  # Of what has not been run there is no line.
+        axes.legend(fontsize=7)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
+    return path

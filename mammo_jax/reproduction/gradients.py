@@ -1,0 +1,229 @@
+"""Appendix 1 on the real networks: how much gradient the heatmap's softmax lets by.
+
+The designs start from the same patch classifier and train as their rows do, for the
+first epoch of every stage. On the way the size of the gradient is taken of a fixed
+batch's losses with respect to the trunk's last feature map.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from mammo_jax.model_directory import load_variables
+from mammo_jax.models import conversion, variables
+from mammo_jax.progress import progress
+from mammo_jax.reproduction import claims, outcomes
+from mammo_jax.reproduction.plan import PlannedRun, Setting
+from mammo_jax.training import experiment as experiments
+from mammo_jax.training import workdir as workdirs
+from mammo_jax.training.inputs import network_input
+from mammo_jax.training.signals import StopRequest
+from mammo_jax.training.state import Arrays, TrainState
+
+FOLDER = "appendix"
+_POINTS_PER_STAGE = 5
+_SOFTMAX, _RELU = "heatmap, softmax", "heatmap, ReLU"
+_CONVOLUTIONAL = "all-convolutional"
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What lies between the trunk's last feature map and the loss.
+
+    Attributes:
+      trunk: "resnet50" or "vgg16".
+      title: for the figure.
+      row: whose configuration is taken.
+      activation: of the heatmap; "" where there is none.
+    """
+
+    trunk: str
+    title: str
+    row: str
+    activation: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the design's folder."""
+        return f"{self.row}_{self.activation}" if self.activation else self.row
+
+
+DESIGNS = tuple(
+    design
+    for trunk, best in (
+        ("resnet50", "residual_512-512-1024x2"),
+        ("vgg16", "vgg_512x1"),
+    )
+    for design in (
+        Design(trunk, _CONVOLUTIONAL, f"{trunk}_s10_{best}"),
+        Design(trunk, _SOFTMAX, f"{trunk}_s10_heatmap_1x1", "softmax"),
+        Design(trunk, _RELU, f"{trunk}_s10_heatmap_1x1", "relu"),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Gradient sizes over a training.
+
+    Attributes:
+      steps: optimiser steps done before each.
+      norms: mean over the images of the gradient's Euclidean norm.
+    """
+
+    steps: tuple[int, ...]
+    norms: tuple[float, ...]
+
+
+def curve_file(design: Design, seed: int, setting: Setting) -> Path:
+    """Where a design's curve is kept."""
+    return setting.folder / FOLDER / design.name / f"seed{seed}.json"
+
+
+def read_curves(design: Design, setting: Setting) -> dict[int, Curve]:
+    """The curves that have been measured, by seed."""
+    curves = {}
+    for path in sorted(curve_file(design, 0, setting).parent.glob("seed*.json")):
+        values = workdirs.read_json(path)
+        seed = int(path.stem.removeprefix("seed"))
+        curves[seed] = Curve(tuple(values["steps"]), tuple(values["norms"]))
+    return curves
+
+
+def measure_all(plan: Sequence[PlannedRun], setting: Setting) -> None:
+    """Measures every design with every seed of its row that is not there yet.
+
+    Raises:
+      RunStoppedError: a signal arrived; the same command goes on.
+    """
+    left = [
+        (design, run, path)
+        for design in DESIGNS
+        for run in plan
+        if run.row.name == design.row
+        for path in [curve_file(design, run.seed, setting)]
+        if not path.exists() and _can_start(run)
+    ]
+    with StopRequest() as stop:
+        for design, run, path in progress(left, "gradients", unit="training"):
+            config = run.config.copy_and_resolve_references()
+            if design.activation:
+                config.model.top.activation = design.activation
+            curve = _measure(config, stop)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            workdirs.write_json(path, dataclasses.asdict(curve))
+
+
+def _can_start(run: PlannedRun) -> bool:
+    return (Path(run.config.init_from) / workdirs.METRICS_FILE).exists()
+
+
+def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
+    dataset = experiments.open_data(config)
+    experiment, params, stats = experiments.make_experiment(config, dataset)
+    _, there, there_stats = load_variables(Path(config.init_from))
+    params, stats, _ = conversion.take_over(there, there_stats, params, stats)
+    state = experiments.initial_state(experiment, params, stats)
+    gradient_norms = make_gradient_norms(experiment.graphdef, experiment.pixel_mean)
+    fixed = next(experiment.evaluation_batches("validation"))
+    probe = experiment.evaluation_arrays(fixed)
+    batches = experiment.training_batches(0)
+    every = max(1, experiment.steps_per_epoch // _POINTS_PER_STAGE)
+    steps, norms = [], []
+
+    def look(state: TrainState, step: int) -> None:
+        norm = gradient_norms(state.params, state.batch_stats, probe)
+        steps.append(step)
+        norms.append(float(np.mean(np.asarray(norm)[fixed["weight"] > 0])))
+
+    look(state, 0)
+    for index in range(len(experiment.stages)):
+        if index:
+            state = experiment.enter_stage(index, state)
+        train_step = experiment.train_step(index)
+        for number in range(1, experiment.steps_per_epoch + 1):
+            batch = experiment.training_arrays(next(batches))
+            state, _ = train_step(state, batch)
+            stop.raise_if_set("the same command goes on with this design")
+            if number % every == 0:
+                look(state, index * experiment.steps_per_epoch + number)
+    return Curve(tuple(steps), tuple(norms))
+
+
+def make_gradient_norms(
+    graphdef: Any, pixel_mean: float
+) -> Callable[[Arrays, Arrays, Mapping[str, Array]], Float[Array, " batch"]]:
+    """The norm of d(loss of an image) / d(the trunk's features of that image).
+
+    Args:
+      graphdef: a whole-image model's.
+      pixel_mean: of the training images, on the scale 0..255.
+
+    Returns:
+      A jitted function from parameters, statistics and a batch to a norm for each
+      image. Statistics of batch normalisation are the running ones, so that images
+      do not mix.
+    """
+
+    @jax.jit
+    def norms(params: Arrays, stats: Arrays, batch: Mapping[str, Array]) -> Array:
+        model: Any = variables.merge(graphdef, params, stats)
+        images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
+        features = model.trunk(images, False)
+
+        def loss(features: Array) -> Array:
+            logits = model.classify(features, False)
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, batch["label"]
+            ).sum()
+
+        gradient = jax.grad(loss)(features.astype(jnp.float32))
+        return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3)))
+
+    return norms
+
+
+def judge(setting: Setting) -> list[claims.Finding]:
+    """The appendix's claim for each trunk, judged by the curves."""
+    return [
+        _compare(trunk, other, setting)
+        for trunk in dict.fromkeys(design.trunk for design in DESIGNS)
+        for other in (_CONVOLUTIONAL, _RELU)
+    ]
+
+
+def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
+    curves = {
+        design.title: read_curves(design, setting)
+        for design in DESIGNS
+        if design.trunk == trunk
+    }
+    text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
+    measured = (
+        "log10 of the gradient's size, mean over the training, softmax less other"
+    )
+    seeds = sorted(curves[_SOFTMAX].keys() & curves[other].keys())
+    if not seeds:
+        return claims.Finding(text, measured, None, "not run")
+    first, second = (
+        [_mean_log(curves[title][seed]) for seed in seeds]
+        for title in (_SOFTMAX, other)
+    )
+    effect = outcomes.figure_effect(first, second)
+    return claims.Finding(
+        text, measured, effect, claims.verdict(effect, (-math.inf, 0.0))
+    )
+
+
+def _mean_log(curve: Curve) -> float:
+    # A gradient that is nought to the last bit has the smallest number's logarithm.
+    return float(np.log10(np.maximum(curve.norms, np.finfo(np.float32).tiny)).mean())

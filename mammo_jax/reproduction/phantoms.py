@@ -1,0 +1,148 @@
+"""The data of the preset `phantom`: drawn, packaged, and trunks pretrained on it.
+
+Nothing of a real data set is needed. Three sets of phantoms have no patient in common:
+one in CBIS-DDSM's layout for Tables 1 to 3, one in INbreast's for Table 4, and one that
+stands in for ImageNet: trunks learn to tell the five patch classes apart on it.
+"""
+
+import contextlib
+import fcntl
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mammo_jax import config as base
+from mammo_jax.errors import UserError
+from mammo_jax.phantom import LAYOUTS
+from mammo_jax.reproduction import presets
+from mammo_jax.reproduction.presets import Scale
+from mammo_jax.training import workdir as workdirs
+
+_log = logging.getLogger(__name__)
+
+_PRETRAINING = "pretraining"
+_PRETRAINING_SET = "cbis_ddsm/paper_s10"
+
+
+def prepare(
+    folder: Path,
+    scale: Scale,
+    datasets: Sequence[str],
+    trunks: Sequence[str],
+    train: Callable[[ConfigDict, Path], Any],
+) -> None:
+    """Makes what is not there yet; a second process waits for the first.
+
+    Args:
+      folder: of the preset's results.
+      scale: what to draw.
+      datasets: names with their configs to package.
+      trunks: to pretrain.
+      train: runs a configuration in a directory.
+
+    Raises:
+      UserError: the folder holds phantoms of other settings, or cannot be written.
+    """
+    data = presets.data_dir(folder)
+    with _alone(folder):
+        for layout in sorted({name.partition("/")[0] for name in datasets}):
+            raw = _draw(data / "raw" / layout, layout, scale)
+            _package(raw, data, [n for n in datasets if n.partition("/")[0] == layout])
+        missing = [t for t in trunks if not presets.weights_file(folder, t).exists()]
+        if missing:
+            pretraining = folder / _PRETRAINING
+            raw = _draw(pretraining / "raw", _PRETRAINING, scale)
+            _package(raw, pretraining, [f"{_PRETRAINING_SET}_h{scale.height}"])
+        for trunk in missing:
+            _pretrain(folder, trunk, scale, train)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".data.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("waiting for another process that makes the data in %s", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _settings(layout: str, scale: Scale) -> dict[str, Any]:
+    phantoms = scale.phantoms
+    cases, seed = {
+        "cbis_ddsm": (phantoms.cases, phantoms.seed),
+        "inbreast": (phantoms.inbreast_cases, phantoms.seed + 1),
+        _PRETRAINING: (phantoms.pretraining_cases, phantoms.seed + 2),
+    }[layout]
+    return {
+        "cases": cases,
+        "seed": seed,
+        "height": phantoms.height,
+        "contrast": phantoms.contrast,
+    }
+
+
+def _draw(raw: Path, layout: str, scale: Scale) -> Path:
+    settings = _settings(layout, scale)
+    record = raw.with_name(f"{raw.name}.json")
+    if record.exists() and workdirs.read_json(record) != settings:
+        raise UserError(
+            f"{raw} holds phantoms made with {workdirs.read_json(record)}, not "
+            f"{settings}; choose another folder with --out=DIR"
+        )
+    if not raw.exists():
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        workdirs.write_json(record, settings)
+        _log.info("drawing phantoms in %s", raw)
+        LAYOUTS["cbis_ddsm" if layout == _PRETRAINING else layout](raw, **settings)
+    return raw
+
+
+def _package(raw: Path, data: Path, datasets: Sequence[str]) -> None:
+    from tfds_builders.building import build
+
+    for name in datasets:
+        build(name, manual_dir=raw, data_dir=data)
+
+
+def pretraining_config(folder: Path, trunk: str, scale: Scale) -> ConfigDict:
+    """Of the patch classifier whose trunk stands in for ImageNet's."""
+    config = base.patch_config()
+    config.model.trunk = trunk
+    config.model.width = scale.width
+    config.pretrained = ""
+    config.stages = base.stage_table("patch_random")
+    config.data.data_dir = str(folder / _PRETRAINING)
+    config.data.dataset = f"{_PRETRAINING_SET}_h{scale.height}"
+    config.update_from_flattened_dict(dict(scale.fields["patch"]))
+    config.update_from_flattened_dict(dict(scale.pretraining))
+    for group in config.stages.stage1.rates:
+        config.stages.stage1.rates[group] = scale.pretraining_rates[trunk]
+    return config
+
+
+def _pretrain(
+    folder: Path, trunk: str, scale: Scale, train: Callable[[ConfigDict, Path], Any]
+) -> None:
+    from mammo_jax.model_directory import load_variables
+    from mammo_jax.models.pretrained import save_trunk
+
+    config = pretraining_config(folder, trunk, scale)
+    directory = folder / _PRETRAINING / trunk
+    train(config, directory)
+    _, params, stats = load_variables(directory)
+    phantoms = _settings(_PRETRAINING, scale)
+    save_trunk(
+        trunk,
+        config.model.wiring,
+        config.model.width,
+        params | stats,
+        f"patch classes of phantoms, {phantoms['cases']} patients of seed "
+        f"{phantoms['seed']}",
+        presets.weights_file(folder, trunk),
+    )

@@ -1,0 +1,191 @@
+"""The scales at which the rows are run: the paper's own, and a small one on phantoms.
+
+Everything of the small scale was fixed before any two rows were compared: the phantoms
+are those of the demo's preset (`phantom` in `mammo_jax.config`: the same lesions,
+contrast and size) with more patients, and the steps are what the time allows.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mammo_jax.reproduction.rows import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Phantoms:
+    """What is drawn; see `mammo_jax.phantom`.
+
+    Attributes:
+      cases: patients of the set in CBIS-DDSM's layout.
+      inbreast_cases: examinations of the set in INbreast's layout.
+      pretraining_cases: patients of the set that trunks are pretrained on.
+      height: of the mammograms in pixels.
+      contrast: of the lesions.
+      seed: of the set; the two others have the seeds after it, so no patient is in two.
+    """
+
+    cases: int = 400
+    inbreast_cases: int = 115
+    pretraining_cases: int = 300
+    height: int = 1152
+    contrast: float = 3.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """A scale other than the paper's.
+
+    Attributes:
+      phantoms: the data.
+      height: of the images' grid.
+      width: of the trunks and of the layers on top, in the paper's.
+      fields: of the configuration, by the kind of row.
+      stages: epochs and the rate of every group that the paper trains, by the name of
+        the paper's table of stages and the stage.
+      decay: of the rates of each table of stages; constant if left out.
+      pretraining: fields of the pretraining's configuration.
+      pretraining_rates: the highest learning rate of each trunk's.
+    """
+
+    phantoms: Phantoms
+    height: int
+    width: float
+    fields: Mapping[str, Mapping[str, Any]]
+    stages: Mapping[str, Mapping[str, tuple[int, float]]]
+    decay: Mapping[str, str]
+    pretraining: Mapping[str, Any]
+    pretraining_rates: Mapping[str, float]
+
+
+_MODEL = {
+    "model.wiring": "torchvision",
+    "model.zero_init_residual": True,
+    "augment.rotation": 0.0,
+    "augment.shear": 0.0,
+    "augment.zoom": (1.0, 1.0),
+    "data.threads": 2,
+    "log_every_steps": 10,
+    "checkpoint_every_steps": 0,
+    "early_stopping_patience": 0,
+}
+_WHOLE = _MODEL | {
+    "model.batch_norm": "frozen",
+    "batch_size": 4,
+    "accum_steps": 1,
+    "eval_batch_size": 8,
+    "steps_per_epoch": 40,
+}
+PHANTOM = Scale(
+    phantoms=Phantoms(),
+    height=576,
+    width=0.0625,
+    fields={
+        "patch": _MODEL | {"steps_per_epoch": 40, "eval_batch_size": 64},
+        "whole": _WHOLE,
+        # A tree may split as large a share of the images as in the paper.
+        "forest": _WHOLE | {"forest.min_samples_split": 80},
+        "transfer": _WHOLE | {"steps_per_epoch": 30},
+    },
+    stages={
+        "patch": {"stage1": (1, 1e-3), "stage2": (1, 1e-3), "stage3": (1, 1e-3)},
+        "patch_s1": {"stage1": (1, 1e-3), "stage2": (1, 1e-3), "stage3": (1, 1e-3)},
+        "patch_random": {"stage1": (3, 4e-3)},
+        "patch_random_s1": {"stage1": (3, 4e-3)},
+        "whole": {"stage1": (3, 1e-3), "stage2": (1, 1e-4)},
+        "whole_extended": {"stage1": (3, 1e-4)},
+        "whole_one_stage": {"stage1": (4, 1e-3)},
+        "transfer": {"stage1": (1, 1e-4)},
+    },
+    decay={"patch_random": "cosine", "patch_random_s1": "cosine"},
+    pretraining={
+        "steps_per_epoch": 200,
+        "stages.stage1.epochs": 4,
+        "stages.stage1.decay": "cosine",
+    },
+    # VGG has no batch normalisation, and keeps the paper's rate.
+    pretraining_rates={"resnet50": 4e-3, "vgg16": 1e-3, "vgg19": 1e-3},
+)
+# The seeds that a preset runs unless told otherwise; the paper trained once.
+SEEDS = {"paper": 1, "phantom": 3}
+SCALES: dict[str, Scale | None] = {"paper": None, "phantom": PHANTOM}
+
+_PAPER_HEIGHT, _PAPER_WIDTH = 1152, 896
+# Trunks halve five times: ResNet50 rounds up, VGG down.
+_WINDOW_ROUNDING = {"resnet50": 31, "vgg16": 0, "vgg19": 0}
+_LEAST_CHANNELS = 4
+
+
+def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> None:
+    """Changes a row's configuration to a smaller scale.
+
+    Args:
+      config: of the row at the paper's scale, without its patch stage.
+      row: the row.
+      scale: the smaller one.
+      folder: that data and weights are in, see `data_dir` and `weights_file`.
+    """
+    height = scale.height
+    width = height * _PAPER_WIDTH // _PAPER_HEIGHT
+    patch = height * 224 // _PAPER_HEIGHT
+    config.data.data_dir = str(data_dir(folder))
+    config.data.dataset = f"{row.dataset}_h{height}"
+    config.model.width = scale.width
+    config.model.image_size = (height, width)
+    top = config.model.top
+    top.window = (patch + _WINDOW_ROUNDING[row.trunk]) // 32
+    top.blocks = tuple(_narrow(block, scale.width) for block in top.blocks)
+    top.fc = tuple(_channels(count, scale.width) for count in top.fc)
+    if row.kind == "patch":
+        config.model.image_size = (patch, patch)
+        config.pretrained = (
+            str(weights_file(folder, row.trunk)) if row.pretrained else ""
+        )
+    config.update_from_flattened_dict(dict(scale.fields[row.kind]))
+    if row.stages:
+        _apply_stages(config, row.stages, scale)
+
+
+def data_dir(folder: Path) -> Path:
+    """Where the phantoms are packaged."""
+    return folder / "data"
+
+
+def weights_file(folder: Path, trunk: str) -> Path:
+    """A trunk that was pretrained on phantoms."""
+    return folder / "weights" / f"{trunk}.safetensors"
+
+
+def _narrow(block: str, width: float) -> str:
+    channels, _, units = block.rpartition("x")
+    narrow = re.sub(r"\d+", lambda n: str(_channels(int(n[0]), width)), channels)
+    return f"{narrow}x{units}"
+
+
+def _channels(count: int, width: float) -> int:
+    return max(_LEAST_CHANNELS, round(count * width))
+
+
+def _apply_stages(config: ConfigDict, name: str, scale: Scale) -> None:
+    """The same groups in the same stages, for fewer epochs at higher rates.
+
+    Where the paper's groups have rates of their own, these keep their proportions.
+    """
+    for stage, (epochs, rate) in scale.stages[name].items():
+        row = config.stages[stage]
+        row.epochs = epochs
+        highest = max(row.rates.values())
+        for group in row.rates:
+            row.rates[group] *= rate / highest
+        row.l2 = min(row.l2, _L2)
+        row.warmup_epochs = min(row.warmup_epochs, float(epochs - 1))
+        row.decay = scale.decay.get(name, row.decay)
+
+
+# The demo's; the paper's are for a hundred times as many steps.
+_L2 = 1e-6

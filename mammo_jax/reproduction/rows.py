@@ -1,0 +1,160 @@
+"""A row of the paper's tables, and the configuration that it stands for."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mammo_jax import config as base
+from mammo_jax.errors import UserError
+from mammo_jax.models.config import TOPS
+
+KINDS = ("patch", "whole", "forest", "transfer")
+TABLES = ("1", "2", "3", "4", "ours")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trained model of a table.
+
+    Attributes:
+      name: of the row's directory, and for `--rows`.
+      table: "1" to "4" as in the paper; "ours" for designs beyond it.
+      kind: see `KINDS`.
+      label: what the table calls the row.
+      paper: the paper's test accuracy (patches) or AUC; None where it has none.
+      paper_epoch: the epoch of its best validation; None likewise.
+      start: the row whose finished run this one starts from; "" for none.
+      trunk: "resnet50", "vgg16" or "vgg19".
+      dataset: without the height behind it.
+      stages: name of the table of stages in `mammo_jax.config`.
+      top: name in `mammo_jax.models.config.TOPS`; "" for patches and the forest.
+      pretrained: the trunk starts from ported weights; of patch classifiers only.
+      fields: further fields of the configuration.
+    """
+
+    name: str
+    table: str
+    kind: str
+    label: str
+    paper: float | None
+    paper_epoch: int | None
+    start: str
+    trunk: str
+    dataset: str
+    stages: str
+    top: str = ""
+    pretrained: bool = False
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """The test figure that the paper's table has."""
+        return "accuracy" if self.kind == "patch" else "auc"
+
+
+def by_name(rows: Sequence[Row]) -> dict[str, Row]:
+    """The rows by their names, checked.
+
+    Raises:
+      UserError: a name is there twice, or a row's table, kind, stages, top or start
+        does not exist, or it starts from a row after itself.
+    """
+    known: dict[str, Row] = {}
+    for row in rows:
+        choices = {
+            "table": (row.table, TABLES),
+            "kind": (row.kind, KINDS),
+            "stages": (row.stages, ("", *base.STAGES)),
+            "top": (row.top, ("", *TOPS)),
+            "start": (row.start, ("", *known)),
+        }
+        for field, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise UserError(
+                    f"row {row.name!r}: {field} is {value!r}; it must be one of "
+                    f"{', '.join(name for name in allowed if name)} (a row stands "
+                    "after the one that it starts from)"
+                )
+        if row.name in known:
+            raise UserError(f"row {row.name!r} is there twice")
+        known[row.name] = row
+    return known
+
+
+def load_rows(path: Path) -> tuple[Row, ...]:
+    """`ROWS` of a file such as `configs/paper_rows.py`.
+
+    Raises:
+      UserError: there is no such file, or it has no `ROWS`.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the paper's rows are in configs/")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "ROWS"):
+        raise UserError(f"{path}: there is no table ROWS in it")
+    return tuple(module.ROWS)
+
+
+def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
+    """The whole configuration of a row at the paper's scale.
+
+    A whole-image row that starts from a patch row has that row as its patch stage;
+    one that starts from another whole-image row names its usual directory,
+    `runs/ROW`, in `init_from`.
+    """
+    if row.kind == "patch":
+        config = base.patch_config()
+        _apply_patch(config, row)
+        config.model.trunk = row.trunk
+    else:
+        config = base.whole_config()
+        config.model.trunk = row.trunk
+        start = rows[row.start]
+        if start.kind == "patch":
+            _apply_patch(config.patch, start)
+        else:
+            del config["patch"]
+            config.init_from = f"runs/{row.start}"
+        _apply_whole(config, row)
+    if row.stages:
+        config.stages = base.stage_table(row.stages)
+    config.update_from_flattened_dict(dict(row.fields))
+    return config
+
+
+def _apply_patch(config: ConfigDict, row: Row) -> None:
+    config.data.dataset = row.dataset
+    config.pretrained = f"weights/{row.trunk}.safetensors" if row.pretrained else ""
+    config.stages = base.stage_table(row.stages)
+
+
+def _apply_whole(config: ConfigDict, row: Row) -> None:
+    config.data.dataset = row.dataset
+    if row.kind == "forest":
+        config.model.top.kind = "forest"
+        config.forest = ConfigDict(base.FOREST)
+    else:
+        config.model.top.update(TOPS[row.top])
+    if row.kind == "transfer":
+        # The paper's figures are of the validation images.
+        config.data.test_split = "validation"
+
+
+def named_config(name: str, rows: Sequence[Row]) -> ConfigDict:
+    """The configuration of the row `name`.
+
+    Raises:
+      UserError: there is no such row.
+    """
+    known = by_name(rows)
+    if name not in known:
+        raise UserError(f"there is no row {name!r}; choose from {', '.join(known)}")
+    return row_config(known[name], known)

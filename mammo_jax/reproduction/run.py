@@ -1,0 +1,155 @@
+"""Runs a plan: what is finished is left alone, what was interrupted goes on.
+
+Several processes may share a folder: each takes runs that no other has in hand, and
+waits where everything that is left is in another's hands or starts from that.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mammo_jax.errors import UserError
+from mammo_jax.reproduction.plan import PlannedRun
+from mammo_jax.training import workdir as workdirs
+
+_log = logging.getLogger(__name__)
+
+Train = Callable[[ConfigDict, Path], dict[str, Any]]
+_PATIENCE_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is known of a run besides its own files.
+
+    Attributes:
+      seconds: of all calls together, stopped ones included.
+      commits: of the program, in the order of the calls.
+    """
+
+    seconds: float = 0.0
+    commits: tuple[str, ...] = ()
+
+
+def run_all(
+    plan: Sequence[PlannedRun], train: Train, wait_seconds: float = _PATIENCE_SECONDS
+) -> dict[str, str]:
+    """Runs what is not finished, each after the one that it starts from.
+
+    A run that fails does not stop the others, but for those that start from it.
+
+    Args:
+      plan: in an order in which every run stands after its start.
+      train: `mammo_jax.train.train_and_evaluate`.
+      wait_seconds: before looking again at runs in other processes' hands.
+
+    Returns:
+      Why runs failed, by their names.
+
+    Raises:
+      RunStoppedError: a signal arrived; the same command goes on.
+    """
+    failures: dict[Path, str] = {}
+    left = [run for run in plan if not run.finished]
+    while left:
+        before = len(left)
+        for run in left:
+            start = run.config.get("init_from", "")
+            if start and Path(start) in failures:
+                failures[run.directory] = f"{start} has failed, which it starts from"
+            elif _is_ready(run):
+                _try(run, train, failures)
+        left = [
+            run for run in left if not run.finished and run.directory not in failures
+        ]
+        if len(left) == before:
+            _log.info("waiting for %d runs of other processes", len(left))
+            time.sleep(wait_seconds)
+    names = {run.directory: run.name for run in plan}
+    return {names[path]: message for path, message in failures.items()}
+
+
+def _is_ready(run: PlannedRun) -> bool:
+    start = run.config.get("init_from", "")
+    return not start or (Path(start) / workdirs.METRICS_FILE).exists()
+
+
+def _try(run: PlannedRun, train: Train, failures: dict[Path, str]) -> None:
+    """Runs it, unless another process does; notes why it failed if it did."""
+    run.directory.parent.mkdir(parents=True, exist_ok=True)
+    with _in_hand(run) as mine:
+        if not mine or run.finished:
+            return
+        _log.info("%s", run.name)
+        try:
+            _timed(run, train)
+        except UserError as error:
+            _log.error("%s: %s", run.name, error)
+            failures[run.directory] = str(error)
+
+
+@contextlib.contextmanager
+def _in_hand(run: PlannedRun) -> Iterator[bool]:
+    """Whether no other process has the run in hand; it is ours then."""
+    with open(run.directory.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _timed(run: PlannedRun, train: Train) -> None:
+    before, start = read_record(run), time.perf_counter()
+    commits = dict.fromkeys((*before.commits, commit_of_program()))
+    try:
+        train(run.config, run.directory)
+    finally:
+        # Or a hundred runs' compiled steps would stay in memory.
+        jax.clear_caches()
+        seconds = before.seconds + time.perf_counter() - start
+        after = Record(seconds=round(seconds, 1), commits=tuple(commits))
+        workdirs.write_json(_record_file(run), dataclasses.asdict(after))
+
+
+def read_record(run: PlannedRun) -> Record:
+    """What earlier calls noted of the run."""
+    path = _record_file(run)
+    if not path.exists():
+        return Record()
+    values = workdirs.read_json(path)
+    return Record(float(values["seconds"]), tuple(values["commits"]))
+
+
+def _record_file(run: PlannedRun) -> Path:
+    return run.directory.with_suffix(".json")
+
+
+def commit_of_program() -> str:
+    """The commit, with a + where files were changed since; "unknown" without git."""
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

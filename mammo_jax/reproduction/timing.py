@@ -1,0 +1,46 @@
+"""How long an optimiser step takes here, tried before anything is run."""
+
+import time
+from collections.abc import Sequence
+
+import jax
+
+from mammo_jax.reproduction.plan import PlannedRun
+from mammo_jax.training import experiment as experiments
+
+_TIMED_STEPS = 2
+Key = tuple[str, str]
+
+
+def kind_of_step(run: PlannedRun) -> Key:
+    """Runs of one kind have steps of about one length: task and trunk."""
+    return run.config.task, run.row.trunk
+
+
+def time_steps(plan: Sequence[PlannedRun]) -> dict[Key, float]:
+    """Seconds of a step of the last stage, for each kind of step that is to run."""
+    seconds: dict[Key, float] = {}
+    for run in plan:
+        if run.finished or run.row.kind == "forest":
+            continue
+        if kind_of_step(run) not in seconds:
+            seconds[kind_of_step(run)] = _time_step(run)
+    return seconds
+
+
+def _time_step(run: PlannedRun) -> float:
+    dataset = experiments.open_data(run.config)
+    experiment, params, stats = experiments.make_experiment(run.config, dataset)
+    last = len(experiment.stages) - 1
+    state = experiment.enter_stage(
+        last, experiments.initial_state(experiment, params, stats)
+    )
+    train_step = experiment.train_step(last)
+    batch = experiment.training_arrays(next(experiment.training_batches(0)))
+    state, loss = train_step(state, batch)
+    jax.block_until_ready(loss)  # Compiled by now.
+    start = time.perf_counter()
+    for _ in range(_TIMED_STEPS):
+        state, loss = train_step(state, batch)
+    jax.block_until_ready(loss)
+    return (time.perf_counter() - start) / _TIMED_STEPS

@@ -1,0 +1,105 @@
+"""Runs the paper's experiments and prints them beside the paper's numbers.
+
+  python scripts/reproduce.py --preset=phantom --out=runs/paper
+  python scripts/reproduce.py --table=1,2 --preset=paper --out=runs/paper --plan
+
+Without --table, --figure and --rows everything is run. The same command goes on where
+it was stopped, and runs nothing twice; several machines may share --out, each with
+--rows of its own. The rows are in configs/paper_rows.py.
+"""
+
+import argparse
+from pathlib import Path
+
+from mammo_jax.errors import UserError, run_command
+
+_ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `--help` prints it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--table", default="", help="1, 2, 3, 4, ensemble or ours, with commas between"
+    )
+    parser.add_argument("--figure", default="", help="2 or appendix, likewise")
+    parser.add_argument(
+        "--rows", default="", help="names of rows, likewise; --plan lists them"
+    )
+    parser.add_argument(
+        "--preset",
+        default="paper",
+        help="paper: the real data at the paper's scale; phantom: synthetic data, small"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="results go to OUT/PRESET"
+    )
+    parser.add_argument(
+        "--data_dir",
+        default="data",
+        help="of the packaged data sets, for the preset paper (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        help="of every row (default: 1 at the paper's scale; of phantoms 3 where a"
+        " claim is drawn, else 1)",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be run, and run nothing"
+    )
+    parser.add_argument(
+        "--write_results",
+        type=Path,
+        metavar="FILE",
+        help="write what is finished in OUT as Markdown, with the paper's claims",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error happened"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Does what the command line asks."""
+    # Imported late: `--help` answers at once.
+    from mammo_jax.compilation_cache import use_compilation_cache
+    from mammo_jax.main import show_own_messages
+    from mammo_jax.reproduction import command
+    from mammo_jax.reproduction.rows import load_rows
+
+    show_own_messages()
+    use_compilation_cache()
+    request = command.check_request(
+        load_rows(_ROWS),
+        tables=_split(options.table),
+        figures=_split(options.figure),
+        names=_split(options.rows),
+        preset=options.preset,
+        seeds=options.seeds,
+        out=options.out.expanduser(),
+        data_dir=options.data_dir,
+    )
+    if options.plan:
+        print(command.describe(request))
+        return
+    text, failures = command.reproduce(request)
+    print(text)
+    if options.write_results:
+        command.write_results(request, options.write_results)
+        print(f"written to {options.write_results}")
+    if failures:
+        reasons = "\n  ".join(f"{run}: {why}" for run, why in failures.items())
+        raise UserError(f"{len(failures)} runs failed:\n  {reasons}")
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -1,0 +1,188 @@
+"""Effects, intervals and verdicts against independent computations."""
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from mammo_jax.evaluation.prediction_table import read_table
+from mammo_jax.reproduction import claims, command, gradients, outcomes, tables
+from mammo_jax.reproduction.outcomes import Effect
+from mammo_jax.reproduction.results import results_text
+from mammo_jax.reproduction.rows import by_name, load_rows
+
+ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
+HEADER = "image_index,malignant_pred,malignant_label,patient_id,laterality,view"
+
+
+def write_table(path, separation, seed, images=80):
+    """Scores of two views of each patient; the truth is the same in every table."""
+    labels = np.arange(images) // 2 % 2
+    noise = np.random.default_rng(seed).normal(size=images)
+    scores = 1 / (1 + np.exp(-(separation * labels + noise)))
+    order = np.random.default_rng(seed).permutation(images)
+    lines = [
+        f"P_{i // 2:05}_LEFT_{'CM'[i % 2]},{scores[i]:.9g},{labels[i]},P_{i // 2:05},"
+        f"LEFT,{('CC', 'MLO')[i % 2]}"
+        for i in order
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return read_table(path)
+
+
+def reference_auc(table):
+    return sklearn.metrics.roc_auc_score(table.labels, table.scores)
+
+
+def test_an_effect_is_the_mean_difference_with_two_intervals(tmp_path):
+    first = [[write_table(tmp_path / f"a{s}.csv", 2.0, s)] for s in range(3)]
+    second = [
+        [write_table(tmp_path / f"b{s}{m}.csv", 0.5, 10 + 2 * s + m) for m in range(2)]
+        for s in range(3)
+    ]
+    effect = outcomes.auc_effect(first, second)
+    values = [
+        reference_auc(a[0]) - np.mean([reference_auc(table) for table in b])
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert effect.value == pytest.approx(np.mean(values))
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert effect.by_seeds == pytest.approx((expected.low, expected.high))
+    assert effect.seeds == 3
+
+
+def test_the_interval_by_patients_is_that_of_a_plain_bootstrap(tmp_path):
+    first = write_table(tmp_path / "a.csv", 1.5, 1)
+    second = write_table(tmp_path / "b.csv", 0.5, 2)
+    found = outcomes.auc_effect([[first]], [[second]])
+    assert found.by_seeds is None
+    # The same patients drawn one by one, scored by scikit-learn.
+    of_image = {image: i for i, image in enumerate(second.image_ids)}
+    other = second.scores[[of_image[image] for image in first.image_ids]]
+    patients = np.unique(first.patient_ids)
+    rows_of = {p: np.flatnonzero(np.array(first.patient_ids) == p) for p in patients}
+    rng = np.random.default_rng(5)
+    drawn = []
+    for _ in range(600):
+        rows = np.concatenate([rows_of[p] for p in rng.choice(patients, len(patients))])
+        auc = sklearn.metrics.roc_auc_score
+        labels = first.labels[rows]
+        drawn.append(auc(labels, first.scores[rows]) - auc(labels, other[rows]))
+    assert found.by_patients == pytest.approx(
+        tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.03
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "patients", "holds", "expected"),
+    [
+        ((0.01, 0.2), (0.02, 0.3), (0, math.inf), "for"),
+        ((0.01, 0.2), (-0.02, 0.3), (0, math.inf), "undecided"),
+        ((-0.2, -0.1), (-0.3, -0.02), (0, math.inf), "against"),
+        ((-0.2, -0.1), (-0.3, 0.02), (0, math.inf), "undecided"),
+        ((-0.03, 0.02), (-0.04, 0.04), (-0.05, 0.05), "for"),
+        ((0.06, 0.2), (0.07, 0.1), (-0.05, 0.05), "against"),
+        ((0.04, 0.2), (0.07, 0.1), (-0.05, 0.05), "undecided"),
+        ((-0.4, 0.01), (-0.3, 0.04), (-math.inf, 0.05), "for"),
+        ((0.01, 0.2), None, (0, math.inf), "for"),
+        (None, None, (0, math.inf), "undecided"),
+    ],
+)
+def test_a_verdict_needs_all_intervals(seeds, patients, holds, expected):
+    assert claims.verdict(Effect(0.0, seeds, patients, 3), holds) == expected
+
+
+def test_every_claim_is_about_rows_that_exist():
+    assert {*by_name(ROWS)} >= claims.CLAIMED_ROWS
+    assert {*by_name(ROWS)} >= {design.row for design in gradients.DESIGNS}
+
+
+def finished_request(out, rows):
+    """Finished runs of three seeds, of given separations."""
+    request = command.check_request(
+        ROWS, preset="phantom", out=out, names=list(rows), seeds=3
+    )
+    for number, run in enumerate(request.plan):
+        separation = rows.get(run.row.name, 1.0)
+        table = write_table(
+            run.directory / "predictions/test.csv", separation, 100 + number
+        )
+        figures = {"auc": reference_auc(table), "accuracy": 0.5 + separation / 10}
+        metrics = {"best_epoch": 2, "test": figures}
+        (run.directory / "metrics.json").write_text(json.dumps(metrics))
+    return request
+
+
+def test_claims_without_their_rows_say_so(tmp_path):
+    request = finished_request(tmp_path, {"resnet50_s10_heatmap_1x1": 1.0})
+    findings = claims.judge(outcomes.by_row(request.plan), request.setting)
+    assert len(findings) == len(claims.CLAIMS) + 4
+    assert all(finding.effect is None for finding in findings)
+    assert all(finding.verdict.startswith("not run") for finding in findings)
+
+
+def test_a_clear_difference_is_for_and_its_reverse_against(tmp_path):
+    strong, weak = "resnet50_s10_heatmap_1x1", "resnet50_s10_forest"
+    for name, separations, expected in (
+        ("for", (6.0, 0.0), "for"),
+        ("against", (0.0, 6.0), "against"),
+    ):
+        rows = dict(zip((strong, weak), separations, strict=True))
+        request = finished_request(tmp_path / name, rows)
+        found = outcomes.by_row(request.plan)
+        (finding,) = (
+            f for f in claims.judge(found, request.setting) if "forest" in f.text
+        )
+        assert finding.verdict == expected
+
+
+def test_a_row_is_measured_over_its_seeds(tmp_path):
+    request = finished_request(tmp_path, {"resnet50_s10_forest": 1.0})
+    found = outcomes.by_row(request.plan)
+    row = request.rows["resnet50_s10_forest"]
+    header, cells = tables.row_table([row], found, "absent")
+    aucs = [outcomes.auc(outcomes.test_table(r.directory)) for r in found[row.name]]
+    assert cells[header.index("measured")] == f"{np.mean(aucs):.3f}"
+    assert cells[header.index("paper")] == "0.73"
+    assert cells[header.index("seeds")] == "3"
+
+
+def test_results_say_what_was_not_run(tmp_path):
+    request = finished_request(tmp_path, {"resnet50_s10_forest": 1.0})
+    paper = dataclasses.replace(request.setting, preset="paper", scale=None)
+    text = results_text(request.rows, (request.plan, request.setting), ([], paper), {})
+    assert text.count("not run: needs the data") == 9 + 12 + 12 + 18 + 1
+    line = next(li for li in text.splitlines() if "random forest |" in li)
+    assert line.startswith("| ResNet50 (s10), heatmap + random forest | 0.73 | not run")
+    assert "3 |" in line
+    assert "for**" in text
+    assert "| not run:" in text
+
+
+def test_results_of_an_empty_folder_have_no_measured_number(tmp_path):
+    request = command.check_request(ROWS, preset="phantom", out=tmp_path)
+    command.write_results(request, tmp_path / "R.md")
+    text = (tmp_path / "R.md").read_text()
+    assert "Not run." in text
+    assert not re.search(r"\d to [+-]?\d|\+\d", text)
+
+
+def test_gradient_claim_compares_logarithms(tmp_path):
+    request = command.check_request(ROWS, preset="phantom", out=tmp_path)
+    for design in gradients.DESIGNS:
+        size = {"softmax": 1e-4}.get(design.activation, 1e-2)
+        for seed in range(3):
+            path = gradients.curve_file(design, seed, request.setting)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            norms = [size * (1 + seed / 10), size]
+            path.write_text(json.dumps({"steps": [0, 5], "norms": norms}))
+    findings = gradients.judge(request.setting)
+    assert [finding.verdict for finding in findings] == ["for"] * 4
+    assert findings[0].effect.value == pytest.approx(-2)

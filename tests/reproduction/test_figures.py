@@ -1,0 +1,52 @@
+"""The figures, from what runs leave behind."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from mammo_jax.reproduction import command, figures, gradients, outcomes
+from mammo_jax.reproduction.rows import load_rows
+from mammo_jax.training.logs import Logs
+
+ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
+
+
+@pytest.fixture
+def request_2(tmp_path):
+    return command.check_request(
+        ROWS, preset="phantom", out=tmp_path, figures=["2", "appendix"], seeds=1
+    )
+
+
+def test_figure_2_shows_the_losses_that_the_runs_logged(request_2, tmp_path):
+    for run in request_2.plan:
+        if run.row.name in figures.FIGURE_2_ROWS:
+            with Logs(run.directory, resumed_at=0) as logs:
+                for step in (10, 20):
+                    logs.scalars(step, {"train/loss": 1 / step, "other": 3.0})
+                logs.scalars(20, {"validation/loss": 0.5})
+            (run.directory / "metrics.json").write_text("{}")
+            curves = figures.loss_curves(run.directory)
+            assert curves["train/loss"][0] == [10, 20]
+            assert curves["train/loss"][1] == pytest.approx([0.1, 0.05])
+            assert curves["validation/loss"] == ([20], [0.5])
+    found = outcomes.by_row(request_2.plan)
+    path = figures.draw_figure_2(found, tmp_path / "figure_2.png")
+    assert cv2.imread(str(path)).shape[1] > 800
+
+
+def test_the_appendix_shows_the_curves_that_were_measured(request_2, tmp_path):
+    for design in gradients.DESIGNS[:3]:
+        path = gradients.curve_file(design, 0, request_2.setting)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"steps": [0, 5], "norms": [1e-3, 2e-3]}))
+    path = figures.draw_appendix(request_2.setting, tmp_path / "appendix.png")
+    assert cv2.imread(str(path)).shape[1] > 800
+
+
+def test_nothing_is_drawn_without_runs(request_2, tmp_path):
+    assert figures.draw_figure_2({}, tmp_path / "a.png") is None
+    assert figures.draw_appendix(request_2.setting, tmp_path / "b.png") is None
+    assert not list(tmp_path.glob("*.png"))

@@ -1,0 +1,55 @@
+"""Gradient sizes at the trunk's last feature map, by another way."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from mammo_jax.models import build_model, variables
+from mammo_jax.reproduction.gradients import make_gradient_norms
+from mammo_jax.training.inputs import network_input
+
+TOPS = {
+    "residual": {"kind": "residual", "blocks": ("4-4-8x1",)},
+    "softmax": {"kind": "heatmap", "pool": 1, "fc": (8, 4), "window": 2},
+}
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_the_norm_is_the_rate_at_which_the_loss_changes(top):
+    config = {
+        "trunk": "vgg16",
+        "width": 1 / 16,
+        "image_size": (128, 96),
+        "top": TOPS[top],
+    }
+    model = build_model(config, rngs=nnx.Rngs(0))
+    graphdef, params, stats = variables.split(model)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 65535, (2, 128, 96)).astype(np.uint16),
+        "channel_shift": np.zeros((2, 3), np.float32),
+        "label": np.array([0, 1], np.int32),
+    }
+    norms = make_gradient_norms(graphdef, 30.0)(params, stats, batch)
+    images = network_input(batch["image"], batch["channel_shift"], 30.0)
+    features = np.asarray(model.trunk(images, False))
+
+    def losses(features):
+        logits = np.asarray(model.classify(jax.numpy.asarray(features), False))
+        shifted = logits - logits.max(1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        return -logs[np.arange(2), batch["label"]]
+
+    # The steepest of many small random steps cannot exceed the norm; along random
+    # directions d the squared slopes add up to norm^2 / dimensions on average.
+    slopes = []
+    for _ in range(60):
+        step = rng.normal(size=features.shape).astype(np.float32)
+        step *= 1e-2 * np.linalg.norm(features) / np.linalg.norm(step)
+        change = losses(features + step) - losses(features - step)
+        sizes = np.linalg.norm(step.reshape(2, -1), axis=1)
+        slopes.append(change / (2 * sizes))
+    dimensions = features[0].size
+    expected = np.sqrt(np.mean(np.square(slopes), axis=0) * dimensions)
+    np.testing.assert_allclose(np.asarray(norms), expected, rtol=0.35)

@@ -1,0 +1,79 @@
+"""What stands in for real data and for ImageNet's weights."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from mammo_jax.errors import UserError
+from mammo_jax.models import build_model, pretrained, variables
+from mammo_jax.reproduction import phantoms, presets
+
+TINY = dataclasses.replace(
+    presets.PHANTOM,
+    phantoms=presets.Phantoms(
+        cases=3, inbreast_cases=10, pretraining_cases=3, height=128
+    ),
+)
+
+
+@pytest.mark.parametrize(("trunk", "wiring"), [("vgg16", ""), ("resnet50", "keras")])
+def test_a_narrow_trunk_goes_through_the_door_of_ported_weights(
+    tmp_path, trunk, wiring
+):
+    config = {"trunk": trunk, "width": 1 / 16, "top": {"kind": "patch"}}
+    if wiring:
+        config["wiring"] = wiring
+    _, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(1)))
+    file = tmp_path / "trunk.safetensors"
+    pretrained.save_trunk(trunk, wiring, 1 / 16, params | stats, "made up", file)
+    _, fresh, fresh_stats = variables.split(build_model(config, rngs=nnx.Rngs(2)))
+    loaded = pretrained.load_trunk(file, trunk, wiring)
+    put, _ = pretrained.put_trunk(loaded, fresh, fresh_stats)
+    for name, value in put.items():
+        expected = params if name.startswith("trunk/") else fresh
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_a_trunk_of_another_width_is_refused(tmp_path):
+    narrow = {"trunk": "vgg16", "width": 1 / 16, "top": {"kind": "patch"}}
+    _, params, stats = variables.split(build_model(narrow, rngs=nnx.Rngs(0)))
+    file = tmp_path / "trunk.safetensors"
+    pretrained.save_trunk("vgg16", "", 1 / 16, params | stats, "made up", file)
+    wide = build_model({**narrow, "width": 1 / 8}, rngs=nnx.Rngs(0))
+    _, params, stats = variables.split(wide)
+    with pytest.raises(UserError, match="of their own trunk and width"):
+        pretrained.put_trunk(pretrained.load_trunk(file, "vgg16", ""), params, stats)
+
+
+@pytest.mark.parametrize("width", ["nan", "1e9", "-1", "2.0", "0"])
+def test_a_hostile_width_is_refused(tmp_path, width):
+    file = tmp_path / "trunk.safetensors"
+    metadata = {
+        "format": "mammo_jax trunk 1",
+        "architecture": "vgg16",
+        "wiring": "",
+        "width": width,
+        "input_std": "[1.0, 1.0, 1.0]",
+    }
+    safetensors.numpy.save_file({"x": np.zeros(1, np.float32)}, file, metadata)
+    with pytest.raises(UserError, match="is damaged: its width is"):
+        pretrained.load_trunk(file, "vgg16", "")
+
+
+def test_phantoms_of_other_settings_are_refused(tmp_path):
+    def no_training(config, directory):
+        raise AssertionError
+
+    phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
+    raw = tmp_path / "data" / "raw" / "inbreast"
+    before = sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
+    phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
+    assert before == sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
+    other = dataclasses.replace(
+        TINY, phantoms=dataclasses.replace(TINY.phantoms, contrast=1.0)
+    )
+    with pytest.raises(UserError, match="choose another folder with --out"):
+        phantoms.prepare(tmp_path, other, ["inbreast/whole_h288"], [], no_training)

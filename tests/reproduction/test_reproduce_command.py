@@ -1,0 +1,85 @@
+"""scripts/reproduce.py as a user runs it."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mammo_jax.reproduction import command, presets
+from mammo_jax.reproduction.rows import load_rows
+
+REPOSITORY = Path(__file__).parents[2]
+ROWS = load_rows(REPOSITORY / "configs" / "paper_rows.py")
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "reproduce.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_help_names_the_options():
+    text = run("--help").stdout
+    for option in ("--table", "--figure", "--rows", "--preset", "--seeds", "--plan"):
+        assert option in text
+
+
+def test_an_unknown_table_is_one_clear_line(tmp_path):
+    done = run("--table=9", f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: --table: there is no '9'; choose from 1, 2, 3, 4, ours, ensemble"
+    ]
+
+
+def tiny(scale):
+    """A scale at which a run takes seconds."""
+    fields = {
+        kind: {**values, "steps_per_epoch": 2, "eval_batch_size": 8, "batch_size": 4}
+        for kind, values in scale.fields.items()
+    }
+    fields["forest"] = {**fields["forest"], "forest.trees": 5}
+    return dataclasses.replace(
+        scale,
+        phantoms=presets.Phantoms(
+            cases=30, inbreast_cases=14, pretraining_cases=20, height=288
+        ),
+        height=288,
+        fields=fields,
+        stages={
+            name: {stage: (1, rate) for stage, (_, rate) in stages.items()}
+            for name, stages in scale.stages.items()
+        },
+        pretraining={"steps_per_epoch": 2, "stages.stage1.epochs": 1},
+    )
+
+
+@pytest.mark.slow
+def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path):
+    request = command.check_request(
+        ROWS,
+        names=["inbreast_vgg16_s10_vgg_512x1", "vgg16_s10_heatmap_1x1"],
+        preset="phantom",
+        seeds=1,
+        out=tmp_path,
+    )
+    scale = tiny(presets.PHANTOM)
+    request = dataclasses.replace(
+        request, setting=dataclasses.replace(request.setting, scale=scale)
+    )
+    text, failures = command.reproduce(request)
+    assert failures == {}
+    assert "VGG16, all patients" in text
+    assert "VGG16 (s10), heatmap 1x1" in text
+    assert all(planned.finished for planned in request.plan)
+    again = command.reproduce(request)  # Nothing is left to do.
+    assert again == (text, {})
+    command.write_results(request, tmp_path / "RESULTS.md")
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert "vgg16.safetensors: SHA-256" in results
+    assert (tmp_path / "phantom" / "table_rows.csv").exists()

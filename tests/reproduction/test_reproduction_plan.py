@@ -1,0 +1,209 @@
+"""Plans and their execution, with a training that only leaves its traces."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mammo_jax.config import stage_table
+from mammo_jax.errors import RunStoppedError, UserError
+from mammo_jax.reproduction import command, plan, presets, run
+from mammo_jax.reproduction.rows import by_name, load_rows
+
+ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
+KNOWN = by_name(ROWS)
+HYBRID = "vgg16_s10_residual_512-512-1024x2"
+
+
+def request_for(out, **more):
+    return command.check_request(ROWS, preset="phantom", out=out, **more)
+
+
+def finish(config, directory):
+    """What a run leaves at its end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "metrics.json").write_text(json.dumps({"seed": config.seed}))
+
+
+def test_rows_share_one_patch_classifier(tmp_path):
+    runs = request_for(tmp_path, tables=["2"], seeds=2).plan
+    starts = [r for r in runs if r.row.name == "patch_resnet50_s10"]
+    assert [r.seed for r in starts] == [0, 1]
+    users = [r for r in runs if r.row.start == "patch_resnet50_s10"]
+    assert len(users) == 2 * 9
+    for user in users:
+        assert user.config.init_from == str(starts[user.seed].directory)
+        assert "patch" not in user.config
+
+
+def test_every_run_stands_after_the_one_it_starts_from(tmp_path):
+    runs = request_for(tmp_path, names=[f"inbreast_{HYBRID}_20patients"]).plan
+    assert [r.row.name for r in runs[::3]] == [
+        "patch_vgg16_s10",
+        HYBRID,
+        f"inbreast_{HYBRID}_20patients",
+    ]
+
+
+def test_rows_of_claims_have_three_seeds_on_phantoms(tmp_path):
+    counts = {}
+    for planned in request_for(tmp_path).plan:
+        counts[planned.row.name] = counts.get(planned.row.name, 0) + 1
+    assert {*counts} == {*KNOWN}
+    assert counts["resnet50_s10_forest"] == 3
+    assert counts["patch_vgg19_s30"] == 1
+
+
+def test_paper_rows_keep_the_papers_scale(tmp_path):
+    request = command.check_request(ROWS, preset="paper", out=tmp_path, tables=["2"])
+    for planned in request.plan:
+        assert planned.config.model.width == 1.0
+        assert not planned.config.data.dataset.endswith("_h576")
+    config = request.plan[-1].config
+    assert config.forest.trees == 500
+
+
+def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
+    scale = presets.PHANTOM
+    for planned in request_for(tmp_path, seeds=1).plan:
+        config, row = planned.config, planned.row
+        assert config.data.dataset == f"{row.dataset}_h{scale.height}"
+        assert config.model.width == scale.width
+        if not row.stages:
+            continue
+        for name, stage in config.stages.items():
+            paper = stage_table(row.stages)[name]
+            trained = {g for g, rate in paper.rates.items() if rate}
+            assert {g for g, rate in stage.rates.items() if rate} == trained
+    tops = {p.row.top: p.config.model.top for p in request_for(tmp_path, seeds=1).plan}
+    assert tops["residual_512-512-1024x2"].blocks == ("32-32-64x2", "32-32-64x2")
+    assert tops["heatmap_1x1"].fc == (128, 64)
+
+
+def test_steps_come_from_the_stages(tmp_path):
+    request = command.check_request(ROWS, preset="paper", out=tmp_path, tables=["1"])
+    steps = {r.row.name: plan.number_of_steps(r, 3200) for r in request.plan}
+    assert steps["patch_resnet50_s10"] == (3 + 10 + 37) * 100
+    assert steps["patch_resnet50_s1_random"] == 200 * 100
+
+
+def test_the_plan_tells_rows_steps_and_hours(tmp_path):
+    runs = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
+    text = plan.describe_plan(runs, {}, lambda run: 36.0)
+    assert "resnet50_s10_forest" in text
+    assert "2 runs, 2 to run, 120 optimiser steps" in text
+    assert "at most 1.2 hours" in text
+
+
+def test_finished_runs_are_not_run_again(tmp_path):
+    runs = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
+    done = []
+
+    def train(config, directory):
+        done.append(directory)
+        finish(config, directory)
+
+    run.run_all(runs, train)
+    run.run_all(runs, train)
+    assert done == [r.directory for r in runs]
+    record = run.read_record(runs[0])
+    assert len(record.commits) == 1
+
+
+def test_an_interrupted_plan_goes_on_and_adds_up_the_time(tmp_path):
+    runs = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
+    calls = []
+
+    def train(config, directory):
+        calls.append(directory)
+        time.sleep(0.1)
+        if len(calls) == 2:
+            raise RunStoppedError(2, "stopped")
+        finish(config, directory)
+
+    with pytest.raises(RunStoppedError):
+        run.run_all(runs, train)
+    run.run_all(runs, train)
+    assert calls == [runs[0].directory, runs[1].directory, runs[1].directory]
+    assert run.read_record(runs[1]).seconds >= 0.2
+
+
+def test_a_failed_run_stops_only_those_that_start_from_it(tmp_path):
+    names = ["resnet50_s10_forest", "patch_vgg16_s10"]
+    runs = request_for(tmp_path, names=names, seeds=1).plan
+    done = []
+
+    def train(config, directory):
+        done.append(directory.parent.name)
+        if "resnet50" in str(directory):
+            raise UserError("the loss is nan")
+        finish(config, directory)
+
+    failures = run.run_all(runs, train)
+    assert done == ["patch_resnet50_s10", "patch_vgg16_s10"]
+    assert failures["patch_resnet50_s10 (seed 0)"] == "the loss is nan"
+    assert "which it starts from" in failures["resnet50_s10_forest (seed 0)"]
+
+
+def _worker(out, log):
+    def train(config, directory):
+        with open(log, "a") as file:
+            file.write(f"{directory}\n")
+        time.sleep(0.2)
+        finish(config, directory)
+
+    runs = request_for(Path(out), tables=["1"], seeds=1).plan
+    run.run_all(runs, train, wait_seconds=0.05)
+
+
+def test_those_who_share_a_folder_run_every_row_once(tmp_path):
+    # The kernel's locks tell threads apart that open a file each, as processes do.
+    log = tmp_path / "log"
+    workers = [
+        threading.Thread(target=_worker, args=(str(tmp_path), str(log)))
+        for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    done = log.read_text().splitlines()
+    assert len(done) == len(set(done)) == 9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"tables": ["7"]}, "--table: there is no '7'; choose from 1, 2"),
+        ({"figures": ["1"]}, "--figure: there is no '1'; choose from 2, appendix"),
+        ({"names": ["x"]}, "--rows: there is no row x; choose from patch_"),
+        ({"seeds": 0}, "--seeds is 0"),
+    ],
+)
+def test_wrong_requests_name_the_choices(tmp_path, wrong, message):
+    with pytest.raises(UserError, match=message):
+        request_for(tmp_path, **wrong)
+
+
+def test_an_unknown_preset_names_the_choices(tmp_path):
+    with pytest.raises(UserError, match="'tiny'; choose from paper, phantom"):
+        command.check_request(ROWS, preset="tiny", out=tmp_path)
+
+
+def test_missing_data_and_weights_are_named_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = command.check_request(
+        ROWS, preset="paper", out=tmp_path / "out", tables=["2"]
+    )
+    with pytest.raises(UserError) as caught:
+        command.reproduce(request)
+    for part in (
+        "5 inputs are missing, nothing was run",
+        "build_dataset.py cbis_ddsm/paper_s10",
+        "build_dataset.py cbis_ddsm/paper_whole",
+        "convert_weights.py --download=resnet50",
+    ):
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()

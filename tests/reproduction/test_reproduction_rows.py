@@ -1,0 +1,133 @@
+"""The table of rows: complete, the paper's numbers, and real configurations."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from mammo_jax.config import STAGES
+from mammo_jax.errors import UserError
+from mammo_jax.models.config import TOPS
+from mammo_jax.reproduction.rows import by_name, load_rows, named_config, row_config
+
+REPOSITORY = Path(__file__).parents[2]
+PAPER = REPOSITORY.parent / "shared" / "paper.txt"
+ROWS = load_rows(REPOSITORY / "configs" / "paper_rows.py")
+KNOWN = by_name(ROWS)
+
+
+def of(table):
+    return [row for row in ROWS if row.table == table]
+
+
+def test_every_row_of_the_paper_is_there():
+    # Table 3 has eleven rows, one with a second result: the extended training.
+    assert {t: len(of(t)) for t in "1234"} == {"1": 9, "2": 12, "3": 12, "4": 18}
+
+
+def paper_lines(start, end):
+    if not PAPER.exists():
+        pytest.skip("the paper's text is not beside the repository")
+    text = PAPER.read_text(encoding="utf-8")
+    part = text[text.index(start) : text.index(end)]
+    return [line.split("\t") for line in part.splitlines() if "\t" in line]
+
+
+def test_table_1_has_the_papers_numbers():
+    lines = paper_lines("Table 1: Test accuracies", "minimum overlapping")
+    paper = [
+        (
+            re.sub("</?b>", "", trunk).lower(),
+            pretrained == "Y",
+            f"cbis_ddsm/paper_s{patches}",
+            float(accuracy),
+            int(epoch),
+        )
+        for trunk, pretrained, patches, accuracy, epoch in lines[1:]
+    ]
+    ours = [
+        (row.trunk, row.pretrained, row.dataset, row.paper, row.paper_epoch)
+        for row in of("1")
+    ]
+    assert ours == paper
+
+
+@pytest.mark.parametrize(
+    ("table", "start", "end"),
+    [
+        ("2", "Table 2: Test AUC", "Table 3: Test AUC"),
+        ("3", "Table 3: Test AUC", "1. Set learning rate to 1e-4, weight"),
+    ],
+)
+def test_tables_2_and_3_have_the_papers_numbers(table, start, end):
+    aucs, epochs = [], []
+    for line in paper_lines(start, end):
+        if line[0] not in ("1", "10", "30"):
+            continue
+        # The last cells: the AUC (two for the hybrid), the epoch (not of the forest).
+        numbers = re.findall(r"0\.\d\d|\d+$", " ".join(line[1:]))
+        aucs += [(f"s{line[0]}", float(n)) for n in numbers if n.startswith("0.")]
+        epochs += [int(n) for n in numbers if not n.startswith("0.")]
+    rows = of(table)
+    assert [(re.search(r"_(s\d+)_", r.name)[1], r.paper) for r in rows] == aucs
+    assert [r.paper_epoch for r in rows if r.paper_epoch] == epochs
+
+
+def test_table_4_has_the_papers_numbers():
+    lines = paper_lines("Table 4: Transfer", "We use exactly the same")
+    paper = [float(auc) for line in lines[1:] for auc in line[2:]]
+    rows = [row for row in of("4") if "patients" in row.dataset]
+    assert [row.paper for row in rows] == paper
+    patients = [re.search(r"_(\d+)patients", row.name)[1] for row in rows]
+    assert patients == [line[0] for line in lines[1:] for _ in range(3)]
+    tops = [(row.trunk, row.top.split("_")[0]) for row in rows[:3]]
+    assert tops == [("resnet50", "residual"), ("vgg16", "vgg"), ("vgg16", "residual")]
+
+
+def test_the_full_transfer_has_the_numbers_of_section_3():
+    full = {row.name: row.paper for row in of("4") if "patients" not in row.dataset}
+    assert sorted(full.values()) == [0.84, 0.92, 0.95]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_a_whole_configuration(row):
+    config = row_config(row, KNOWN)
+    assert config.model.trunk == row.trunk
+    assert config.data.dataset == row.dataset
+    if row.stages:
+        assert {*config.stages} == {*STAGES[row.stages]}
+    if row.top:
+        top = TOPS[row.top]
+        assert {key: config.model.top[key] for key in top} == top
+    if row.start and KNOWN[row.start].kind == "patch":
+        assert config.patch.data.dataset == KNOWN[row.start].dataset
+        assert config.patch.model.trunk == row.trunk
+    elif row.start:
+        assert config.init_from == f"runs/{row.start}"
+
+
+def test_randomly_initialised_rows_name_no_weights():
+    config = row_config(KNOWN["patch_resnet50_s1_random"], KNOWN)
+    assert config.pretrained == ""
+    assert config.stages.stage1.epochs == 200
+
+
+def test_an_unknown_row_names_the_choices():
+    with pytest.raises(UserError, match=r"no row 'nothing'.*patch_resnet50_s1"):
+        named_config("nothing", ROWS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": "9"}, "table is '9'"),
+        ({"top": "none"}, "top is 'none'"),
+        ({"start": "later"}, "start is 'later'"),
+        ({"name": "patch_resnet50_s1"}, "is there twice"),
+    ],
+)
+def test_a_wrong_row_is_refused(change, message):
+    wrong = dataclasses.replace(KNOWN["resnet50_s10_forest"], **change)
+    with pytest.raises(UserError, match=message):
+        by_name([*ROWS[:9], wrong])
