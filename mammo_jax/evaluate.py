@@ -49,19 +49,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Evaluates, writes and prints."""
     from mammo_jax.evaluation.analysis import analyse
-    from mammo_jax.evaluation.evaluation_report import report_sections
-    from mammo_jax.evaluation.report import REPORT_FILE, write_report
+    from mammo_jax.evaluation.evaluation_report import ABOUT_PATCHES, report_sections
+    from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
     from mammo_jax.training import workdir as workdirs
 
     inputs = find_inputs(options.predictions, options.validation, options.compare)
+    patches = are_patches([path for paths in inputs.values() for path in paths])
     out = Path(options.out).expanduser()
     names = {key: [str(path) for path in paths] for key, paths in inputs.items()}
     _check_out(out, names)
     tables = _read(inputs)
-    figures = {"made_by": _MADE_BY, "inputs": names, **analyse(tables)}
+    analysis = analyse(tables, patches=patches)
+    figures = {"made_by": _MADE_BY, "inputs": names, **analysis}
     out.mkdir(parents=True, exist_ok=True)
     workdirs.write_json(out / workdirs.METRICS_FILE, figures)
-    write_report(out / REPORT_FILE, "Evaluation", report_sections(tables, figures))
+    sections = report_sections(tables, figures)
+    if patches:
+        sections.insert(0, Section("The tables", [ABOUT_PATCHES]))
+    write_report(out / REPORT_FILE, "Evaluation", sections)
     print(summary(figures))
     print(f"written to {out / REPORT_FILE}")
 
@@ -113,6 +118,29 @@ def _table(path: Path, role: str) -> Path:
             "prediction table, or the directory of a finished run"
         )
     return table
+
+
+def are_patches(tables: Sequence[Path]) -> bool:
+    """Whether the tables are of patches, as the runs that they lie in say.
+
+    A table outside of a run is taken for one of whole images.
+
+    Raises:
+      UserError: some tables are of patches and some of whole images.
+    """
+    from mammo_jax.training import workdir as workdirs
+
+    tasks: dict[bool, Path] = {}
+    for table in tables:
+        config = table.parent.parent / workdirs.CONFIG_FILE
+        task = workdirs.read_json(config).get("task") if config.is_file() else None
+        tasks.setdefault(task == "patch", table)
+    if len(tasks) > 1:
+        raise UserError(
+            f"{tasks[True]} is of patches and {tasks[False]} of whole images; they "
+            "cannot be averaged or compared"
+        )
+    return True in tasks
 
 
 def _check_out(out: Path, names: dict[str, list[str]]) -> None:

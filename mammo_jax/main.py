@@ -54,12 +54,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        # ml_collections: 'nme'\nDid you mean "name" instead of "nme"?
-        text = str(error.args[0]) if error.args else str(error)
-        plain = text.replace("\\n", " ").replace("\\'", "'").replace("\n", " ")
-        raise UserError(
-            f"no such field in the configuration: {plain.strip(chr(39))}"
-        ) from error
+        # ml_collections: 'nme'\nDid you mean "name" instead of "nme"?, or a KeyError
+        # of that text within the AttributeError.
+        said: object = error
+        while isinstance(said, Exception) and said.args:
+            said = said.args[0]
+        plain = ". ".join(str(said).splitlines())
+        raise UserError(f"no such field in the configuration: {plain}") from error
     except (flags.Error, ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
 

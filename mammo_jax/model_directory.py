@@ -159,7 +159,7 @@ def load_description(directory: Path) -> Description:
         )
     values = workdirs.read_json(path)
     names = {field.name for field in dataclasses.fields(Description)}
-    if not isinstance(values, dict) or set(values) != names:
+    if set(values) != names:
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(names))}")
     for name, is_valid in _VALID.items():
         if not is_valid(values[name]):
@@ -181,7 +181,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
             "directory of a finished run, such as runs/demo"
         )
     config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+    if not isinstance(config.get("model"), dict):
         raise UserError(
             f"{directory / workdirs.CONFIG_FILE} is of no run of this program"
         )

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mammo_jax.data import phantom_data
 from mammo_jax.data.pipeline import Dataset
 from mammo_jax.errors import UserError
-from mammo_jax.evaluation import scoring
+from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.evaluation.run_report import write_run_report
 from mammo_jax.model_directory import (
@@ -40,10 +40,11 @@ PATCH_DIR = "patch"
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Runs `config` in `workdir`, going on from where an earlier call stopped.
 
-    Writes `config.json`, `checkpoints/`, TensorBoard files, `predictions/*.csv`
-    and `metrics.json`. A whole-image run first trains its patch classifier in
-    `workdir/patch`, unless `config.init_from` names one or a whole-image run to go
-    on from.
+    Writes `config.json`, `checkpoints/`, TensorBoard files, `predictions/*.csv`,
+    `report.html` and `metrics.json`. A whole-image run first trains its patch
+    classifier in `workdir/patch`, unless `config.init_from` names one or a
+    whole-image run to go on from. Runs in `config.ensemble` score the same images,
+    and the means are written to `workdir/ensemble`.
 
     Returns:
       What `metrics.json` holds.
@@ -60,20 +61,34 @@ def _train_and_evaluate(
     config: ConfigDict, workdir: Path, stop: StopRequest
 ) -> dict[str, Any]:
     patch_first = config.task == "whole" and not config.init_from and "patch" in config
-    for part in (config, config.patch) if patch_first else (config,):
-        experiments.check_config(part)
+    parts = {"config": config}
+    if patch_first:
+        parts["config.patch"] = config.patch
+    for name, part in parts.items():
+        experiments.check_config(part, name)
+    is_forest = config.model.top.kind == forest_run.FOREST
+    if is_forest:
+        forest_run.check_forest(config)
     with _claim(workdir, config):
         metrics_path = workdir / workdirs.METRICS_FILE
         if metrics_path.exists():
+            metrics = workdirs.read_json(metrics_path)
+            if "test" not in metrics:
+                raise UserError(
+                    f"{metrics_path} is damaged: it holds no figures of the test; "
+                    "remove it, and the same command goes on from the last checkpoint"
+                )
             _log.info("%s holds a finished run; nothing to do", workdir)
-            return workdirs.read_json(metrics_path)
+            return metrics
         dataset = experiments.open_data(config)
+        ensemble.check_members(config, dataset, workdir)
         init_from = config.get("init_from", "")
         if patch_first:
             experiments.open_data(config.patch)
             init_from = str(workdir / PATCH_DIR)
             _train_and_evaluate(config.patch, workdir / PATCH_DIR, stop)
-        metrics = _run(config, dataset, init_from, workdir, stop)
+        run = forest_run.run_forest if is_forest else _run
+        metrics = run(config, dataset, init_from, workdir, stop)
         if devices.is_main_process():
             write_run_report(workdir)
             workdirs.write_json(metrics_path, metrics)
@@ -167,11 +182,16 @@ def _evaluate(
         "epochs": progress.epochs_done,
         "steps": progress.step,
     }
+    own = {}
     for role in ("validation", "test"):
-        predictions = scoring.predict(run.experiment, params, stats, role, run.stop)
+        own[role] = scoring.predict(run.experiment, params, stats, role, run.stop)
         if devices.is_main_process():
-            write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
-        metrics[role] = scoring.summary(predictions)
+            write_predictions(workdir / "predictions" / f"{role}.csv", own[role])
+        metrics[role] = scoring.summary(own[role])
+    if ensemble.members(run.experiment.config):
+        metrics["ensemble"] = ensemble.evaluate_ensemble(
+            run.experiment, own, workdir, run.stop
+        )
     figures = {f"test/{key}": metrics["test"][key] for key in ("auc", "accuracy")}
     run.logs.scalars(progress.step, figures)
     if devices.is_main_process():

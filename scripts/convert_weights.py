@@ -41,6 +41,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, help="the .safetensors file to write"
     )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error happened"
+    )
     return parser.parse_args(arguments)
 
 
@@ -71,11 +74,6 @@ def convert(arguments: argparse.Namespace) -> None:
             print(f"  {key}: {value}")
 
 
-def main() -> None:
-    """Runs the command."""
-    arguments = parse_arguments()
-    run_command(lambda: convert(arguments))
-
-
 if __name__ == "__main__":
-    main()
+    parsed = parse_arguments()
+    run_command(lambda: convert(parsed), traceback=parsed.traceback)

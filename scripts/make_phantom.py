@@ -28,15 +28,20 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--num_workers", type=int, help="processes (default: one for each core)"
     )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error happened"
+    )
     return parser.parse_args()
 
 
-def main() -> None:
-    """Parses the command line and writes the set."""
-    arguments = vars(_parse_arguments())
+def main(options: argparse.Namespace) -> None:
+    """Writes the set."""
+    arguments = vars(options).copy()
+    del arguments["traceback"]
     write = LAYOUTS[arguments.pop("layout")]
     write(arguments.pop("out"), **arguments)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    parsed = _parse_arguments()
+    run_command(lambda: main(parsed), traceback=parsed.traceback)

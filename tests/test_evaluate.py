@@ -190,7 +190,7 @@ REFUSED = {
     "shared images": ("{test}", "{test}", r"share 80 images \(P_0_LEFT_CC"),
     "another split": ("{test},{validation}", None, "no image in common"),
     "no run": ("{empty}", None, r"no finished run \(no predictions/test.csv\)"),
-    "no file": ("{empty}/none.csv", None, "none.csv: cannot be read"),
+    "no file": ("{empty}/none.csv", None, "none.csv: no such table"),
     "nothing": (",", None, "names no table"),
     "fewer models": ("{test},{test}", "{validation}", "2 tables and --validation 1"),
 }
@@ -223,7 +223,7 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr == (
-        f"error: {table}, line 2: malignant_pred is '2'; it must be a number from 0 "
+        f"error: {table}: row 2, column 'malignant_pred': '2' is not a number from 0 "
         "to 1\n"
     )
 
@@ -247,6 +247,39 @@ def test_the_report_of_a_patch_run_is_of_patches(run):
     assert "Every row of the tables is a patch" in page
     assert "Per breast" not in page
     assert "Sub-groups" not in page
+
+
+def test_the_tables_of_a_patch_run_are_evaluated_as_patches(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "task": "patch"}))
+    out = tmp_path / "out"
+    for predictions in (run, run / "predictions" / "test.csv"):
+        metrics = _evaluate(out / predictions.stem, predictions)
+        assert "subgroups" not in metrics
+        assert "breasts_and_patients" not in metrics
+    assert "thresholds_from_validation" in _evaluate(out / "again", run)
+    page = (out / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Every row of the tables is a patch" in page
+    whole = _write_table(tmp_path / "whole.csv", 0, seed=2)
+    with pytest.raises(UserError, match=r"test.csv is of patches and .*whole.csv of"):
+        _evaluate(tmp_path / "mixed", run, compare=whole)
+    assert not (tmp_path / "mixed").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", "", '{"made_by": "hand"}'])
+def test_figures_of_something_else_are_left_alone(run, tmp_path, content):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=str(out)):
+        _evaluate(out, run)
+    assert (out / "metrics.json").read_text() == content
+
+
+def test_a_run_with_a_damaged_configuration_is_refused(run, tmp_path):
+    (run / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        _evaluate(tmp_path / "out", run)
 
 
 def test_a_run_tested_on_its_validation_images_chooses_no_threshold(run):

@@ -1,38 +1,28 @@
 """The command: overrides, refusals, resuming, what a run leaves behind."""
 
 import json
-import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from whole_runs import REPOSITORY, command, results, tiny_run
+from whole_runs import (
+    REPOSITORY,
+    cached_environment,
+    command,
+    results,
+    run,
+    tiny_run,
+)
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    cache = tmp_path_factory.mktemp("xla")
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-def _run(
-    environment: dict[str, str], *arguments: object
-) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments),
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return cached_environment(tmp_path_factory.mktemp("xla"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +33,7 @@ def finished(
 ) -> tuple[Path, subprocess.CompletedProcess]:
     """A run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = _run(environment, *tiny_run(phantom_data, workdir))
+    result = run(environment, *tiny_run(phantom_data, workdir))
     assert result.returncode == 0, result.stderr
     return workdir, result
 
@@ -81,12 +71,90 @@ def test_tensorboard_files_hold_curves_rates_and_images(finished):
             *(f"learning_rate/{group}" for group in groups),
         } <= set(tags["scalars"])
         assert any(tag.startswith("train/augmented_inputs") for tag in tags["images"])
+        assert _colourfulness(events, "validation/most_wrong") > 30
+
+
+def _colourfulness(events: EventAccumulator, tag: str) -> int:
+    """How far the most colourful pixel of a picture is from grey, 0 to 255."""
+    (name,) = (name for name in events.Tags()["images"] if name.startswith(tag))
+    content = np.frombuffer(events.Images(name)[-1].encoded_image_string, np.uint8)
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR).astype(int)
+    return int((picture.max(-1) - picture.min(-1)).max())
+
+
+def test_an_ensemble_averages_the_run_with_those_it_names(
+    environment, phantom_data, finished, tmp_path
+):
+    first, _ = finished
+    workdir = tmp_path / "second"
+    result = run(
+        environment,
+        *tiny_run(
+            phantom_data,
+            workdir,
+            f"--config.init_from={first / 'patch'}",
+            f"--config.ensemble={first}",
+            "--config.seed=1",
+            "--config.stages.stage1.epochs=1",
+        ),
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((workdir / "metrics.json").read_text())["ensemble"]
+    for role in ("validation", "test"):
+        one, other, mean = (
+            _scores(folder / "predictions" / f"{role}.csv")
+            for folder in (first, workdir, workdir / "ensemble")
+        )
+        assert one.keys() == other.keys() == mean.keys()
+        assert one != other
+        expected = {image: (one[image] + other[image]) / 2 for image in one}
+        assert mean == pytest.approx(expected, rel=1e-5)
+        alone = json.loads((first / "metrics.json").read_text())[role]
+        member = figures["members"][str(first)][role]
+        assert member["auc"] == alone["auc"]
+        assert member["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert figures[role]["images"] == len(mean)
+        assert figures[role]["auc"] is not None
+    page = (workdir / "report.html").read_text(encoding="utf-8")
+    assert "Two models" in page
+    assert "the mean of the scores of this run&#x27;s model and finished" in page
+    assert (workdir / "ensemble" / "report.html").is_file()
+
+
+def _scores(table: Path) -> dict[str, float]:
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    return {row[0]: float(row[1]) for row in rows}
+
+
+def test_an_ensemble_with_no_model_is_refused_before_training(
+    environment, phantom_data, tmp_path
+):
+    workdir = tmp_path / "run"
+    result = run(
+        environment,
+        *tiny_run(phantom_data, workdir, f"--config.ensemble={tmp_path / 'none'}"),
+    )
+    _assert_one_line(result, "config.ensemble: ")
+    assert not (workdir / "patch").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+def test_damaged_figures_of_a_finished_run_are_an_error(
+    environment, phantom_data, finished, tmp_path, content
+):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config = json.loads((finished[0] / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "metrics.json").write_text(content)
+    result = run(environment, *tiny_run(phantom_data, workdir))
+    _assert_one_line(result, "metrics.json")
 
 
 def test_a_finished_run_is_left_alone(environment, phantom_data, finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json")}
-    result = _run(environment, *tiny_run(phantom_data, workdir))
+    result = run(environment, *tiny_run(phantom_data, workdir))
     assert result.returncode == 0
     assert "finished" in result.stderr
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json")}
@@ -95,7 +163,7 @@ def test_a_finished_run_is_left_alone(environment, phantom_data, finished):
 def test_config_json_reproduces_the_run(environment, finished, tmp_path):
     workdir, _ = finished
     again = tmp_path / "again"
-    result = _run(
+    result = run(
         environment, f"--config=configs/rerun.py:{workdir}", f"--workdir={again}"
     )
     assert result.returncode == 0, result.stderr
@@ -124,7 +192,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
     assert not (workdir / "metrics.json").exists()
-    result = _run(environment, *arguments)
+    result = run(environment, *arguments)
     assert result.returncode == 0, result.stderr
     assert "going on from step" in result.stderr
     assert results(workdir) == results(finished[0])
@@ -141,7 +209,10 @@ def _wait_for(condition, process: subprocess.Popen, seconds: float = 200) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.batchsize=4"], 'Did you mean "batch_size"'),
+        (
+            ["--config.batchsize=4"],
+            """'batchsize'. Did you mean "batch_size" in""",
+        ),
         (["--config.stages.stage1.rate.head=1"], 'Did you mean "rates"'),
         (["--config.batch_size=1.5"], "batch_size"),
         (["--config.batch_size=3"], "not divisible by config.accum_steps"),
@@ -162,7 +233,7 @@ def test_a_wrong_option_is_refused_in_one_line(
         "--config.patch.data.dataset=cbis_ddsm/paper_s1_h288",
         "--config.patch.pretrained=",
     )
-    _assert_one_line(_run(environment, *base, *arguments), message)
+    _assert_one_line(run(environment, *base, *arguments), message)
 
 
 def _assert_one_line(result: subprocess.CompletedProcess, message: str) -> None:
@@ -176,7 +247,7 @@ def _assert_one_line(result: subprocess.CompletedProcess, message: str) -> None:
 def test_an_unbuilt_dataset_is_named_with_the_command_that_builds_it(
     environment, tmp_path
 ):
-    result = _run(
+    result = run(
         environment,
         "--config=configs/whole_res.py",
         f"--workdir={tmp_path / 'run'}",
@@ -189,7 +260,7 @@ def test_an_unbuilt_dataset_is_named_with_the_command_that_builds_it(
 def test_missing_imagenet_weights_are_named_with_the_command_that_gets_them(
     environment, phantom_data, tmp_path
 ):
-    result = _run(
+    result = run(
         environment,
         *tiny_run(
             phantom_data,
@@ -198,15 +269,16 @@ def test_missing_imagenet_weights_are_named_with_the_command_that_gets_them(
         ),
     )
     _assert_one_line(result, "scripts/convert_weights.py --download=vgg16")
+    assert "error: config.patch.pretrained: " in result.stderr
 
 
 def test_a_mended_command_may_use_the_same_directory(
     environment, phantom_data, tmp_path
 ):
     workdir = tmp_path / "run"
-    wrong = _run(environment, *tiny_run(tmp_path / "nothing", workdir))
+    wrong = run(environment, *tiny_run(tmp_path / "nothing", workdir))
     _assert_one_line(wrong, "build it first")
-    mended = _run(
+    mended = run(
         environment, *tiny_run(phantom_data, workdir, "--config.data.test_split=tst")
     )
     _assert_one_line(mended, "config.data.test_split is 'tst'")
@@ -217,30 +289,30 @@ def test_another_configuration_does_not_touch_the_run(
 ):
     workdir, _ = finished
     before = results(workdir)
-    result = _run(environment, *tiny_run(phantom_data, workdir, "--config.seed=1"))
+    result = run(environment, *tiny_run(phantom_data, workdir, "--config.seed=1"))
     _assert_one_line(result, "config.seed is 0 there and 1 here")
     assert results(workdir) == before
 
 
 def test_a_folder_with_other_things_is_not_taken(environment, phantom_data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    result = _run(environment, *tiny_run(phantom_data, tmp_path))
+    result = run(environment, *tiny_run(phantom_data, tmp_path))
     _assert_one_line(result, "thesis.tex")
 
 
 def test_a_workdir_that_is_a_file_is_an_error(environment, phantom_data, tmp_path):
     (tmp_path / "file").write_text("")
-    result = _run(environment, *tiny_run(phantom_data, tmp_path / "file"))
+    result = run(environment, *tiny_run(phantom_data, tmp_path / "file"))
     _assert_one_line(result, "cannot write to the run's directory")
 
 
 def test_a_missing_configuration_file_is_an_error(environment, tmp_path):
-    result = _run(environment, "--config=configs/none.py", f"--workdir={tmp_path}")
+    result = run(environment, "--config=configs/none.py", f"--workdir={tmp_path}")
     _assert_one_line(result, "configs/none.py: there is no such file")
 
 
 def test_an_unknown_preset_is_an_error(environment, tmp_path):
-    result = _run(
+    result = run(
         environment, "--config=configs/whole_res.py:big", f"--workdir={tmp_path}"
     )
     _assert_one_line(result, "there is no preset 'big'")
@@ -250,7 +322,7 @@ def test_a_patch_run_of_another_trunk_is_refused(
     environment, phantom_data, finished, tmp_path
 ):
     workdir, _ = finished
-    result = _run(
+    result = run(
         environment,
         *tiny_run(
             phantom_data,
@@ -265,7 +337,7 @@ def test_a_patch_run_of_another_trunk_is_refused(
 def test_init_from_a_folder_without_a_run_is_refused(
     environment, phantom_data, tmp_path
 ):
-    result = _run(
+    result = run(
         environment,
         *tiny_run(phantom_data, tmp_path / "run", f"--config.init_from={tmp_path}"),
     )
@@ -273,6 +345,6 @@ def test_init_from_a_folder_without_a_run_is_refused(
 
 
 def test_help_explains_the_options(environment):
-    result = _run(environment, "--help")
+    result = run(environment, "--help")
     assert "--workdir" in result.stdout
     assert "configs/FILE.py:PRESET" in result.stdout

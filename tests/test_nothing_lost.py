@@ -1,36 +1,27 @@
 """Runs that are killed, run out of numbers, or are spread over processes."""
 
 import json
-import os
 import random
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from whole_runs import REPOSITORY, command, results, tiny_run
+from whole_runs import (
+    REPOSITORY,
+    cached_environment,
+    command,
+    results,
+    run,
+    tiny_run,
+)
 
 KILLS = 10
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-def _run(environment, arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments),
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return cached_environment(tmp_path_factory.mktemp("xla"))
 
 
 @pytest.mark.slow
@@ -38,7 +29,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
     environment, phantom_data, tmp_path
 ):
     whole = tiny_run(phantom_data, tmp_path / "undisturbed")
-    undisturbed = _run(environment, whole)
+    undisturbed = run(environment, *whole)
     assert undisturbed.returncode == 0, undisturbed.stderr
     killed = tiny_run(phantom_data, tmp_path / "killed")
     chance = random.Random(0)
@@ -62,7 +53,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
         else:
             assert process.returncode == 0
             break
-    last = _run(environment, killed)
+    last = run(environment, *killed)
     assert last.returncode == 0, last.stderr
     assert kills >= 3, "the run was over before it was killed a few times"
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
@@ -89,7 +80,7 @@ def test_two_processes_train_as_one(environment, phantom_data, tmp_path):
         "--config.patch.stages.stage2.epochs=0",
     )
     alone = tiny_run(phantom_data, tmp_path / "alone", *common)
-    assert _run(environment, alone).returncode == 0
+    assert run(environment, *alone).returncode == 0
     together = tiny_run(
         phantom_data,
         tmp_path / "together",
@@ -133,9 +124,9 @@ def test_two_processes_train_as_one(environment, phantom_data, tmp_path):
 
 
 def test_more_devices_than_there_are_is_an_error(environment, phantom_data, tmp_path):
-    result = _run(
+    result = run(
         environment,
-        tiny_run(phantom_data, tmp_path / "run", "--config.patch.devices.data=2"),
+        *tiny_run(phantom_data, tmp_path / "run", "--config.patch.devices.data=2"),
     )
     assert result.returncode == 1
     assert "more than the 1 devices" in result.stderr
@@ -147,13 +138,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_images(
 ):
     huge = [f"--config.patch.stages.stage1.rates.{g}=1e30" for g in ("head", "bottom")]
     arguments = tiny_run(phantom_data, tmp_path / "run", *huge)
-    result = _run(environment, arguments)
+    result = run(environment, *arguments)
     assert result.returncode == 1
     assert "on the images P_" in result.stderr
     assert "lower learning rates" in result.stderr
-    looked_into = _run(
+    looked_into = run(
         environment,
-        tiny_run(phantom_data, tmp_path / "again", *huge, "--config.debug_nans"),
+        *tiny_run(phantom_data, tmp_path / "again", *huge, "--config.debug_nans"),
     )
     assert looked_into.returncode == 1
     assert "on the images P_" in looked_into.stderr
@@ -170,7 +161,7 @@ def test_a_profile_is_written_where_tensorboard_finds_it(
         "--config.profile",
         "--config.patch.steps_per_epoch=10",
     )
-    result = _run(environment, arguments)
+    result = run(environment, *arguments)
     assert result.returncode == 0, result.stderr
     traces = list((tmp_path / "run" / "patch").glob("plugins/profile/*/*.xplane.pb"))
     assert len(traces) == 1

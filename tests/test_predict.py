@@ -13,14 +13,15 @@ import numpy as np
 import pydicom
 import pytest
 import scipy.special
+from browser import screenshot
 from pydicom.sr.codedict import codes
 from raw_files import make_dataset, save, write_dicom
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax import predict
 from mammo_jax.errors import run_command
+from mammo_jax.evaluation import overlays
 from mammo_jax.evaluation.predictions import COLUMNS
-from mammo_jax.prediction import overlays
 
 SHAPE = (300, 170)
 SECRETS = {
@@ -290,6 +291,24 @@ def test_the_report_shows_the_highest_score_first(model, folder, tmp_path):
     ]
     assert places == sorted(places)
     assert page.count("data:image/png;base64") == len(scores)
+
+
+def test_a_browser_shows_the_thumbnails_and_asks_nobody(model, folder, tmp_path):
+    out = tmp_path / "out"
+    assert _predict(f"--model={model[0]}", f"--out={out}", folder) == 0
+    seen = tmp_path / "seen.png"
+    assert screenshot(out / "report.html", seen, (1240, 900)) == []
+    # The page is light; the mammograms are not.
+    dark = cv2.imread(str(seen)).max(-1) < 40
+    thumbnails = [cv2.imread(str(path)) for path in (out / "overlays").glob("*.png")]
+    expected = sum(
+        (
+            cv2.resize(one, (0, 0), fx=240 / len(one), fy=240 / len(one)).max(-1) < 40
+        ).sum()
+        for one in thumbnails
+    )
+    assert len(thumbnails) == 4
+    assert dark.sum() == pytest.approx(expected, rel=0.2)
 
 
 def _colour_dicom(path: Path) -> None:

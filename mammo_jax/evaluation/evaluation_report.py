@@ -8,6 +8,10 @@ from mammo_jax.evaluation.analysis import FEW, Tables
 from mammo_jax.evaluation.bootstrap import REPLICATES
 from mammo_jax.evaluation.report import Picture, Section, Table
 
+ABOUT_PATCHES = (
+    "Every row of the tables is a patch of a mammogram; its score is the probability "
+    "of a malignant calcification or mass."
+)
 _UNDEFINED = "undefined: the images are all of one class"
 _NO_VALIDATION = (
     "Without a validation table no threshold and no temperature was chosen: chosen on "

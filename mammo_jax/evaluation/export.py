@@ -4,7 +4,6 @@ The file is a serialised `jax.export` artifact with the weights in it, for CPUs 
 NVIDIA GPUs and any number of images; `jax.export.deserialize` reads it.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jax import export
 from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -36,10 +36,9 @@ def export_scorer(
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *grid), jnp.uint16)
     content = export.export(jax.jit(score), platforms=PLATFORMS)(images).serialize()
-    partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with replace_file(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
 from mammo_jax.models.classifier import feature_size
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.config import checked_config
 from mammo_jax.models.heatmap import patch_logits
 from mammo_jax.training.inputs import network_input
@@ -51,7 +52,6 @@ def make_heatmap_step(
         )
     model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
     graphdef = variables.split(model)[0]
-    window = config.top.window
 
     def heatmap_step(
         params: variables.Variables,
@@ -59,14 +59,29 @@ def make_heatmap_step(
         batch: Mapping[str, Array],
     ) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
-        height, width = batch["image"].shape[1:]
-        if min(feature_size(model.trunk, (height, width))) < window:
-            raise UserError(
-                f"images of {height}x{width} are too small for heatmaps: a patch is "
-                f"{window} positions of {config.trunk} wide (model.top.window)"
-            )
         images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
-        features = model.trunk(images, False)
-        return jax.nn.softmax(patch_logits(features, model.head, window))
+        return jax.nn.softmax(slide(model, images, config.top.window))
 
-    return jax.jit(heatmap_step)
+    return jit_network(heatmap_step)
+
+
+def slide(
+    model: Any, images: Float[Array, "batch height width 3"], window: int
+) -> Float[Array, "batch rows columns class"]:
+    """Logits of the patch classes at every position of whole images.
+
+    Args:
+      model: with a trunk and a patch classifier's `head`.
+      images: the network's input.
+      window: side of a patch in the trunk's positions.
+
+    Raises:
+      UserError: the images are smaller than a patch.
+    """
+    height, width = images.shape[1:3]
+    if min(feature_size(model.trunk, (height, width))) < window:
+        raise UserError(
+            f"images of {height}x{width} are too small for heatmaps: a patch is "
+            f"{window} positions of {model.trunk_name} wide (model.top.window)"
+        )
+    return patch_logits(model.trunk(images, False), model.head, window)

@@ -1,22 +1,20 @@
 """Reading prediction tables back, checked; and averaging those of several models."""
 
-import csv
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mammo_jax.data import tables
+from mammo_jax.data.tables import Column, text_column
 from mammo_jax.errors import UserError
-from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
+from mammo_jax.evaluation.predictions import COLUMNS
 
-# A table of a million images is some 60 MB; more is not a prediction table.
-MAX_BYTES = 256 * 2**20
-MAX_ROWS = 1_000_000
-MAX_CELL = 256
+_MAX_ID = 256
 _SHOWN = 3
 
 
@@ -58,12 +56,24 @@ def read_table(path: Path) -> PredictionTable:
     Raises:
       UserError: no such file, not CSV, a missing or repeated column, no rows, an id
         twice, a score that is no number from 0 to 1, any other value out of range, or
-        too large; names the file and the line.
+        too large; names the file, the row and the column.
     """
-    rows = list(_read_rows(path))
+    rows = tables.read_table(
+        path,
+        _TABLE_COLUMNS,
+        remedy=f"a prediction table starts with the line {','.join(COLUMNS)}",
+    )
     if not rows:
         raise UserError(f"{path}: the table has no rows")
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    row_of: dict[str, int] = {}
+    for number, row in rows:
+        first = row_of.setdefault(row["image_index"], number)
+        if first != number:
+            raise UserError(
+                f"{path}: row {number}, column 'image_index': {row['image_index']!r} "
+                f"is also in row {first}; every image has one row"
+            )
+    columns = {name: [row[name] for _, row in rows] for name in _TABLE_COLUMNS}
     return PredictionTable(
         name=str(path),
         image_ids=tuple(columns["image_index"]),
@@ -78,117 +88,44 @@ def read_table(path: Path) -> PredictionTable:
     )
 
 
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(
-                f"{path}: larger than {MAX_BYTES // 2**20} MiB; this is no prediction "
-                "table"
-            )
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(path, header)
-            yield from _parse_rows(path, header, reader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV table ({error})") from error
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise UserError(
-            f"{path}: missing the columns {', '.join(missing)}; a prediction table "
-            f"starts with the line {','.join(COLUMNS)}"
-        )
-    for name in (*COLUMNS, *DETAIL_COLUMNS):
-        if header.count(name) > 1:
-            raise UserError(f"{path}: the column {name} is there twice")
-
-
-def _parse_rows(path: Path, header: Sequence[str], reader: Any) -> Iterator[dict]:
-    line_of: dict[str, int] = {}
-    for cells in reader:
-        line = reader.line_num
-        if not cells:
-            continue  # A blank line, as some editors leave at the end.
-        if len(cells) != len(header):
-            raise UserError(
-                f"{path}, line {line}: {len(cells)} cells, but the header has "
-                f"{len(header)}"
-            )
-        if len(line_of) == MAX_ROWS:
-            raise UserError(f"{path}: more than {MAX_ROWS} rows")
-        found = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        row = {name: _parse(path, line, name, found) for name in _PARSERS}
-        first = line_of.setdefault(row["image_index"], line)
-        if first != line:
-            raise UserError(
-                f"{path}, line {line}: image_index {row['image_index']!r} is also on "
-                f"line {first}; every image has one row"
-            )
-        yield row
-
-
-def _parse(path: Path, line: int, name: str, found: dict[str, str]) -> Any:
-    text = found.get(name, "")
-    parse, expected = _PARSERS[name]
-    try:
-        if len(text) > MAX_CELL:
-            raise ValueError
-        return parse(text)
-    except (ValueError, KeyError):
-        shown = text if len(text) <= 40 else text[:40] + "..."
-        raise UserError(
-            f"{path}, line {line}: {name} is {shown!r}; it must be {expected}"
-        ) from None
-
-
-def _some_text(text: str) -> str:
-    if not text:
+def _some_text(cell: str) -> str:
+    if not 0 < len(cell) <= _MAX_ID:
         raise ValueError
-    return text
+    return cell
 
 
-def _share(text: str) -> float:
-    value = float(text)
+def _share(cell: str) -> float:
+    value = float(cell)
     if not 0 <= value <= 1:  # Not true of NaN either.
         raise ValueError
     return value
 
 
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    return {name: name for name in allowed}.__getitem__
-
-
-def _size(text: str) -> float:
-    value = float(text) if text else math.nan
-    if text and not 0 < value < math.inf:
+def _size(cell: str) -> float:
+    value = float(cell) if cell else math.nan
+    if cell and not 0 < value < math.inf:
         raise ValueError
     return value
 
 
-_PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "image_index": (_some_text, f"an id of 1 to {MAX_CELL} characters"),
-    "malignant_pred": (_share, "a number from 0 to 1"),
-    "malignant_label": (
+_ID = Column(_some_text, f"an id of 1 to {_MAX_ID} characters")
+_TABLE_COLUMNS = {
+    "image_index": _ID,
+    "malignant_pred": Column(_share, "a number from 0 to 1"),
+    "malignant_label": Column(
         {"0": 0, "1": 1}.__getitem__,
         "0 or 1: without the truth there is nothing to evaluate",
     ),
-    "patient_id": (_some_text, f"an id of 1 to {MAX_CELL} characters"),
-    "laterality": (_one_of("LEFT", "RIGHT", ""), "LEFT, RIGHT or empty"),
-    "view": (_one_of("CC", "MLO", ""), "CC, MLO or empty"),
-    "breast_density": (
+    "patient_id": _ID,
+    "laterality": text_column("LEFT|RIGHT|"),
+    "view": text_column("CC|MLO|"),
+    "breast_density": Column(
         {"": 0, "0": 0, "1": 1, "2": 2, "3": 3, "4": 4}.__getitem__,
         "1 to 4 or empty",
+        needed=False,
     ),
-    "abnormality_types": (
-        _one_of("", "calc", "mass", "calc;mass"),
-        "calc, mass, calc;mass or empty",
-    ),
-    "lesion_size": (_size, "a number above 0 or empty"),
+    "abnormality_types": text_column("calc|mass|calc;mass", needed=False),
+    "lesion_size": Column(_size, "a number above 0 or empty", needed=False),
 }
 
 

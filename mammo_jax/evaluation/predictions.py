@@ -1,12 +1,12 @@
 """The one prediction table: a row for every image."""
 
-import csv
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from mammo_jax.data.tables import write_table
 
 # The first three are what the field's tools for comparing models read.
 COLUMNS = (
@@ -104,10 +104,4 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
                 for size in predictions.details.lesion_sizes
             ],
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(zip(*columns, strict=True))
-    os.replace(partial, path)
+    write_table(path, header, zip(*columns, strict=True))

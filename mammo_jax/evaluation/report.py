@@ -8,7 +8,6 @@ the browser to fetch anything.
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from mammo_jax.files import replace_file
 
 REPORT_FILE = "report.html"
 FIGURES_DIR = "figures"
@@ -119,9 +120,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replace_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _section(section: Section, directory: Path) -> str:

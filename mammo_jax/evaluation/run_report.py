@@ -1,11 +1,13 @@
 """The report that a run leaves in its directory."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
+from mammo_jax.evaluation import ensemble
 from mammo_jax.evaluation.analysis import Tables, analyse
-from mammo_jax.evaluation.evaluation_report import report_sections
-from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
+from mammo_jax.evaluation.evaluation_report import ABOUT_PATCHES, report_sections
+from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
 from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
 from mammo_jax.training import workdir as workdirs
 
@@ -14,35 +16,63 @@ def write_run_report(workdir: Path) -> None:
     """Writes `report.html` of a finished run from its prediction tables.
 
     Thresholds are chosen on the validation table, unless it shares images with the
-    test table.
+    test table. An ensemble is compared with the run, and has a report of its own.
 
     Raises:
       UserError: a table is missing or damaged.
     """
-    test, validation = (_read(workdir, role) for role in ("test", "validation"))
     config = workdirs.read_json(workdir / workdirs.CONFIG_FILE)
-    shared = {*test.image_ids} & {*validation.image_ids}
-    tables = Tables(test, None if shared else validation)
     patches = config["task"] == "patch"
-    sections = report_sections(tables, analyse(tables, patches=patches))
     about = [
         f"{config['task']} classifier, {config['model']['trunk']}, trained on "
         f"{config['data']['dataset']}."
     ]
+    if config.get("tta"):
+        about.append("Every score is the mean over the four flips of an image.")
     if patches:
+        about.append(ABOUT_PATCHES)
+    other = None
+    others = [path.name for path in ensemble.members(config)]
+    if others:
+        mean = f"the mean of the scores of this run's model and {', '.join(others)}"
         about.append(
-            "Every row of the tables is a patch of a mammogram; its score is the "
-            "probability of a malignant calcification or mass."
+            f'The second of the "Two models" below is an ensemble: {mean}. Its own '
+            f"report is {ensemble.ENSEMBLE_DIR}/{REPORT_FILE}."
         )
+        folder = workdir / ensemble.ENSEMBLE_DIR
+        title = f"Test of the ensemble of {workdir.name}"
+        _write(folder, title, [f"An ensemble: {mean}."])
+        table = f"{ensemble.ENSEMBLE_DIR}/predictions/test.csv"
+        other = _read(workdir, table)
+    _write(workdir, f"Test of {workdir.name}", about, other, patches=patches)
+
+
+def _write(
+    folder: Path,
+    title: str,
+    about: Sequence[str],
+    other: PredictionTable | None = None,
+    *,
+    patches: bool = False,
+) -> None:
+    test, validation = (
+        _read(folder, f"predictions/{role}.csv") for role in ("test", "validation")
+    )
+    shared = {*test.image_ids} & {*validation.image_ids}
+    tables = Tables(
+        test,
+        None if shared else validation,
+        None if other is None else align(other, test),
+    )
     if shared:
-        about.append(
+        about = [
+            *about,
             f"Test and validation share {len(shared)} images: the figures say nothing "
-            "about new patients, and no threshold was chosen."
-        )
-    sections.insert(0, Section("The run", about))
-    write_report(workdir / REPORT_FILE, f"Test of {workdir.name}", sections)
+            "about new patients, and no threshold was chosen.",
+        ]
+    sections = report_sections(tables, analyse(tables, patches=patches))
+    write_report(folder / REPORT_FILE, title, [Section("The run", about), *sections])
 
 
-def _read(workdir: Path, role: str) -> PredictionTable:
-    name = f"predictions/{role}.csv"
-    return dataclasses.replace(read_table(workdir / name), name=name)
+def _read(folder: Path, name: str) -> PredictionTable:
+    return dataclasses.replace(read_table(folder / name), name=name)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, UInt16
 from mammo_jax.data.labels import PATCH_CLASSES
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import flips as flipping
+from mammo_jax.evaluation.heatmaps import slide
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import (
     HeatmapClassifier,
@@ -25,7 +26,7 @@ from mammo_jax.models.classifier import (
     WholeImageClassifier,
 )
 from mammo_jax.models.config import checked_config
-from mammo_jax.models.heatmap import ACTIVATIONS, patch_logits
+from mammo_jax.models.heatmap import ACTIVATIONS
 from mammo_jax.models.layers import global_average
 from mammo_jax.models.resnet import STAGES, STEMS, WIRINGS
 from mammo_jax.models.vgg import DEPTHS
@@ -133,12 +134,12 @@ def _convolutional_logits(
 
 
 def _heatmap_logits(model: Any, images: Array, window: int) -> tuple[Array, Array]:
-    logits = patch_logits(model.trunk(images, False), model.head, window)
+    logits = slide(model, images, window)
     return model.top(ACTIVATIONS[model.activation](logits), False), logits
 
 
 def _patch_logits(model: Any, images: Array, window: int) -> tuple[None, Array]:
-    return None, patch_logits(model.trunk(images, False), model.head, window)
+    return None, slide(model, images, window)
 
 
 _LOGITS: dict[type, Callable[..., tuple[Array | None, Array]]] = {

@@ -18,10 +18,14 @@ from mammo_jax.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.main import parse_flags
 from mammo_jax.models import build_model, groups_of, variables
 from mammo_jax.models.config import checked_config
-from mammo_jax.models.layers import BatchNorm
+from mammo_jax.models.normalization import BatchNorm
 
 _ROW = "{:<36} {:>14}  {:<13} {:>12}"
 _LAYERS = (nnx.Conv, nnx.Linear, BatchNorm)
+
+# What of main's flags this command reads; `--help` shows them.
+for _name in ("config", "traceback"):
+    flags.declare_key_flag(_name)
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -111,13 +115,15 @@ def _flags_parser(argv: Sequence[str]) -> list[str]:
     try:
         return parse_flags(argv)
     except UserError as error:
+        if "--traceback" in argv:
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
 
 
 def main(_: Sequence[str]) -> None:
     """Runs the command."""
-    run_command(_print_table)
+    run_command(_print_table, traceback=flags.FLAGS.traceback)
 
 
 if __name__ == "__main__":

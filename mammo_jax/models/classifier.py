@@ -1,5 +1,7 @@
 """Whole classifiers: a trunk, and what turns its features into logits."""
 
+import abc
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,11 +59,11 @@ class Classifier(nnx.Module):
         features = self.trunk(images, train and by_batch.trunk)  # (B, H/32, W/32, C)
         return self.classify(_rows_together(features), train and by_batch.top)
 
+    @abc.abstractmethod
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
         """Logits from the trunk's features."""
-        raise NotImplementedError
 
 
 def _rows_together(features: Array) -> Array:
@@ -151,7 +153,7 @@ class HeatmapClassifier(Classifier):
         return self.top(heatmap.ACTIVATIONS[self.activation](logits), train)
 
 
-_CLASSIFIERS = {
+_CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
     "patch": PatchClassifier,
     "residual": WholeImageClassifier,
     "vgg": WholeImageClassifier,

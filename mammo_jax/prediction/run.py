@@ -12,7 +12,7 @@ import numpy as np
 import tqdm
 
 from mammo_jax.errors import UserError
-from mammo_jax.prediction import overlays
+from mammo_jax.evaluation import overlays
 from mammo_jax.prediction.inputs import (
     CaseBook,
     Input,
@@ -58,8 +58,8 @@ def prepare_output(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         settings = out / SETTINGS_FILE
         if any(out.iterdir()):
-            made = workdirs.read_json(settings) if settings.is_file() else None
-            if not isinstance(made, dict) or made.get("made_by") != MADE_BY:
+            made = workdirs.read_json(settings) if settings.is_file() else {}
+            if made.get("made_by") != MADE_BY:
                 raise UserError(
                     f"{out} is not empty and holds no prediction; choose another with "
                     "--out=DIR"

@@ -1,13 +1,12 @@
 """The tables of scores: of images, of breasts and of patients, and of bad files."""
 
-import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mammo_jax.data.tables import write_table
 from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.prediction.inputs import Identity, Problem
 
@@ -34,7 +33,7 @@ def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) ->
     files.csv and problems.csv alone have paths, which are whatever the files are
     called.
     """
-    _write(
+    write_table(
         out / "predictions.csv",
         COLUMNS,
         (
@@ -55,13 +54,13 @@ def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) ->
         ("patients.csv", rows, False),
     ):
         header = (*COLUMNS, "malignant_max", "images")
-        _write(out / name, header, _grouped(group, by_breast=is_breast))
-    _write(
+        write_table(out / name, header, _grouped(group, by_breast=is_breast))
+    write_table(
         out / "files.csv",
         ("image_index", "file"),
         ([row.identity.image_id, row.path] for row in rows),
     )
-    _write(
+    write_table(
         out / "problems.csv",
         ("file", "problem"),
         ([problem.path, problem.reason] for problem in problems),
@@ -85,14 +84,3 @@ def _grouped(rows: Sequence[Row], *, by_breast: bool) -> Iterable[list[Any]]:
             f"{max(scores):.9g}",
             len(scores),
         ]
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    partial = path.with_suffix(".part")
-    with open(
-        partial, "w", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.replace(partial, path)

@@ -191,50 +191,55 @@ def augmentation(config: ConfigDict) -> Augmentation:
     )
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: ConfigDict, name: str = "config") -> None:
     """Refuses what cannot run, before any work.
+
+    Args:
+      config: of a run.
+      name: that its fields have on the command line; of the patch stage,
+        `config.patch`.
 
     Raises:
       UserError: naming the field and its allowed values.
     """
     if config.task not in TASKS:
-        raise UserError(f"config.task is {config.task!r}; it must be one of {[*TASKS]}")
+        raise UserError(f"{name}.task is {config.task!r}; it must be one of {[*TASKS]}")
     for field, least in _LEAST.items():
         value = operator.attrgetter(field)(config)
         if value < least:
-            raise UserError(f"config.{field} is {value}; it must be at least {least}")
+            raise UserError(f"{name}.{field} is {value}; it must be at least {least}")
     if config.ema_decay >= 1:
-        raise UserError(f"config.ema_decay is {config.ema_decay}; it must be below 1")
+        raise UserError(f"{name}.ema_decay is {config.ema_decay}; it must be below 1")
     zoom = tuple(config.augment.zoom)
     if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
-        raise UserError(f"config.augment.zoom is {zoom}; it must be (lowest, highest)")
+        raise UserError(f"{name}.augment.zoom is {zoom}; it must be (lowest, highest)")
     if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
         raise UserError(
-            f"config.pretrained: there is no weight file {config.pretrained}; get it "
+            f"{name}.pretrained: there is no weight file {config.pretrained}; get it "
             f"with python scripts/convert_weights.py --download={config.model.trunk} "
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
-    _check_microbatches(config)
+    _check_microbatches(config, name)
     optimizer.stages_from_config(config.stages)
 
 
-def _check_microbatches(config: ConfigDict) -> None:
+def _check_microbatches(config: ConfigDict, name: str) -> None:
     """Every device gets as many images of every microbatch."""
     if config.batch_size % config.accum_steps:
         raise UserError(
-            f"config.batch_size ({config.batch_size}) is not divisible by "
-            f"config.accum_steps ({config.accum_steps})"
+            f"{name}.batch_size ({config.batch_size}) is not divisible by "
+            f"{name}.accum_steps ({config.accum_steps})"
         )
     sizes = {
-        "a microbatch (config.batch_size / config.accum_steps)": config.batch_size
+        f"a microbatch ({name}.batch_size / {name}.accum_steps)": config.batch_size
         // config.accum_steps,
-        "config.eval_batch_size": config.eval_batch_size,
+        f"{name}.eval_batch_size": config.eval_batch_size,
     }
-    for name, size in sizes.items():
+    for part, size in sizes.items():
         if size % config.devices.data:
             raise UserError(
-                f"{name} has {size} images, which is not divisible by "
-                f"config.devices.data ({config.devices.data})"
+                f"{part} has {size} images, which is not divisible by "
+                f"{name}.devices.data ({config.devices.data})"
             )
 
 
@@ -300,7 +305,9 @@ def make_experiment(
         stages=stages,
         steps_per_epoch=config.steps_per_epoch or examples // config.batch_size,
         mesh=mesh,
-        eval_step=step.make_eval_step(graphdef, pixel_mean=mean, mesh=mesh),
+        eval_step=step.make_eval_step(
+            graphdef, pixel_mean=mean, tta=config.tta, mesh=mesh
+        ),
     )
     return experiment, params, stats
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.progress import progress_bar
+from mammo_jax.training.attention import Look, make_look
 from mammo_jax.training.checkpoint import Checkpoints, Progress, first_line
 from mammo_jax.training.devices import is_main_process
 from mammo_jax.training.experiment import Experiment
@@ -20,7 +22,7 @@ from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.signals import StopRequest
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 from mammo_jax.training.validation_figures import log_validation
 
 _log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ def train(run: Run, state: TrainState, progress: Progress) -> Progress:
     batches = run.experiment.training_batches(progress.step)
     _log_input_images(run, progress)
     compiled: dict[int, Any] = {}
+    look_with = make_look(run.experiment)
     while not progress.finished:
         index = progress.stage
         if index not in compiled:
@@ -88,7 +91,7 @@ def train(run: Run, state: TrainState, progress: Progress) -> Progress:
             state, progress = _train_epoch(
                 run, compiled[index], batches, state, progress
             )
-        state, progress = _end_epoch(run, state, progress)
+        state, progress = _end_epoch(run, state, progress, look_with)
     return progress
 
 
@@ -191,7 +194,10 @@ def _log_training(
 
 
 def _end_epoch(
-    run: Run, state: TrainState, progress: Progress
+    run: Run,
+    state: TrainState,
+    progress: Progress,
+    look_with: Callable[[Arrays, Arrays], Look],
 ) -> tuple[TrainState, Progress]:
     """Validates, decides what comes next, saves."""
     try:
@@ -211,7 +217,8 @@ def _end_epoch(
         {f"validation/{key}": figures[key] for key in ("loss", "accuracy", "auc")},
     )
     if is_main_process():
-        log_validation(run.logs, progress.step, run.experiment, predictions)
+        look = look_with(state.evaluated_params, state.batch_stats)
+        log_validation(run.logs, progress.step, run.experiment, predictions, look)
     score = figures[run.experiment.task.score]
     # One class alone has no AUC: the lowest loss is then the best.
     validation = {

@@ -1,20 +1,22 @@
 """What TensorBoard shows beside curves: how the scores lie, and where they fail."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import sklearn.metrics
-from jaxtyping import Float
+from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tensorboardX.summary import hparams
 
 from mammo_jax.evaluation import curves
+from mammo_jax.evaluation.overlays import draw_overlay
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.training import workdir as workdirs
+from mammo_jax.training.attention import Look
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs
 
@@ -22,12 +24,9 @@ _WORST = 4
 # Higher ones are made smaller: they only have to be recognised.
 _SHOWN_HEIGHT = 384
 # Inches.
-_COLUMN, _TITLE = 2.4, 0.7
+_COLUMN, _HEAD, _FOOT = 2.4, 0.48, 0.25
 _FINAL = ("auc", "accuracy", "loss")
-
-# From the rows of the validation split to where the model looked in each: maps of
-# values 0..1, of any height and width.
-Overlay = Callable[[Sequence[int]], Sequence[Float[np.ndarray, "rows columns"]]]
+_COLOURS = "red speaks for malignancy, blue against it"
 
 
 def log_validation(
@@ -35,7 +34,7 @@ def log_validation(
     step: int,
     experiment: Experiment,
     predictions: Predictions,
-    overlay: Overlay | None = None,
+    look: Look,
 ) -> None:
     """Writes ROC and precision-recall curve, confusion matrix, most wrong images.
 
@@ -47,7 +46,7 @@ def log_validation(
       step: the optimiser's.
       experiment: whose validation split is shown.
       predictions: of every image of that split, in its order.
-      overlay: see `Overlay`; drawn over the most wrong images.
+      look: where the model looks, to be drawn over the most wrong images.
     """
     scores, labels = predictions.malignant_score, predictions.malignant_label
     if len(np.unique(labels)) == 2:
@@ -58,7 +57,7 @@ def log_validation(
     if len(experiment.dataset.class_names) > 2:
         figure = _confusion_figure(predictions, experiment.dataset.class_names)
         _figure(logs, step, "validation/confusion", figure)
-    figure = _worst_figure(experiment, predictions, overlay)
+    figure = _worst_figure(experiment, predictions, look)
     _figure(logs, step, "validation/most_wrong", figure)
 
 
@@ -137,31 +136,23 @@ def _confusion_figure(predictions: Predictions, names: Sequence[str]) -> Figure:
 
 
 def _worst_figure(
-    experiment: Experiment, predictions: Predictions, overlay: Overlay | None
+    experiment: Experiment, predictions: Predictions, look: Look
 ) -> Figure:
-    """The images of the highest losses, with what they are and were taken for."""
+    """The images of the highest losses: what they are, were taken for, and where."""
     # A stable order: of equal losses the first in the split.
     worst = np.argsort(-predictions.losses, kind="stable")[:_WORST].tolist()
     source, names = experiment.source("validation"), experiment.dataset.class_names
-    maps = overlay(worst) if overlay is not None else [None] * len(worst)
     height, width = experiment.dataset.image_shape
-    size = (_COLUMN * len(worst), _COLUMN * height / width + _TITLE)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(1, len(worst), squeeze=False)[0]
-    for axes, row, attention in zip(grid, worst, maps, strict=True):
-        image = _small(source[row]["image"])
-        axes.imshow(image, cmap="gray", vmin=0, vmax=65535)
-        if attention is not None:
-            extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-            axes.imshow(
-                attention,
-                cmap="inferno",
-                alpha=0.4,
-                vmin=0,
-                vmax=1,
-                extent=extent,
-                interpolation="bilinear",
-            )
+    total = _COLUMN * height / width + _HEAD + _FOOT
+    figure = Figure(figsize=(_COLUMN * len(worst), total))
+    # By hand: a layout engine forgets the titles of images of a fixed aspect ratio.
+    edges = {"left": 0.005, "right": 0.995, "wspace": 0.02}
+    edges |= {"bottom": _FOOT / total, "top": 1 - _HEAD / total}
+    grid = figure.subplots(1, len(worst), squeeze=False, gridspec_kw=edges)[0]
+    for axes, row in zip(grid, worst, strict=True):
+        image = source[row]["image"][..., 0]
+        picture = _small(image)
+        axes.imshow(draw_overlay(picture, look(image, picture.shape)))
         taken_for = int(predictions.probabilities[row].argmax())
         axes.set_title(
             f"{predictions.image_ids[row]}\n"
@@ -171,13 +162,14 @@ def _worst_figure(
             fontsize=7,
         )
         axes.set_axis_off()
+    figure.text(0.5, 0.06 / total, _COLOURS, fontsize=7, ha="center")
     return figure
 
 
-def _small(image: np.ndarray) -> np.ndarray:
-    """The grey image, without its channel axis, at most `_SHOWN_HEIGHT` pixels high."""
-    grey: Any = image[..., 0]
-    scale = min(1.0, _SHOWN_HEIGHT / grey.shape[0])
-    width = max(1, round(grey.shape[1] * scale))
-    size = (width, round(grey.shape[0] * scale))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+def _small(image: np.ndarray) -> UInt8[np.ndarray, "height width"]:
+    """The image in 256 grey levels, at most `_SHOWN_HEIGHT` pixels high."""
+    height, width = image.shape
+    scale = min(1.0, _SHOWN_HEIGHT / height)
+    size = (max(1, round(width * scale)), round(height * scale))
+    small: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return (small >> 8).astype(np.uint8)

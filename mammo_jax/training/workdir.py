@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,16 @@ from typing import Any
 import ml_collections
 
 from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 _LOCK_FILE = ".lock"
 # What a run leaves before its work begins; a mended command may replace it.
-_BEFORE_WORK = {_LOCK_FILE, CONFIG_FILE, "config.part", "model.json", "model.part"}
+_BEFORE_WORK = {
+    _LOCK_FILE,
+    *(f"{name}{end}" for name in (CONFIG_FILE, "model.json") for end in ("", ".part")),
+}
 # Fields that look into a run and do not change it.
 _LOOKING = ("debug_nans", "profile")
 
@@ -91,18 +94,21 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-      UserError: the file is missing or damaged.
+      UserError: the file is missing or damaged, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
-    os.replace(partial, path)
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    with replace_file(path) as partial:
+        partial.write_text(text, "utf-8")

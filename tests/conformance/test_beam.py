@@ -1,4 +1,4 @@
-"""A build on Apache Beam's direct runner. It needs Beam: make test-tfds."""
+"""A build on Apache Beam's direct runner. It needs Beam: make test-peers."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-pytest.importorskip("apache_beam", reason="run by `make test-tfds`")
+pytest.importorskip("apache_beam", reason="run by `make test-peers`")
 
 from mammo_jax.data.records import split_outlines
 from mammo_jax.phantom import write_cbis_ddsm

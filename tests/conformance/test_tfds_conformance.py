@@ -1,4 +1,4 @@
-"""TFDS's own conformance tests, on phantoms. They need TensorFlow: make test-tfds."""
+"""TFDS's own conformance tests, on phantoms. They need TensorFlow: make test-peers."""
 
 import csv
 import os
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-pytest.importorskip("tensorflow", reason="run by `make test-tfds`")
+pytest.importorskip("tensorflow", reason="run by `make test-peers`")
 
 import tensorflow_datasets as tfds
 

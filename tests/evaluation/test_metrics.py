@@ -1,5 +1,7 @@
 """AUC and its interval, against sklearn, brute force and simulation."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -68,18 +70,67 @@ def test_a_perfect_separation_is_not_certain():
     assert mirrored.high == pytest.approx(1 - auc.low)
 
 
-def test_delong_agrees_with_published_figures():
-    # The CT ratings of Hanley and McNeil (1982), table I; the area and DeLong's
-    # standard error as the Stata manual prints them (roctab).
-    ratings = np.arange(1.0, 6)
-    normal = np.repeat(ratings, [33, 6, 6, 11, 2])
-    abnormal = np.repeat(ratings, [3, 2, 2, 11, 33])
-    labels = np.repeat([0, 1], [58, 51])
-    area = metrics.roc_auc(np.concatenate([normal, abnormal]), labels)
-    assert area == pytest.approx(0.8932, abs=5e-5)
-    error = np.sqrt(metrics.delong_variance(abnormal, normal))
-    assert error == pytest.approx(0.0307, abs=5e-5)
-    assert area - 1.959964 * error == pytest.approx(0.83295, abs=5e-5)
+# How often each of five grades was given to normal and to abnormal images, as in the
+# CT ratings of Hanley and McNeil (1982). The expected figures below are computed from
+# these counts in other ways; none is quoted.
+NORMAL, ABNORMAL = (33, 6, 6, 11, 2), (3, 2, 2, 11, 33)
+
+
+def _graded(counts: tuple[int, ...]) -> np.ndarray:
+    return np.repeat(np.arange(1.0, 6), counts)
+
+
+def _exact_area_and_variance() -> tuple[Fraction, Fraction]:
+    """From the counts, in fractions: no scores, no ranks, no pairs of images.
+
+    With A the area and Q the mean over one class of the squared share of the other
+    that an image outranks, DeLong's component of that class of m images is
+    (Q - A^2) / (m - 1).
+    """
+    m, n = sum(ABNORMAL), sum(NORMAL)
+
+    def outranked(grade: int, counts: tuple[int, ...]) -> Fraction:
+        ties = Fraction(counts[grade], 2)
+        return (sum(counts[:grade]) + ties) / sum(counts)
+
+    above = [outranked(grade, NORMAL) for grade in range(5)]
+    below = [1 - outranked(grade, ABNORMAL) for grade in range(5)]
+    area = sum(k * share for k, share in zip(ABNORMAL, above, strict=True)) / m
+    variance = Fraction(0)
+    for counts, shares, size in ((ABNORMAL, above, m), (NORMAL, below, n)):
+        squares = sum(k * q**2 for k, q in zip(counts, shares, strict=True)) / size
+        variance += (squares - area**2) / (size - 1)
+    return area, variance
+
+
+def test_delong_agrees_with_exact_arithmetic_on_graded_images():
+    normal, abnormal = _graded(NORMAL), _graded(ABNORMAL)
+    area, variance = _exact_area_and_variance()
+    labels = np.repeat([0, 1], [len(normal), len(abnormal)])
+    got = metrics.roc_auc(np.concatenate([normal, abnormal]), labels)
+    assert got == pytest.approx(float(area), rel=1e-12)
+    rank_sum = scipy.stats.mannwhitneyu(abnormal, normal).statistic
+    assert got == pytest.approx(rank_sum / (len(normal) * len(abnormal)), rel=1e-12)
+    found = metrics.delong_variance(abnormal, normal)
+    assert found == pytest.approx(float(variance), rel=1e-12)
+
+
+def test_delongs_standard_error_is_near_the_bootstraps():
+    normal, abnormal = _graded(NORMAL), _graded(ABNORMAL)
+
+    def area(abnormal, normal, axis):
+        wins = scipy.stats.mannwhitneyu(abnormal, normal, axis=axis).statistic
+        return wins / (abnormal.shape[axis] * normal.shape[axis])
+
+    drawn = scipy.stats.bootstrap(
+        (abnormal, normal),
+        area,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    found = np.sqrt(metrics.delong_variance(abnormal, normal))
+    assert found == pytest.approx(drawn.standard_error, rel=0.06)
 
 
 PAIRED = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2)

@@ -1,5 +1,7 @@
 """Tiny runs of the whole command, patch stage and all."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +33,29 @@ _TINY = (
 def command(*arguments: object) -> list[str]:
     """The command line of a run."""
     return [sys.executable, "-m", "mammo_jax.main", *map(str, arguments)]
+
+
+def cached_environment(cache: Path) -> dict[str, str]:
+    """The environment of runs that keep what they compile in the folder `cache`."""
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def run(
+    environment: dict[str, str], *arguments: object
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def tiny_run(data: Path, workdir: Path, *more: object) -> tuple[object, ...]:

@@ -40,6 +40,6 @@ def test_refuses_a_folder_that_is_not_empty(tmp_path):
     assert str(tmp_path) in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--layout", "--cases", "--out", "--height"])
+@pytest.mark.parametrize("option", ["--layout", "--cases", "--out", "--traceback"])
 def test_help_names_the_options(option):
     assert option in run("--help").stdout

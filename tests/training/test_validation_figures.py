@@ -3,6 +3,7 @@
 import types
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -58,14 +59,16 @@ def _events(directory: Path) -> EventAccumulator:
     return events
 
 
-def _log(directory: Path, task: str, labels: list[int], **options) -> EventAccumulator:
+def _log(
+    directory: Path, task: str, labels: list[int], strength: float = 0.0
+) -> EventAccumulator:
     with Logs(directory, resumed_at=0) as logs:
         validation_figures.log_validation(
             logs,
             7,
             _experiment(task, len(labels)),
             _predictions(task, labels),
-            **options,
+            lambda image, shape: np.full(shape, strength),
         )
     return _events(directory)
 
@@ -111,16 +114,36 @@ def test_one_class_alone_leaves_no_curves(tmp_path):
 
 
 def test_the_most_wrong_images_are_those_of_the_highest_losses(tmp_path):
-    shown: list[list[int]] = []
+    shown: list[np.ndarray] = []
 
-    def overlay(rows):
-        shown.append(list(rows))
-        return [np.linspace(0, 1, 12).reshape(4, 3)] * len(rows)
+    def look(image, shape):
+        shown.append(image)
+        return np.zeros(shape)
 
     labels = [0, 1] * 5
-    _log(tmp_path, "whole", labels, overlay=overlay)
-    losses = _predictions("whole", labels).losses
-    assert shown == [np.argsort(-losses)[:4].tolist()]
+    experiment, predictions = _experiment("whole", 10), _predictions("whole", labels)
+    with Logs(tmp_path, resumed_at=0) as logs:
+        validation_figures.log_validation(logs, 7, experiment, predictions, look)
+    worst = np.argsort(-predictions.losses)[:4]
+    source = experiment.source("validation")
+    for image, row in zip(shown, worst, strict=True):
+        np.testing.assert_array_equal(image, source[row]["image"][..., 0])
+
+
+def _red_share(events: EventAccumulator) -> float:
+    """Of the picture of the most wrong images, how much is clearly red."""
+    (name,) = (tag for tag in events.Tags()["images"] if "most_wrong" in tag)
+    content = np.frombuffer(events.Images(name)[0].encoded_image_string, np.uint8)
+    blue, _, red = np.moveaxis(
+        cv2.imdecode(content, cv2.IMREAD_COLOR).astype(int), -1, 0
+    )
+    return float((red - blue > 60).mean())
+
+
+def test_evidence_for_malignancy_is_red(tmp_path):
+    for name, strength in (("none", 0.0), ("against", -1.0), ("for", 1.0)):
+        events = _log(tmp_path / name, "whole", [0, 1, 0, 1], strength)
+        assert (_red_share(events) > 0.3) == (name == "for")
 
 
 def test_fewer_images_than_are_shown_are_no_trouble(tmp_path):

@@ -1,0 +1,196 @@
+"""Ensembles: the mean of several finished runs' scores (section 4)."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mammo_jax.data.pipeline import Dataset
+from mammo_jax.errors import UserError
+from mammo_jax.evaluation import scoring
+from mammo_jax.evaluation.predictions import Predictions, write_predictions
+from mammo_jax.model_directory import LoadedModel, load_model
+from mammo_jax.training import devices
+from mammo_jax.training.experiment import Experiment
+from mammo_jax.training.signals import StopRequest
+from mammo_jax.training.step import make_eval_step
+
+_log = logging.getLogger(__name__)
+
+# Below a run's directory; like a run's it has `predictions/` and `report.html`.
+ENSEMBLE_DIR = "ensemble"
+
+
+def members(config: ConfigDict | Mapping[str, Any]) -> list[Path]:
+    """The runs that `config.ensemble` names."""
+    named = config.get("ensemble", "").split(",")
+    return [Path(part.strip()).expanduser() for part in named if part.strip()]
+
+
+def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
+    """Refuses what cannot be averaged with the run in `workdir`, before it trains.
+
+    Every model is loaded once: a damaged checkpoint shows now.
+
+    Raises:
+      UserError: a directory is no finished run of a whole-image classifier, is named
+        twice, or its model is for other classes, images or data.
+    """
+    directories = members(config)
+    if directories and config.model.top.kind == "forest":
+        raise UserError(
+            "config.ensemble: a random forest is averaged with others by "
+            "python -m mammo_jax.evaluate --predictions=RUN,RUN"
+        )
+    seen = {workdir.resolve()}
+    for directory in directories:
+        if directory.resolve() in seen:
+            raise UserError(
+                f"config.ensemble: {directory} is there twice; the run's own model is "
+                "part of its ensemble"
+            )
+        seen.add(directory.resolve())
+        try:
+            model = load_model(directory)
+        except UserError as error:
+            raise UserError(f"config.ensemble: {error}") from error
+        reason = _misfit(model, config, dataset)
+        if reason:
+            raise UserError(f"config.ensemble: {directory} {reason}")
+
+
+def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
+    """Why the model cannot be averaged with the run's; empty where it can."""
+    said, grid = model.description, dataset.grid
+    if said.task != config.task:
+        return "holds a patch classifier; name runs of whole-image classifiers"
+    if said.class_names != dataset.class_names:
+        return f"tells apart {list(said.class_names)}, not {list(dataset.class_names)}"
+    theirs = (said.height, said.width, said.stretch)
+    if theirs != (grid["height"], grid["width"], grid["stretch"]):
+        return (
+            f"wants images of {_size(*theirs)}; {dataset.name} has "
+            f"{_size(grid['height'], grid['width'], grid['stretch'])}"
+        )
+    if said.dataset != dataset.name:
+        return (
+            f"was trained on {said.dataset}, not on {dataset.name}: images that it "
+            "was trained on could be among those it would be tested on"
+        )
+    split = model.config.data.train_split
+    if split != config.data.train_split:
+        return (
+            f"was trained on the split {split!r}, not on {config.data.train_split!r}: "
+            "it would be tested on images that it was trained on"
+        )
+    # Unless it was set by hand, the mean of the training images tells builds apart.
+    if model.config.data.pixel_mean < 0 and not math.isclose(
+        said.pixel_mean, dataset.pixel_mean, rel_tol=1e-6
+    ):
+        return (
+            f"was trained on another build of {dataset.name} (mean grey level "
+            f"{said.pixel_mean:.3f} there, {dataset.pixel_mean:.3f} here): images that "
+            "it was trained on could be among those it would be tested on"
+        )
+    return ""
+
+
+def _size(height: int, width: int, stretch: bool) -> str:
+    return f"{height}x{width}" + ", stretched to the full range" * stretch
+
+
+def evaluate_ensemble(
+    experiment: Experiment,
+    own: Mapping[str, Predictions],
+    workdir: Path,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Scores the same images with every member's model and averages with the run's.
+
+    Writes `ensemble/predictions/*.csv`.
+
+    Args:
+      experiment: of the run; its data, devices and `config.tta` hold for all members.
+      own: what the run's model says of each split.
+      workdir: of the run.
+      stop: checked after every batch.
+
+    Returns:
+      The figures of the mean for each split, and under `members` those of each model.
+
+    Raises:
+      UserError: a member was changed or removed since `check_members`.
+      RunStoppedError: a signal asked the run to stop.
+    """
+    found: dict[str, list[Predictions]] = {role: [own[role]] for role in own}
+    figures: dict[str, Any] = {"members": {}}
+    for directory in members(experiment.config):
+        _log.info("scoring with %s", directory)
+        scored = _score(experiment, load_model(directory), list(own), stop)
+        figures["members"][str(directory)] = {
+            role: scoring.summary(scored[role]) for role in own
+        }
+        for role in own:
+            found[role].append(scored[role])
+    for role, predictions in found.items():
+        mean = average(predictions)
+        figures[role] = scoring.summary(mean)
+        auc = figures[role]["auc"]
+        _log.info(
+            "ensemble of %d models: %s AUC %s",
+            len(predictions),
+            role,
+            "undefined" if auc is None else f"{auc:.3f}",
+        )
+        if devices.is_main_process():
+            table = workdir / ENSEMBLE_DIR / "predictions" / f"{role}.csv"
+            write_predictions(table, mean)
+    return figures
+
+
+def _score(
+    experiment: Experiment, model: LoadedModel, roles: Sequence[str], stop: StopRequest
+) -> dict[str, Predictions]:
+    """What another run's model says of the run's images."""
+    mean = model.description.pixel_mean
+    other = dataclasses.replace(
+        experiment,
+        graphdef=model.graphdef,
+        pixel_mean=mean,
+        eval_step=make_eval_step(
+            model.graphdef,
+            pixel_mean=mean,
+            tta=experiment.config.tta,
+            mesh=experiment.mesh,
+        ),
+    )
+    params, stats = devices.put_replicated(
+        experiment.mesh, (model.params, model.batch_stats)
+    )
+    return {role: scoring.predict(other, params, stats, role, stop) for role in roles}
+
+
+def average(predictions: Sequence[Predictions]) -> Predictions:
+    """The mean probabilities of several models, images matched by id.
+
+    Everything else is the first model's.
+
+    Raises:
+      UserError: they are not of the same images.
+    """
+    first = predictions[0]
+    shares = []
+    for one in predictions:
+        row_of = {image: row for row, image in enumerate(one.image_ids)}
+        if {*row_of} != {*first.image_ids}:
+            raise UserError("the models of an ensemble scored different images")
+        shares.append(one.probabilities[[row_of[image] for image in first.image_ids]])
+    mean = np.mean(shares, axis=0)
+    true = mean[np.arange(len(mean)), first.labels]
+    losses = -np.log(np.maximum(true, np.finfo(mean.dtype).tiny))
+    return dataclasses.replace(first, probabilities=mean, losses=losses)

@@ -1,0 +1,56 @@
+"""Where the model in training looks, for TensorBoard."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt16
+
+from mammo_jax.evaluation import flips, saliency
+from mammo_jax.models.config import checked_config
+from mammo_jax.training.experiment import Experiment
+from mammo_jax.training.state import Arrays
+
+# From an image of the validation split, and the height and width of the picture that
+# it is shown as, to the evidence over that picture; see `saliency.strength`.
+Look = Callable[
+    [UInt16[np.ndarray, "rows columns"], tuple[int, int]],
+    Float[np.ndarray, "height width"],
+]
+
+
+def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
+    """Builds the way from parameters and statistics to a `Look`; compiled once.
+
+    Of whole-image classifiers it shows what `predict` shows. A patch classifier,
+    which `predict` slides over whole images, has a class activation map of its own
+    within a patch: that of a window of one position.
+    """
+    model_config = checked_config(experiment.config.model)
+    if experiment.config.task == "patch":
+        model_config.top.window = 1
+    step = jax.jit(
+        saliency.make_evidence_step(
+            experiment.graphdef,
+            model_config,
+            pixel_mean=experiment.pixel_mean,
+            malignant_classes=experiment.task.malignant_classes,
+            flips=flips.NO_FLIP,
+            at_once=True,
+        )
+    )
+
+    def look_with(params: Arrays, stats: Arrays) -> Look:
+        # One process looks at one image at a time, on one device.
+        here = jax.tree.map(lambda x: x.addressable_data(0), (params, stats))
+
+        def look(
+            image: UInt16[np.ndarray, "rows columns"], shape: tuple[int, int]
+        ) -> Float[np.ndarray, "height width"]:
+            maps = step(*here, image[None]).maps
+            strength = saliency.strength(np.asarray(maps[0, 0]), model_config)
+            return saliency.project(strength, model_config, image.shape, shape)
+
+        return look
+
+    return look_with
