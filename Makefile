@@ -1,12 +1,12 @@
 # `make demo` and `make test` set everything up by themselves.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
-TFDS_VENV := .venv-tfds
+PEERS_VENV := .venv-peers
 CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
 
-.PHONY: help demo test test-slow test-tfds test-cuda lint setup-run setup-test clean
+.PHONY: help demo test test-slow test-peers test-cuda bench lint setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,11 +20,16 @@ test: setup-test  ## Run the test suite (minutes on two cores).
 test-slow: setup-test  ## Run the tests that take long: kills, several processes, memory.
 	$(RUN) -m pytest -n auto --dist load -m slow
 
-test-tfds: $(TFDS_VENV)/.installed  ## Run TFDS's own tests and a Beam build, with TensorFlow.
-	$(TFDS_VENV)/bin/python -m pytest tests/conformance
+test-peers: $(PEERS_VENV)/.installed  ## Run TFDS's own tests, a Beam build, and parity with PyTorch.
+	$(PEERS_VENV)/bin/python -m pytest tests/conformance tests/models/test_torch_parity.py
 
 test-cuda: setup-test $(CUDA_TARGET)/.installed  ## Compile for a GPU and check the memory; needs no GPU.
 	JAX_PLATFORMS=cpu PYTHONPATH=$(CUDA_TARGET) $(RUN) -m pytest -n auto tests/training/test_cuda_memory.py
+
+bench: $(PEERS_VENV)/.installed  ## Measure beside PyTorch, Keras and others (about an hour, idle).
+	$(PEERS_VENV)/bin/python -m benchmarks.side_by_side
+	$(PEERS_VENV)/bin/python -m benchmarks.input_pipeline
+	$(PEERS_VENV)/bin/python -m benchmarks.build_speed
 
 lint: setup-test  ## Run the linters and the type checker.
 	$(VENV)/bin/ruff check .
@@ -35,7 +40,7 @@ setup-run: $(VENV)/.run-installed  ## Install what running needs.
 
 setup-test: $(VENV)/.test-installed  ## Install what tests and linters need, too.
 
-$(VENV)/bin/python $(TFDS_VENV)/bin/python:
+$(VENV)/bin/python $(PEERS_VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "error: Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(@D:/bin=)
@@ -49,8 +54,8 @@ $(VENV)/.test-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
 	touch $@ $(VENV)/.run-installed
 
 # TensorFlow wants an older protobuf than the rest.
-$(TFDS_VENV)/.installed: pyproject.toml requirements-tfds.lock | $(TFDS_VENV)/bin/python
-	$(TFDS_VENV)/bin/python -m pip install --quiet --constraint requirements-tfds.lock --editable '.[test,tfds,beam]'
+$(PEERS_VENV)/.installed: pyproject.toml requirements-peers.lock | $(PEERS_VENV)/bin/python
+	$(PEERS_VENV)/bin/python -m pip install --quiet --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
 	touch $@
 
 # Beside the environment and not in it: JAX would look for a GPU at every start.
@@ -60,4 +65,4 @@ $(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/python
 	touch $@
 
 clean:  ## Remove the environment and the caches, not data and runs.
-	rm -rf $(VENV) $(TFDS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

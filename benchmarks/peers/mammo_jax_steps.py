@@ -1,0 +1,58 @@
+"""The steps of this project, as `mammo_jax.main` compiles them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.peers.workload import SIZES, Steps, Workload
+from benchmarks.train_steps import abstract_step
+from mammo_jax import config as base
+from mammo_jax.data.memory import keep_freed_memory
+from mammo_jax.models import build_model, variables
+from mammo_jax.training import step
+
+keep_freed_memory()
+
+
+def prepare(workload: Workload) -> Steps:
+    """Random values in the real train step and evaluation step."""
+    config = base.whole_config()
+    if workload.task == "patch":
+        config = config.patch
+    config.batch_size, config.accum_steps = workload.batch, workload.accumulation
+    config.model.update(
+        trunk=workload.trunk,
+        wiring="torchvision",
+        compute_dtype=workload.dtype,
+        image_size=SIZES[workload.task],
+    )
+    if (workload.trunk, workload.task) == ("vgg16", "whole"):
+        config.model.top.update(kind="vgg", blocks=("512x1", "512x1"))
+    stages = list(config.stages)
+    abstract = abstract_step(config, stages[0 if workload.stage == "new" else -1])
+    random = np.random.default_rng(0)
+    model = build_model(config.model, nnx.Rngs(0))
+    graphdef, params, stats = variables.split(model)
+    del model
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.state)
+    kept = {"state": state.replace(params=params, batch_stats=stats)}
+    batch = {
+        "image": jnp.asarray(
+            random.integers(0, 65535, abstract.batch["image"].shape), jnp.uint16
+        ),
+        "label": jnp.zeros(abstract.batch["label"].shape, jnp.int32),
+        "channel_shift": jnp.zeros(abstract.batch["channel_shift"].shape),
+    }
+    scored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    evaluate = step.make_eval_step(graphdef, pixel_mean=0.0)
+
+    def train() -> None:
+        kept["state"], loss = abstract.function(kept["state"], batch)
+        jax.block_until_ready((kept["state"], loss))
+
+    def score() -> None:
+        state = kept["state"]
+        jax.block_until_ready(evaluate(state.params, state.batch_stats, scored))
+
+    return Steps(train, score)

@@ -1,0 +1,38 @@
+"""What is measured, and what every peer offers for it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+# Height and width of what the networks see (section 2 of the paper).
+SIZES = {"patch": (224, 224), "whole": (1152, 896)}
+CLASSES = {"patch": 5, "whole": 2}
+LEARNING_RATE = 1e-4
+
+
+class Workload(NamedTuple):
+    """One network at one batch size.
+
+    Attributes:
+      trunk: resnet50 or vgg16.
+      task: patch, the trunk with global pooling and a classifier; whole, with two
+        [512-512-1024]x2 residual blocks on ResNet50 or two 512x1 blocks on VGG16
+        between them (Tables 2 and 3).
+      batch: images of one step of the optimiser.
+      accumulation: microbatches that it is cut into.
+      dtype: float32 or bfloat16, of the computation; parameters are float32.
+      stage: all, or new for the first stage, in which only the new layers move.
+    """
+
+    trunk: str
+    task: str
+    batch: int
+    accumulation: int = 1
+    dtype: str = "float32"
+    stage: str = "all"
+
+
+class Steps(NamedTuple):
+    """One step of training with Adam, and the scores of one batch; both wait."""
+
+    train: Callable[[], object]
+    score: Callable[[], object]

@@ -1,0 +1,147 @@
+"""Train steps and scoring beside PyTorch and Keras, on this machine.
+
+  make bench                    # everything: about half an hour on two cores
+  python -m benchmarks.side_by_side --workloads=resnet50_patch --rounds=3
+
+Every visit is a process of its own, so that its memory is its own; the peers take turns
+within a round. Each visit runs one step that is not counted, then times `--steps` of
+them, then scoring. The table has the median over all, the memory is the largest
+resident size after training, and a ratio above 1 says that this project was faster, or
+needed less.
+"""
+
+import argparse
+import collections
+import importlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from benchmarks.peers.workload import Workload
+
+OURS, PYTORCH, KERAS = "mammo_jax", "pytorch", "keras"
+_ALL = (OURS, PYTORCH, KERAS)
+# Keras has neither accumulation nor a bfloat16 that its CPU kernels gain by.
+_NO_KERAS = (OURS, PYTORCH)
+WORKLOADS = {
+    "resnet50_patch": (Workload("resnet50", "patch", 8), _ALL),
+    "resnet50_whole": (Workload("resnet50", "whole", 2), _ALL),
+    "resnet50_whole_2x1": (Workload("resnet50", "whole", 2, 2), _NO_KERAS),
+    "resnet50_whole_new_layers": (
+        Workload("resnet50", "whole", 2, 2, stage="new"),
+        _NO_KERAS,
+    ),
+    "vgg16_patch": (Workload("vgg16", "patch", 8), _ALL),
+    "vgg16_whole": (Workload("vgg16", "whole", 2), _ALL),
+    "resnet50_patch_bf16": (
+        Workload("resnet50", "patch", 8, dtype="bfloat16"),
+        _NO_KERAS,
+    ),
+    "resnet50_whole_bf16": (
+        Workload("resnet50", "whole", 2, dtype="bfloat16"),
+        _NO_KERAS,
+    ),
+    "vgg16_patch_bf16": (Workload("vgg16", "patch", 8, dtype="bfloat16"), _NO_KERAS),
+    "vgg16_whole_bf16": (Workload("vgg16", "whole", 2, dtype="bfloat16"), _NO_KERAS),
+}
+Results = dict[str, list[float]]
+
+
+def visit(peer: str, name: str, steps: int) -> Results:
+    """Times one peer in this process; seconds, and memory in GB."""
+    workload, _ = WORKLOADS[name]
+    prepared = importlib.import_module(f"benchmarks.peers.{peer}_steps").prepare(
+        workload
+    )
+    results: Results = {}
+    results["train"] = _times(prepared.train, steps)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    results["memory"] = [peak]
+    results["score"] = _times(prepared.score, steps)
+    return results
+
+
+def _times(function, steps: int) -> list[float]:
+    seconds = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def _visit_in_process(peer: str, name: str, steps: int) -> Results:
+    arguments = ["--as_visit", peer, name, str(steps)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.side_by_side", *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"error: {peer} on {name}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str, rounds: int, steps: int) -> dict[str, Results]:
+    """Every peer's times and memory for one workload."""
+    found: dict[str, Results] = {
+        peer: collections.defaultdict(list) for peer in WORKLOADS[name][1]
+    }
+    for _ in range(rounds):
+        for peer, results in found.items():
+            for key, values in _visit_in_process(peer, name, steps).items():
+                results[key] += values
+    return found
+
+
+def _row(name: str, key: str, found: dict[str, Results]) -> str:
+    medians = {peer: statistics.median(results[key]) for peer, results in found.items()}
+    best = min(value for peer, value in medians.items() if peer != OURS)
+    unit = "GB" if key == "memory" else "s"
+    cells = [f"{medians[p]:.2f} {unit}" if p in medians else "-" for p in _ALL]
+    return f"| {name} | {key} | {' | '.join(cells)} | {best / medians[OURS]:.2f} |"
+
+
+def _machine() -> str:
+    model = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            names = [line.split(":")[1] for line in lines if "model name" in line]
+        model = names[0].strip()
+    return f"{len(os.sched_getaffinity(0))} cores, {model}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table, a row as soon as it is known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--as_visit", nargs=3, help=argparse.SUPPRESS)
+    flags = parser.parse_args(arguments)
+    if flags.as_visit:
+        peer, name, steps = flags.as_visit
+        print(json.dumps(visit(peer, name, int(steps))))
+        return
+    print(f"On {_machine()}:\n")
+    print("| network | what | mammo_jax | PyTorch | Keras | best peer / mammo_jax |")
+    print("|---|---|---|---|---|---|")
+    for name in flags.workloads.split(","):
+        if name not in WORKLOADS:
+            parser.error(f"{name!r} is none of {', '.join(WORKLOADS)}")
+        found = measure(name, flags.rounds, flags.steps)
+        for key in ("train", "score", "memory"):
+            print(_row(name, key, found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
