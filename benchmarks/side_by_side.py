@@ -1,6 +1,6 @@
 """Train steps and scoring beside PyTorch and Keras, on this machine.
 
-  make bench                    # everything: about half an hour on two cores
+  make bench                    # everything, and the other benchmarks
   python -m benchmarks.side_by_side --workloads=resnet50_patch --rounds=3
 
 Every visit is a process of its own, so that its memory is its own; the peers take turns

@@ -15,4 +15,5 @@ def use_compilation_cache() -> None:
         cache = Path.home() / ".cache" / "mammo_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     # A start compiles hundreds of small things, which JAX would not keep.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

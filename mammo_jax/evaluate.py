@@ -133,7 +133,8 @@ def are_patches(tables: Sequence[Path]) -> bool:
     tasks: dict[bool, Path] = {}
     for table in tables:
         config = table.parent.parent / workdirs.CONFIG_FILE
-        task = workdirs.read_json(config).get("task") if config.is_file() else None
+        of_run = table.parent.name == "predictions" and config.is_file()
+        task = workdirs.read_json(config).get("task") if of_run else None
         tasks.setdefault(task == "patch", table)
     if len(tasks) > 1:
         raise UserError(

@@ -114,6 +114,9 @@ def _train() -> None:
             "--config and --workdir are needed; for example: python -m mammo_jax.main "
             "--config=configs/whole_res.py:phantom --workdir=runs/demo"
         )
+    from mammo_jax.data.memory import keep_freed_memory
+
+    keep_freed_memory()  # before JAX has threads
     join_processes()
     import jax
 

@@ -155,7 +155,8 @@ def load_description(directory: Path) -> Description:
     if not path.is_file():
         raise UserError(
             f"{directory} has no {DESCRIPTION_FILE}, which says how its images are "
-            "prepared; copy it back from where the run was made"
+            "prepared; copy it back from where the run was made (the run of a random "
+            "forest keeps no model)"
         )
     values = workdirs.read_json(path)
     names = {field.name for field in dataclasses.fields(Description)}

@@ -93,6 +93,9 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"there is nothing to score but what is in {out} already")
 
     from mammo_jax.compilation_cache import use_compilation_cache
+    from mammo_jax.data.memory import keep_freed_memory
+
+    keep_freed_memory()  # before JAX has threads
     from mammo_jax.model_directory import load_model
     from mammo_jax.prediction import run
     from mammo_jax.prediction.scorer import Scorer, batch_size_for

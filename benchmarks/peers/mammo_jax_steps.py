@@ -1,5 +1,7 @@
 """The steps of this project, as `mammo_jax.main` compiles them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def prepare(workload: Workload) -> Steps:
     graphdef, params, stats = variables.split(model)
     del model
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.state)
-    kept = {"state": state.replace(params=params, batch_stats=stats)}
+    kept = {"state": dataclasses.replace(state, params=params, batch_stats=stats)}
     batch = {
         "image": jnp.asarray(
             random.integers(0, 65535, abstract.batch["image"].shape), jnp.uint16

@@ -33,7 +33,9 @@ _MAX_POINTS = 100_000
 # Column -> what its cells may hold, and whether it must be there.
 _COLUMNS = {
     "path": text_column(r".+"),
-    "patient_id": text_column(r"[A-Za-z0-9._-]{1,64}"),
+    "patient_id": text_column(r"[A-Za-z0-9._-]{1,64}")._replace(
+        expected="1 to 64 letters, digits, dots, underscores or hyphens", shown=False
+    ),
     "laterality": text_column(r"LEFT|RIGHT"),
     "view": text_column(r"CC|MLO"),
     "label": text_column(r"0|1"),

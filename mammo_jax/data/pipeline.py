@@ -21,7 +21,6 @@ from jaxtyping import UInt16
 
 from mammo_jax.data import augment
 from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.memory import keep_freed_memory
 from mammo_jax.data.png import decode_png
 from mammo_jax.errors import UserError
 
@@ -30,7 +29,6 @@ _IDENTITY = ("image_id", "patient_id", "laterality", "view")
 _DAMAGES = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
-keep_freed_memory()
 
 Batch = dict[str, np.ndarray]
 

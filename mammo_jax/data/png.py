@@ -112,9 +112,14 @@ def _inflate(packed: bytes, height: int, width: int) -> np.ndarray:
 
 
 def _decode_any(data: bytes, height: int, width: int) -> UInt16[np.ndarray, "h w"]:
-    if not data:
+    # OpenCV would make room for whatever size the header claims.
+    start = _SIGNATURE + struct.pack(">I4sII", 13, b"IHDR", width, height)
+    if not data.startswith(start):
         raise _refusal(height, width)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raise _refusal(height, width) from None
     if image is None or image.shape != (height, width) or image.dtype != np.uint16:
         raise _refusal(height, width)
     return image

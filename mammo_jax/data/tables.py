@@ -22,11 +22,13 @@ class Column(NamedTuple):
       parse: a cell's value; a ValueError or KeyError refuses the cell.
       expected: what it must be, in words.
       needed: the column must be there; the cells of a missing column are empty.
+      shown: a refused cell is quoted; not where it could be a patient's name.
     """
 
     parse: Callable[[str], Any]
     expected: str
     needed: bool = True
+    shown: bool = True
 
 
 def text_column(pattern: str, *, needed: bool = True) -> Column:
@@ -131,9 +133,10 @@ def _parse(path: Path, number: int, name: str, column: Column, cell: str) -> Any
     try:
         return column.parse(cell)
     except (ValueError, KeyError):
-        shown = cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}..."
+        short = cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}..."
+        shown = repr(short) if column.shown else "the cell"
         raise UserError(
-            f"{path}: row {number}, column {name!r}: {shown!r} is not {column.expected}"
+            f"{path}: row {number}, column {name!r}: {shown} is not {column.expected}"
         ) from None
 
 

@@ -67,7 +67,7 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
 def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
     """Why the model cannot be averaged with the run's; empty where it can."""
     said, grid = model.description, dataset.grid
-    if said.task != config.task:
+    if said.task != "whole":
         return "holds a patch classifier; name runs of whole-image classifiers"
     if said.class_names != dataset.class_names:
         return f"tells apart {list(said.class_names)}, not {list(dataset.class_names)}"

@@ -48,6 +48,10 @@ def check_forest(config: ConfigDict) -> None:
                 f"config.forest.{field} is {config.forest[field]}; it must be at "
                 f"least {least}"
             )
+    if config.tta:
+        raise UserError(
+            "config.tta: the random forest scores images as they are; leave it out"
+        )
     if jax.process_count() > 1:
         raise UserError("a random forest is fitted by one process; leave --processes")
 
@@ -109,16 +113,23 @@ def run_forest(
         "steps": 0,
     }
     for role in ("validation", "test"):
-        split = described(role)
-        scores = forest.malignant_probability(fitted, split.features)
-        predictions = _predictions(split, scores)
-        write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
-        metrics[role] = scoring.summary(predictions)
-        _log.info("forest, %s: AUC %s", role, metrics[role]["auc"])
+        metrics[role] = _score(fitted, described(role), role, workdir)
     with Logs(workdir, resumed_at=0) as logs:
         logs.scalars(0, {f"test/{key}": metrics["test"][key] for key in _LOGGED})
         log_hyperparameters(logs, config, metrics)
     return metrics
+
+
+def _score(
+    fitted: Any, split: forest.DescribedSplit, role: str, workdir: Path
+) -> dict[str, Any]:
+    """Writes a split's prediction table; returns its figures of merit."""
+    scores = forest.malignant_probability(fitted, split.features)
+    predictions = _predictions(split, scores)
+    write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
+    summary = scoring.summary(predictions)
+    _log.info("forest, %s: AUC %s", role, summary["auc"])
+    return summary
 
 
 _LOGGED = ("auc", "accuracy")

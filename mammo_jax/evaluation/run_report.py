@@ -23,16 +23,16 @@ def write_run_report(workdir: Path) -> None:
     """
     config = workdirs.read_json(workdir / workdirs.CONFIG_FILE)
     patches = config["task"] == "patch"
-    about = [
-        f"{config['task']} classifier, {config['model']['trunk']}, trained on "
-        f"{config['data']['dataset']}."
-    ]
+    kind = f"{config['task']} classifier, {config['model']['trunk']}"
+    if "forest" in config:
+        kind = f"random forest on the heatmaps of a patch {kind.partition(' ')[2]}"
+    about = [f"{kind}, trained on {config['data']['dataset']}."]
     if config.get("tta"):
         about.append("Every score is the mean over the four flips of an image.")
     if patches:
         about.append(ABOUT_PATCHES)
     other = None
-    others = [path.name for path in ensemble.members(config)]
+    others = [str(path) for path in ensemble.members(config)]
     if others:
         mean = f"the mean of the scores of this run's model and {', '.join(others)}"
         about.append(

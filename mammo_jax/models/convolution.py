@@ -33,6 +33,10 @@ def convolve(
     kernel: Float[Array, "rows columns channel channel2"],
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
+    *,
+    feature_group_count: int = 1,
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
     **_: object,
 ) -> Float[Array, "batch height2 width2 channel2"]:
     """`lax.conv_general_dilated` on NHWC, without dilation or groups.
@@ -42,8 +46,16 @@ def convolve(
       kernel: of the same dtype.
       strides: of rows and columns.
       padding: as in `lax.conv_general_dilated`.
-      **_: the options that `nnx.Conv` passes at the values it has here.
+      feature_group_count: 1.
+      lhs_dilation: 1 and 1.
+      rhs_dilation: 1 and 1.
+      **_: what else `nnx.Conv` passes, at its defaults.
+
+    Raises:
+      ValueError: there are groups or dilations.
     """
+    if feature_group_count != 1 or {*lhs_dilation, *rhs_dilation} != {1}:
+        raise ValueError("convolve has neither groups nor dilations")
     rows, columns = strides
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(

@@ -306,7 +306,7 @@ def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Arra
             f"{' '.join(expected).strip()}"
         )
     width = metadata.get("width", "1")
-    if not re.fullmatch(r"0?\.\d{1,17}|1(\.0)?", width):
+    if not re.fullmatch(r"0?\.\d{1,17}|1(\.0)?", width) or float(width) == 0:
         raise UserError(f"{path} is damaged: its width is {width!r:.40}")
     shapes = trunk_shapes(*expected, float(width))
     if {name: value.shape for name, value in values.items()} != shapes:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt16
 
 from mammo_jax.evaluation import flips, saliency
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.config import checked_config
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
@@ -29,7 +30,7 @@ def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
     model_config = checked_config(experiment.config.model)
     if experiment.config.task == "patch":
         model_config.top.window = 1
-    step = jax.jit(
+    step = jit_network(
         saliency.make_evidence_step(
             experiment.graphdef,
             model_config,

@@ -122,6 +122,13 @@ def test_numbers_that_fit_no_forest_are_refused(tmp_path, field, value, message)
         forest_run.check_forest(config)
 
 
+def test_a_forest_does_not_average_over_flips(tmp_path):
+    config = forest_config(tmp_path, tmp_path)
+    config.tta = True
+    with pytest.raises(UserError, match=r"config\.tta: the random forest"):
+        forest_run.check_forest(config)
+
+
 def test_a_forest_without_its_fields_names_a_configuration_that_has_them(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     del config["forest"]

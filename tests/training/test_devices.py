@@ -45,8 +45,8 @@ def run(data, spatial):
     return float(loss), moves, jax.tree.map(np.asarray, state.batch_stats)
 
 alone = run(1, 1)
-# Biases before batch normalisation have no gradient; all others are compared with
-# the largest of their layer.
+# Every gradient is compared with the largest of its layer, but the biases before batch
+# normalisation, which have none: what rounding leaves of them, with the largest of all.
 largest = max(np.abs(move).max() for move in alone[1].values())
 report = []
 for data, spatial in meshes:
@@ -55,7 +55,7 @@ for data, spatial in meshes:
         "loss": abs(loss / alone[0] - 1),
         "gradient": max(
             float(np.abs(moves[n] - alone[1][n]).max())
-            / max(float(np.abs(alone[1][n]).max()), 1e-3 * float(largest))
+            / max(float(np.abs(alone[1][n]).max()), 1e-2 * float(largest))
             for n in moves
         ),
         "statistics": max(
