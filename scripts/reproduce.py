@@ -65,6 +65,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Does what the command line asks."""
+    if options.plan and options.write_results:
+        raise UserError(
+            "--plan runs and writes nothing; leave it out, or --write_results"
+        )
     # Imported late: `--help` answers at once.
     from mammo_jax.compilation_cache import use_compilation_cache
     from mammo_jax.main import show_own_messages

@@ -138,7 +138,18 @@ def average_tables(paths: Sequence[Path]) -> PredictionTable:
       UserError: as `read_table`; or the tables are not of the same images, or differ
         in an image's label or patient.
     """
-    tables = [read_table(path) for path in paths]
+    return mean_table([read_table(path) for path in paths])
+
+
+def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """The mean scores of tables of the same images, each table alike.
+
+    Everything but the scores is the first table's.
+
+    Raises:
+      UserError: the tables are not of the same images, or differ in an image's label
+        or patient.
+    """
     first = tables[0]
     scores = [first.scores, *(align(table, first).scores for table in tables[1:])]
     return dataclasses.replace(

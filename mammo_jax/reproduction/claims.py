@@ -1,15 +1,15 @@
 """The paper's claims, and what finished runs say for or against each.
 
-A claim is an effect and the range of it in which the claim holds, both fixed here
-before any run. It is borne out where every interval of the effect lies within that
-range, contradicted where every one lies outside, and undecided otherwise.
+A claim is an effect and the range of it in which the claim holds. It is borne out
+where every interval of the effect lies within that range, contradicted where every
+one lies outside, and undecided otherwise.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from mammo_jax.evaluation.prediction_table import PredictionTable
+from mammo_jax.evaluation.prediction_table import PredictionTable, mean_table
 from mammo_jax.reproduction import ensembles, outcomes
 from mammo_jax.reproduction.ensembles import ENSEMBLES
 from mammo_jax.reproduction.outcomes import Effect, Ends
@@ -223,17 +223,26 @@ def _judge_ensembles(
         )
         tables = ensemble_tables(ensemble.rows, found, setting)
         if not tables:
-            why = _missing(ensemble.rows, found)
+            why = why_no_ensemble(ensemble.rows, found)
             findings += [Finding(*text, None, why) for text in texts]
             continue
         singles = [seed[0] for seed in tables]
         flips = [seed[1] for seed in tables]
-        means = [[ensembles.mean_of(seed)] for seed in flips]
+        means = [[mean_table(seed)] for seed in flips]
         pairs = ((flips, singles), (means, flips))
         for text, pair in zip(texts, pairs, strict=True):
             effect = outcomes.auc_effect(*pair)
             findings.append(Finding(*text, effect, verdict(effect, _POSITIVE)))
     return findings
+
+
+def why_no_ensemble(
+    rows: Sequence[str], found: Mapping[str, Sequence[PlannedRun]]
+) -> str:
+    """What is missing where `ensemble_tables` gives none."""
+    if outcomes.common_seeds(rows, found):
+        return "four flips not scored; --table=ensemble scores them"
+    return _missing(rows, found)
 
 
 def ensemble_tables(

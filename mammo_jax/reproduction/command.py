@@ -58,6 +58,13 @@ class Request:
         """The runs."""
         return _plan(self, self.chosen)
 
+    @property
+    def designs(self) -> list[PlannedRun]:
+        """The runs whose training the appendix repeats, and those they start from."""
+        if "appendix" not in self.figures:
+            return []
+        return _plan(self, FIGURES["appendix"])
+
 
 def check_request(
     all_rows: Sequence[Row],
@@ -138,12 +145,16 @@ def describe(request: Request) -> str:
 
     At the paper's scale a step of each kind is timed for an estimate of the hours;
     where inputs are missing, they are named instead.
+
+    Raises:
+      UserError: a finished run has another configuration.
     """
     runs = request.plan
+    plan.check_finished(runs)
     if request.setting.scale is not None:
         return plan.describe_plan(runs, {})
     try:
-        plan.check_inputs(runs)
+        plan.check_inputs([*runs, *request.designs])
     except UserError as error:
         return f"{plan.describe_plan(runs, {})}\n{error}"
     seconds = timing.time_steps(runs)
@@ -170,26 +181,28 @@ def reproduce(
       The tables as text, and why runs failed, by their names.
 
     Raises:
-      UserError: inputs are missing.
+      UserError: inputs are missing, or a finished run has another configuration.
       RunStoppedError: a signal arrived; the same command goes on.
     """
     if train is None:
         from mammo_jax.train import train_and_evaluate
 
         train = train_and_evaluate
-    runs = request.plan
-    with _clocked(request.setting.folder, runs):
+    runs, folder = request.plan, request.setting.folder
+    plan.check_finished(runs)
+    gradients.check_curves(request.designs, request.setting)
+    with _clocked(folder, runs):
         _prepare(request, runs, train)
         print(describe(request), flush=True)
         failures = run_all(runs, train)
-        found = outcomes.by_row(runs)
-        if ENSEMBLE in request.tables:
-            ensembles.score_flips(found, request.setting)
-        if "appendix" in request.figures:
-            designs = _plan(request, FIGURES["appendix"])
-            gradients.measure_all(designs, request.setting)
-    text = "\n\n".join([*_tables(request, found), *_draw(request, found)])
-    return text, failures
+        with phantoms.alone(folder, "results"):
+            found = outcomes.by_row(runs)
+            if ENSEMBLE in request.tables:
+                ensembles.score_flips(found, request.setting)
+            if request.designs:
+                gradients.measure_all(request.designs, request.setting)
+            parts = [*_tables(request, found), *_draw(request, found)]
+    return "\n\n".join(parts), failures
 
 
 @contextlib.contextmanager
@@ -200,24 +213,26 @@ def _clocked(folder: Path, runs: Sequence[PlannedRun]) -> Iterator[None]:
         yield
     finally:
         if folder.exists() and runs:
-            seconds = read_seconds(folder) + time.perf_counter() - start
-            workdirs.write_json(folder / TIME_FILE, {"seconds": round(seconds, 1)})
+            with phantoms.alone(folder, "time"):
+                seconds = read_seconds(folder) + time.perf_counter() - start
+                workdirs.write_json(folder / TIME_FILE, {"seconds": round(seconds, 1)})
 
 
 def _prepare(request: Request, runs: Sequence[PlannedRun], train: Train) -> None:
-    setting = request.setting
+    setting, read = request.setting, [*runs, *request.designs]
     if setting.scale is None:
-        plan.check_inputs(runs)
+        plan.check_inputs(read)
         return
-    names = plan.datasets(runs)
-    if "appendix" in request.figures:
-        names = plan.datasets([*runs, *_plan(request, FIGURES["appendix"])])
-    if all(run.finished for run in runs) and "appendix" not in request.figures:
+    if all(run.finished for run in runs) and not request.designs:
         return
     phantoms.prepare(
-        setting.folder, setting.scale, names, plan.pretrained_trunks(runs), train
+        setting.folder,
+        setting.scale,
+        plan.datasets(read),
+        plan.pretrained_trunks(runs),
+        train,
     )
-    plan.check_inputs(runs)
+    plan.check_inputs(read)
 
 
 def _tables(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list[str]:
@@ -258,7 +273,16 @@ def _draw(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list[s
 
 
 def write_results(request: Request, path: Path) -> None:
-    """Writes the whole account of what is finished below `--out` as Markdown."""
+    """Writes the whole account of what is finished below `--out` as Markdown.
+
+    Raises:
+      UserError: a finished run of the request's preset has another configuration.
+    """
+    with phantoms.alone(request.setting.folder, "results"):
+        _write(path, _account(request, path))
+
+
+def _account(request: Request, path: Path) -> str:
     parts = {}
     for preset, scale in presets.SCALES.items():
         setting = dataclasses.replace(
@@ -269,6 +293,8 @@ def write_results(request: Request, path: Path) -> None:
         there = {name: _seeds_there(setting.folder / name) for name in request.rows}
         runs = plan.plan_runs(there, request.rows, setting)
         parts[preset] = (runs, setting)
+    # Where the other preset's data are is not known here.
+    plan.check_finished(parts[request.setting.preset][0])
     found = outcomes.by_row(parts["phantom"][0])
     pictures = path.parent / "docs"
     drawn = {
@@ -284,8 +310,7 @@ def write_results(request: Request, path: Path) -> None:
         for title, file in drawn.items()
         if file is not None
     }
-    text = results_text(request.rows, parts["phantom"], parts["paper"], shown)
-    _write(path, text)
+    return results_text(request.rows, parts["phantom"], parts["paper"], shown)
 
 
 def _seeds_there(folder: Path) -> int:

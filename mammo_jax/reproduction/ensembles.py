@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from mammo_jax.evaluation import scoring
-from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
+from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.model_directory import load_variables
 from mammo_jax.reproduction import outcomes
@@ -96,14 +95,3 @@ def single(run: PlannedRun) -> PredictionTable:
 def flipped(run: PlannedRun, setting: Setting) -> PredictionTable:
     """The four-flip scores."""
     return read_table(flipped_table(run, setting))
-
-
-def mean_of(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """The mean scores of several models."""
-    first = tables[0]
-    scores = [align(table, first).scores for table in tables]
-    return dataclasses.replace(
-        first,
-        name=", ".join(table.name for table in tables),
-        scores=np.mean(scores, axis=0),
-    )

@@ -7,7 +7,7 @@ batch's losses with respect to the trunk's last feature map.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from ml_collections import ConfigDict
 
 from mammo_jax.model_directory import load_variables
 from mammo_jax.models import conversion, variables
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.progress import progress
 from mammo_jax.reproduction import claims, outcomes
-from mammo_jax.reproduction.plan import PlannedRun, Setting
+from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.inputs import network_input
@@ -103,24 +104,45 @@ def measure_all(plan: Sequence[PlannedRun], setting: Setting) -> None:
     """Measures every design with every seed of its row that is not there yet.
 
     Raises:
+      UserError: see `check_curves`.
       RunStoppedError: a signal arrived; the same command goes on.
     """
+    check_curves(plan, setting)
     left = [
-        (design, run, path)
-        for design in DESIGNS
-        for run in plan
-        if run.row.name == design.row
-        for path in [curve_file(design, run.seed, setting)]
+        (config, path)
+        for run, config, path in _trainings(plan, setting)
         if not path.exists() and _can_start(run)
     ]
     with StopRequest() as stop:
-        for design, run, path in progress(left, "gradients", unit="training"):
-            config = run.config.copy_and_resolve_references()
-            if design.activation:
-                config.model.top.activation = design.activation
-            curve = _measure(config, stop)
+        for config, path in progress(left, "gradients", unit="training"):
+            curve = dataclasses.asdict(_measure(config, stop))
             path.parent.mkdir(parents=True, exist_ok=True)
-            workdirs.write_json(path, dataclasses.asdict(curve))
+            workdirs.write_json(path, curve | {"config": workdirs.as_json(config)})
+
+
+def check_curves(plan: Sequence[PlannedRun], setting: Setting) -> None:
+    """Refuses curves that were measured with other configurations than the plan's.
+
+    Raises:
+      UserError: names the curve's file.
+    """
+    for _, config, path in _trainings(plan, setting):
+        if path.exists():
+            there = workdirs.read_json(path).get("config", {})
+            check_same(there, workdirs.as_json(config), path)
+
+
+def _trainings(
+    plan: Sequence[PlannedRun], setting: Setting
+) -> Iterator[tuple[PlannedRun, ConfigDict, Path]]:
+    """Every design with every seed of its row: run, configuration, curve's file."""
+    for design in DESIGNS:
+        for run in plan:
+            if run.row.name == design.row:
+                config = run.config.copy_and_resolve_references()
+                if design.activation:
+                    config.model.top.activation = design.activation
+                yield run, config, curve_file(design, run.seed, setting)
 
 
 def _can_start(run: PlannedRun) -> bool:
@@ -153,7 +175,7 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
         for number in range(1, experiment.steps_per_epoch + 1):
             batch = experiment.training_arrays(next(batches))
             state, _ = train_step(state, batch)
-            stop.raise_if_set("the same command goes on with this design")
+            stop.raise_if_set("the same command starts this design anew")
             if number % every == 0:
                 look(state, index * experiment.steps_per_epoch + number)
     return Curve(tuple(steps), tuple(norms))
@@ -174,7 +196,7 @@ def make_gradient_norms(
       do not mix.
     """
 
-    @jax.jit
+    @jit_network
     def norms(params: Arrays, stats: Arrays, batch: Mapping[str, Array]) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
         images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
@@ -209,7 +231,8 @@ def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
     }
     text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
     measured = (
-        "log10 of the gradient's size, mean over the training, softmax less other"
+        "log10 of the gradient's size, mean over the first epoch of each stage, "
+        "softmax less other"
     )
     seeds = sorted(curves[_SOFTMAX].keys() & curves[other].keys())
     if not seeds:

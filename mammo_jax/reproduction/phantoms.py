@@ -19,11 +19,13 @@ from mammo_jax.errors import UserError
 from mammo_jax.phantom import LAYOUTS
 from mammo_jax.reproduction import presets
 from mammo_jax.reproduction.presets import Scale
+from mammo_jax.reproduction.run import commit_of_program
 from mammo_jax.training import workdir as workdirs
 
 _log = logging.getLogger(__name__)
 
 _PRETRAINING = "pretraining"
+_COMMIT = "commit"
 _PRETRAINING_SET = "cbis_ddsm/paper_s10"
 
 
@@ -47,7 +49,7 @@ def prepare(
       UserError: the folder holds phantoms of other settings, or cannot be written.
     """
     data = presets.data_dir(folder)
-    with _alone(folder):
+    with alone(folder, "data"):
         for layout in sorted({name.partition("/")[0] for name in datasets}):
             raw = _draw(data / "raw" / layout, layout, scale)
             _package(raw, data, [n for n in datasets if n.partition("/")[0] == layout])
@@ -61,13 +63,22 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, part: str) -> Iterator[None]:
+    """Within, no other process that shares the folder is at the same part.
+
+    Parts have locks of their own, so that none waits for another's work in vain. A
+    process that is within must not enter the same part again.
+
+    Args:
+      folder: of the preset's results; made if it is not there.
+      part: "data", "results" or "time".
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".data.lock", "w") as lock:
+    with open(folder / f".{part}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("waiting for another process that makes the data in %s", folder)
+            _log.info("waiting for another process: %s of %s", part, folder)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -89,18 +100,33 @@ def _settings(layout: str, scale: Scale) -> dict[str, Any]:
 
 def _draw(raw: Path, layout: str, scale: Scale) -> Path:
     settings = _settings(layout, scale)
-    record = raw.with_name(f"{raw.name}.json")
-    if record.exists() and workdirs.read_json(record) != settings:
-        raise UserError(
-            f"{raw} holds phantoms made with {workdirs.read_json(record)}, not "
-            f"{settings}; choose another folder with --out=DIR"
-        )
+    record = _record(raw)
+    if record.exists():
+        there = workdirs.read_json(record)
+        there.pop(_COMMIT, None)  # Most commits do not change the phantoms.
+        if there != settings:
+            raise UserError(
+                f"{raw} holds phantoms made with {there}, not {settings}; choose "
+                "another folder with --out=DIR"
+            )
     if not raw.exists():
         raw.parent.mkdir(parents=True, exist_ok=True)
-        workdirs.write_json(record, settings)
+        workdirs.write_json(record, settings | {_COMMIT: commit_of_program()})
         _log.info("drawing phantoms in %s", raw)
         LAYOUTS["cbis_ddsm" if layout == _PRETRAINING else layout](raw, **settings)
     return raw
+
+
+def _record(raw: Path) -> Path:
+    return raw.with_name(f"{raw.name}.json")
+
+
+def commits(folder: Path) -> list[str]:
+    """Of the program when it drew the sets of phantoms in a preset's folder."""
+    raws = [presets.data_dir(folder) / "raw" / layout for layout in sorted(LAYOUTS)]
+    raws.append(folder / _PRETRAINING / "raw")
+    there = [workdirs.read_json(_record(r)) for r in raws if _record(r).exists()]
+    return list(dict.fromkeys(str(r.get(_COMMIT, "not recorded")) for r in there))
 
 
 def _package(raw: Path, data: Path, datasets: Sequence[str]) -> None:

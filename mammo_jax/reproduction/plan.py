@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,8 +11,10 @@ from mammo_jax.data.pipeline import newest_version, open_dataset
 from mammo_jax.errors import UserError
 from mammo_jax.reproduction import presets
 from mammo_jax.reproduction.rows import Row, row_config
+from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.optimizer import stages_from_config
-from mammo_jax.training.workdir import METRICS_FILE
+
+_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +57,8 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """Whether it need not be run again."""
-        return (self.directory / METRICS_FILE).exists()
+        """Whether it need not be run again; see also `check_finished`."""
+        return (self.directory / workdirs.METRICS_FILE).exists()
 
     @property
     def name(self) -> str:
@@ -167,6 +170,36 @@ def check_inputs(plan: Sequence[PlannedRun]) -> None:
         )
 
 
+def check_finished(plan: Sequence[PlannedRun]) -> None:
+    """Refuses finished runs of other configurations than the plan's.
+
+    Raises:
+      UserError: names the first of them, or one whose configuration is not there.
+    """
+    for run in plan:
+        if run.finished:
+            there = workdirs.read_json(run.directory / workdirs.CONFIG_FILE)
+            check_same(there, workdirs.as_json(run.config), run.directory)
+
+
+def check_same(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuses what was made with another configuration, both as JSON has them.
+
+    Raises:
+      UserError: names `path` and the fields that differ.
+    """
+    different = [
+        name
+        for name in sorted({*there, *wanted})
+        if there.get(name) != wanted.get(name)
+    ]
+    if different:
+        raise UserError(
+            f"{path} holds a run with another configuration "
+            f"({', '.join(different[:_SHOWN])}); use another --out"
+        )
+
+
 def _data_dir_of(plan: Sequence[PlannedRun], dataset: str) -> str:
     return next(
         run.config.data.data_dir for run in plan if run.config.data.dataset == dataset
@@ -223,7 +256,7 @@ def describe_plan(
     lines.append(f"{len(plan)} runs, {to_run} to run, {total} optimiser steps")
     if seconds:
         lines.append(
-            f"at most {hours:.1f} hours of steps on this machine: every step counted "
+            f"about {hours:.1f} hours of steps on this machine: every step counted "
             "as one that trains all layers, none saved by early stopping"
         )
     return "\n".join(lines)

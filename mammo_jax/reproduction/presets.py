@@ -1,8 +1,7 @@
 """The scales at which the rows are run: the paper's own, and a small one on phantoms.
 
-Everything of the small scale was fixed before any two rows were compared: the phantoms
-are those of the demo's preset (`phantom` in `mammo_jax.config`: the same lesions,
-contrast and size) with more patients, and the steps are what the time allows.
+The phantoms are those of the demo's preset (`phantom` in `mammo_jax.config`: the same
+lesions, contrast and size) with more patients; the stages have fewer steps.
 """
 
 import dataclasses
@@ -48,7 +47,7 @@ class Scale:
       fields: of the configuration, by the kind of row.
       stages: epochs and the rate of every group that the paper trains, by the name of
         the paper's table of stages and the stage.
-      decay: of the rates of each table of stages; constant if left out.
+      decay: of the rates of each table of stages; the row's own if left out.
       pretraining: fields of the pretraining's configuration.
       pretraining_rates: the highest learning rate of each trunk's.
     """

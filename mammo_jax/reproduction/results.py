@@ -4,18 +4,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mammo_jax.models.pretrained import file_digest
-from mammo_jax.reproduction import claims, gradients, outcomes, presets, tables
+from mammo_jax.reproduction import (
+    claims,
+    gradients,
+    outcomes,
+    phantoms,
+    presets,
+    tables,
+)
 from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.reproduction.rows import Row
 from mammo_jax.training import workdir as workdirs
 
 TIME_FILE = "time.json"
 _VERDICTS = (
-    "A claim is judged **for** where both intervals of the effect lie where the claim "
-    "holds, **against** where both lie outside, and **undecided** otherwise. The "
-    "effects, margins and rules were fixed before the runs. Intervals are of 95 %: "
-    "over patients by the bootstrap with the trained models as they are, over seeds by "
-    "Student's t with the test images as they are."
+    "A claim is judged **for** where every interval that there is of the effect lies "
+    "where the claim holds, **against** where every one lies outside, and "
+    "**undecided** otherwise and where there is none. Intervals are of 95 %: over "
+    "patients by the bootstrap with the trained models as they are, over seeds by "
+    "Student's t with the test images as they are. Accuracies and gradients have one "
+    "over seeds only."
 )
 
 
@@ -105,14 +113,13 @@ def _conditions(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> 
     drawn = scale.phantoms
     lines = [
         f"- {len(runs)} runs of {len(found)} rows: {seconds / 60:.0f} minutes; with "
-        "drawing, packaging, pretraining, flips and gradients "
-        f"{whole / 60:.0f} minutes of machine time.",
+        "drawing, packaging, pretraining, flips and gradients all calls together took "
+        f"{whole / 60:.0f} minutes, waiting for each other included.",
         f"- Program: commit {', '.join(commits)} (+: with uncommitted changes). The "
-        "phantom generator and its parameters are those of that commit.",
+        f"phantoms were drawn at commit {', '.join(phantoms.commits(setting.folder))}.",
         f"- Phantoms: {drawn.cases} patients in CBIS-DDSM's layout (seed {drawn.seed})"
         f", {drawn.inbreast_cases} examinations in INbreast's (seed {drawn.seed + 1})"
-        f", lesion contrast {drawn.contrast:g}, as in `make demo`. Parameters of the "
-        "generator were fixed before these runs and not changed after.",
+        f", lesion contrast {drawn.contrast:g}, as in `make demo`.",
         f"- Images {scale.height}x{scale.height * 896 // 1152}, trunks and tops "
         f"{scale.width:g} as wide as the paper's, torchvision's wiring, residual units "
         "that start as identities, batch statistics of the whole-image stage frozen, "

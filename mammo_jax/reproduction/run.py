@@ -18,13 +18,15 @@ import jax
 from ml_collections import ConfigDict
 
 from mammo_jax.errors import UserError
-from mammo_jax.reproduction.plan import PlannedRun
+from mammo_jax.reproduction.plan import PlannedRun, check_finished
 from mammo_jax.training import workdir as workdirs
 
 _log = logging.getLogger(__name__)
 
 Train = Callable[[ConfigDict, Path], dict[str, Any]]
 _PATIENCE_SECONDS = 5.0
+# Of one run: wrong data, a full disk, no memory left on the device or the host.
+_FAILURES = (UserError, OSError, RuntimeError, MemoryError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ def run_all(
       Why runs failed, by their names.
 
     Raises:
+      UserError: a finished run has another configuration.
       RunStoppedError: a signal arrived; the same command goes on.
     """
     failures: dict[Path, str] = {}
@@ -74,6 +77,7 @@ def run_all(
         if len(left) == before:
             _log.info("waiting for %d runs of other processes", len(left))
             time.sleep(wait_seconds)
+    check_finished(plan)  # Other processes finished some.
     names = {run.directory: run.name for run in plan}
     return {names[path]: message for path, message in failures.items()}
 
@@ -92,9 +96,10 @@ def _try(run: PlannedRun, train: Train, failures: dict[Path, str]) -> None:
         _log.info("%s", run.name)
         try:
             _timed(run, train)
-        except UserError as error:
-            _log.error("%s: %s", run.name, error)
-            failures[run.directory] = str(error)
+        except _FAILURES as error:
+            why = str(error) or type(error).__name__
+            _log.error("%s: %s", run.name, why)
+            failures[run.directory] = why
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mammo_jax.evaluation.prediction_table import mean_table
 from mammo_jax.reproduction import claims, ensembles, outcomes
 from mammo_jax.reproduction.ensembles import ENSEMBLES
 from mammo_jax.reproduction.outcomes import Effect, Ends
@@ -130,13 +131,16 @@ def ensemble_table(
     cells: list[Sequence[str]] = [ENSEMBLE_HEADER]
     for ensemble in ENSEMBLES.values():
         tables = claims.ensemble_tables(ensemble.rows, found, setting)
+        why = absent
+        if all(row in found for row in ensemble.rows):
+            why = claims.why_no_ensemble(ensemble.rows, found)
         for number, (row, paper) in enumerate(
             zip(ensemble.rows, ensemble.paper, strict=True)
         ):
             name = f"{ensemble.title}: {labels[row]}"
             known = [f"{value:.2f}" for value in paper]
             if not tables:
-                cells.append((name, *known, absent, *[NOTHING] * 3))
+                cells.append((name, *known, why, *[NOTHING] * 3))
                 continue
             plain = outcomes.auc_effect([[seed[0][number]] for seed in tables])
             flips = outcomes.auc_effect([[seed[1][number]] for seed in tables])
@@ -144,10 +148,10 @@ def ensemble_table(
         name = f"{ensemble.title}: mean of the {len(ensemble.rows)}"
         known = [NOTHING, f"{ensemble.paper_mean:.2f}"]
         if not tables:
-            cells.append((name, *known, absent, *[NOTHING] * 3))
+            cells.append((name, *known, why, *[NOTHING] * 3))
             continue
         plain, flips = (
-            outcomes.auc_effect([[ensembles.mean_of(seed[part])] for seed in tables])
+            outcomes.auc_effect([[mean_table(seed[part])] for seed in tables])
             for part in (0, 1)
         )
         cells.append((name, *known, f"{plain.value:.3f}", *_flip_cells(flips)))

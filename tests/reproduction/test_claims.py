@@ -12,7 +12,14 @@ import scipy.stats
 import sklearn.metrics
 
 from mammo_jax.evaluation.prediction_table import read_table
-from mammo_jax.reproduction import claims, command, gradients, outcomes, tables
+from mammo_jax.reproduction import (
+    claims,
+    command,
+    ensembles,
+    gradients,
+    outcomes,
+    tables,
+)
 from mammo_jax.reproduction.outcomes import Effect
 from mammo_jax.reproduction.results import results_text
 from mammo_jax.reproduction.rows import by_name, load_rows
@@ -154,16 +161,40 @@ def test_a_row_is_measured_over_its_seeds(tmp_path):
     assert cells[header.index("seeds")] == "3"
 
 
+def cells_of(text, start):
+    """Of the table's row that starts with a cell."""
+    line = next(li for li in text.splitlines() if li.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_results_say_what_was_not_run(tmp_path):
-    request = finished_request(tmp_path, {"resnet50_s10_forest": 1.0})
+    rows = {"resnet50_s10_forest": 0.0, "resnet50_s10_heatmap_1x1": 6.0}
+    request = finished_request(tmp_path, rows)
     paper = dataclasses.replace(request.setting, preset="paper", scale=None)
     text = results_text(request.rows, (request.plan, request.setting), ([], paper), {})
     assert text.count("not run: needs the data") == 9 + 12 + 12 + 18 + 1
-    line = next(li for li in text.splitlines() if "random forest |" in li)
-    assert line.startswith("| ResNet50 (s10), heatmap + random forest | 0.73 | not run")
-    assert "3 |" in line
-    assert "for**" in text
-    assert "| not run:" in text
+    forest = cells_of(text, "ResNet50 (s10), heatmap + random forest")
+    assert forest[1:3] == ["0.73", "not run: needs the data"]
+    assert forest[6] == "3"
+    assert cells_of(text, "Heatmap + FC beats heatmap + random forest")[-1] == "for"
+    (missing,) = cells_of(text, "Max-pooling the heatmap harms (resnet50)")[-1:]
+    assert missing == "not run: resnet50_s10_heatmap_5x5"
+    assert "drawn at commit" in text
+
+
+def test_finished_ensembles_without_flips_say_so(tmp_path):
+    request = finished_request(tmp_path, dict.fromkeys(ensembles.ROWS, 1.0))
+    found = outcomes.by_row(request.plan)
+    verdicts = [
+        finding.verdict
+        for finding in claims.judge(found, request.setting)
+        if finding.text.startswith("Averaging")
+    ]
+    why = "four flips not scored; --table=ensemble scores them"
+    assert verdicts == [why] * 4
+    labels = {name: row.label for name, row in request.rows.items()}
+    _, *rows = tables.ensemble_table(found, labels, request.setting, "not run")
+    assert {cells[3] for cells in rows} == {why}
 
 
 def test_results_of_an_empty_folder_have_no_measured_number(tmp_path):

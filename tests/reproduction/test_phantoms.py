@@ -63,15 +63,20 @@ def test_a_hostile_width_is_refused(tmp_path, width):
         pretrained.load_trunk(file, "vgg16", "")
 
 
-def test_phantoms_of_other_settings_are_refused(tmp_path):
+def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantoms, "commit_of_program", lambda: "first")
+
     def no_training(config, directory):
         raise AssertionError
 
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
+    assert phantoms.commits(tmp_path) == ["first"]
+    monkeypatch.setattr(phantoms, "commit_of_program", lambda: "second")
     raw = tmp_path / "data" / "raw" / "inbreast"
     before = sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
     assert before == sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
+    assert phantoms.commits(tmp_path) == ["first"]
     other = dataclasses.replace(
         TINY, phantoms=dataclasses.replace(TINY.phantoms, contrast=1.0)
     )

@@ -37,6 +37,16 @@ def test_an_unknown_table_is_one_clear_line(tmp_path):
     ]
 
 
+def test_a_plan_and_results_at_once_are_refused(tmp_path):
+    results = tmp_path / "R.md"
+    done = run("--plan", f"--write_results={results}", f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: --plan runs and writes nothing; leave it out, or --write_results"
+    ]
+    assert not results.exists()
+
+
 def tiny(scale):
     """A scale at which a run takes seconds."""
     fields = {

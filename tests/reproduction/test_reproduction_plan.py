@@ -1,5 +1,7 @@
 """Plans and their execution, with a training that only leaves its traces."""
 
+import dataclasses
+import functools
 import json
 import threading
 import time
@@ -9,8 +11,17 @@ import pytest
 
 from mammo_jax.config import stage_table
 from mammo_jax.errors import RunStoppedError, UserError
-from mammo_jax.reproduction import command, plan, presets, run
+from mammo_jax.reproduction import (
+    command,
+    ensembles,
+    gradients,
+    phantoms,
+    plan,
+    presets,
+    run,
+)
 from mammo_jax.reproduction.rows import by_name, load_rows
+from mammo_jax.training import workdir as workdirs
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 KNOWN = by_name(ROWS)
@@ -24,7 +35,10 @@ def request_for(out, **more):
 def finish(config, directory):
     """What a run leaves at its end."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "metrics.json").write_text(json.dumps({"seed": config.seed}))
+    workdirs.write_json(directory / "config.json", workdirs.as_json(config))
+    test = {"auc": None, "accuracy": 0.5}
+    metrics = {"seed": config.seed, "best_epoch": 1, "test": test}
+    (directory / "metrics.json").write_text(json.dumps(metrics))
 
 
 def test_rows_share_one_patch_classifier(tmp_path):
@@ -94,7 +108,7 @@ def test_the_plan_tells_rows_steps_and_hours(tmp_path):
     text = plan.describe_plan(runs, {}, lambda run: 36.0)
     assert "resnet50_s10_forest" in text
     assert "2 runs, 2 to run, 120 optimiser steps" in text
-    assert "at most 1.2 hours" in text
+    assert "about 1.2 hours" in text
 
 
 def test_finished_runs_are_not_run_again(tmp_path):
@@ -130,7 +144,16 @@ def test_an_interrupted_plan_goes_on_and_adds_up_the_time(tmp_path):
     assert run.read_record(runs[1]).seconds >= 0.2
 
 
-def test_a_failed_run_stops_only_those_that_start_from_it(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (UserError("the loss is nan"), "the loss is nan"),
+        (OSError(28, "no space left"), "[Errno 28] no space left"),
+        (RuntimeError("RESOURCE_EXHAUSTED"), "RESOURCE_EXHAUSTED"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_failed_run_stops_only_those_that_start_from_it(tmp_path, error, why):
     names = ["resnet50_s10_forest", "patch_vgg16_s10"]
     runs = request_for(tmp_path, names=names, seeds=1).plan
     done = []
@@ -138,12 +161,12 @@ def test_a_failed_run_stops_only_those_that_start_from_it(tmp_path):
     def train(config, directory):
         done.append(directory.parent.name)
         if "resnet50" in str(directory):
-            raise UserError("the loss is nan")
+            raise error
         finish(config, directory)
 
     failures = run.run_all(runs, train)
     assert done == ["patch_resnet50_s10", "patch_vgg16_s10"]
-    assert failures["patch_resnet50_s10 (seed 0)"] == "the loss is nan"
+    assert failures["patch_resnet50_s10 (seed 0)"] == why
     assert "which it starts from" in failures["resnet50_s10_forest (seed 0)"]
 
 
@@ -171,6 +194,107 @@ def test_those_who_share_a_folder_run_every_row_once(tmp_path):
         worker.join(30)
     done = log.read_text().splitlines()
     assert len(done) == len(set(done)) == 9
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """The phantoms are taken to be there."""
+    monkeypatch.setattr(phantoms, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(plan, "check_inputs", lambda runs: None)
+
+
+def _alone_in_turn(inside, seen):
+    """Work that notes how many are at it at once."""
+
+    def work(*arguments):
+        inside.append(1)
+        seen.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    return work
+
+
+@pytest.mark.usefixtures("no_data")
+def test_those_who_share_a_folder_sum_up_in_turn(tmp_path, monkeypatch):
+    inside, seen, texts, read = [], [], [], []
+    work = _alone_in_turn(inside, seen)
+    monkeypatch.setattr(ensembles, "score_flips", work)
+    monkeypatch.setattr(gradients, "measure_all", work)
+    monkeypatch.setattr(command, "_tables", lambda *_: [work() or "tables"])
+    read_seconds = command.read_seconds
+
+    def read_slowly(folder):
+        before = read_seconds(folder)
+        read.append(before)
+        time.sleep(0.3)
+        return before
+
+    monkeypatch.setattr(command, "read_seconds", read_slowly)
+    impatient = functools.partial(run.run_all, wait_seconds=0.05)
+    monkeypatch.setattr(command, "run_all", impatient)
+    request = request_for(tmp_path, tables=["ensemble"], figures=["appendix"], seeds=1)
+
+    def call():
+        texts.append(command.reproduce(request, finish))
+
+    workers = [threading.Thread(target=call) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert texts == [("tables", {})] * 3
+    assert seen == [1] * 9
+    # Nobody read a time that another was about to replace.
+    times = [*read, read_seconds(request.setting.folder)]
+    assert len(read) == 3
+    assert times == sorted(set(times))
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
+    request = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1)
+    command.reproduce(request, finish)
+    before = (tmp_path / "phantom" / "table_rows.csv").read_text()
+    other = dataclasses.replace(presets.PHANTOM, width=0.125)
+    changed = dataclasses.replace(
+        request, setting=dataclasses.replace(request.setting, scale=other)
+    )
+    message = (
+        r"patch_resnet50_s10/seed0 holds a run with another configuration "
+        r"\(model\); use another --out"
+    )
+
+    def train(config, directory):
+        raise AssertionError
+
+    with pytest.raises(UserError, match=message):
+        command.reproduce(changed, train)
+    with pytest.raises(UserError, match=message):
+        command.describe(changed)
+    with pytest.raises(UserError, match=message):
+        command.write_results(changed, tmp_path / "R.md")
+    with pytest.raises(UserError, match=message):
+        run.run_all(changed.plan, train)
+    assert (tmp_path / "phantom" / "table_rows.csv").read_text() == before
+    assert command.reproduce(request, train)[1] == {}
+
+
+def test_a_curve_of_another_configuration_is_refused(tmp_path):
+    request = request_for(tmp_path, figures=["appendix"], seeds=1)
+    design = gradients.DESIGNS[1]
+    (planned,) = (r for r in request.designs if r.row.name == design.row)
+    config = workdirs.as_json(planned.config)
+    config["model"]["top"]["activation"] = design.activation
+    path = gradients.curve_file(design, 0, request.setting)
+    path.parent.mkdir(parents=True)
+    curve = {"steps": [0], "norms": [1.0]}
+    workdirs.write_json(path, curve | {"config": config})
+    gradients.check_curves(request.designs, request.setting)
+    config["model"]["top"]["activation"] = "relu"
+    workdirs.write_json(path, curve | {"config": config})
+    with pytest.raises(UserError, match=r"seed0.json holds .*\(model\); use another"):
+        command.reproduce(request, finish)
 
 
 @pytest.mark.parametrize(
@@ -206,4 +330,17 @@ def test_missing_data_and_weights_are_named_together(tmp_path, monkeypatch):
         "convert_weights.py --download=resnet50",
     ):
         assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_appendix_needs_its_designs_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = command.check_request(
+        ROWS, preset="paper", out=tmp_path / "out", figures=["appendix"]
+    )
+    assert not any(planned.row.kind == "whole" for planned in request.plan)
+    whole = "build_dataset.py cbis_ddsm/paper_whole"
+    assert whole in command.describe(request)
+    with pytest.raises(UserError, match=whole):
+        command.reproduce(request)
     assert not (tmp_path / "out").exists()
