@@ -117,7 +117,7 @@ def test_an_ensemble_averages_the_run_with_those_it_names(
         assert figures[role]["auc"] is not None
     page = (workdir / "report.html").read_text(encoding="utf-8")
     assert "Two models" in page
-    assert "the mean of the scores of this run&#x27;s model and finished" in page
+    assert f"the mean of the scores of this run&#x27;s model and {first}" in page
     assert (workdir / "ensemble" / "report.html").is_file()
 
 
