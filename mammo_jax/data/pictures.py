@@ -1,6 +1,9 @@
 """Pictures that are not DICOM, read as the DICOM reader reads a mammogram."""
 
+import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from mammo_jax.errors import UserError
 
 _TOO_LARGE = "claims more pixels than any mammogram has; check the file"
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
+# Of a PNG: what it begins with, and the length and kind of each of its chunks.
+_PNG_SIGNATURE, _CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
 
 
 def read_picture(path: str | Path) -> Mammogram:
@@ -32,9 +37,12 @@ def read_picture(path: str | Path) -> Mammogram:
         format.
     """
     path = Path(path)
-    if _check_picture(path) == "JPEG":
-        _check_jpeg(path)
-    pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    content = _read_bytes(path)
+    _CHECKS.get(_check_picture(path, content), _no_check)(path, content)
+    # From memory: OpenCV crashes on a file's name that is not UTF-8.
+    pixels = cv2.imdecode(
+        np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+    )
     if pixels is None:
         raise UserError(f"{path}: damaged picture; export it again")
     if pixels.ndim == 3:
@@ -77,16 +85,20 @@ def read_image(path: str | Path) -> Mammogram:
     return READERS.get(path.suffix.lower(), read_mammogram)(path)
 
 
-def _check_picture(path: Path) -> str:
-    """The format; refuses what must not be decoded, by the header alone."""
+def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: too large for one mammogram")
+    return path.read_bytes()
+
+
+def _check_picture(path: Path, content: bytes) -> str:
+    """The format; refuses what must not be decoded, by the header alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own limit is lower than ours
-            with Image.open(path, formats=_FORMATS) as picture:
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
                 width, height = picture.size
                 frames = getattr(picture, "n_frames", 1)
                 name = str(picture.format)
@@ -104,9 +116,39 @@ def _check_picture(path: Path) -> str:
     return name
 
 
-def _check_jpeg(path: Path) -> None:
+def _check_jpeg(path: Path, content: bytes) -> None:
     """Refuses a damaged JPEG, which OpenCV fills with grey; it finds other damage."""
     try:
-        decode_jpeg(path.read_bytes())
+        decode_jpeg(content)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path}: damaged JPEG ({error}); export it again") from error
+
+
+def _check_png(path: Path, content: bytes) -> None:
+    """Refuses a cut off or changed PNG by its checksums.
+
+    OpenCV does not look at them, and libpng prints what it finds by itself.
+    """
+    at, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        length, kind = _CHUNK.unpack(content[at : at + 8].ljust(8, b"\0"))
+        end = at + 8 + length
+        checksum = zlib.crc32(memoryview(content)[at + 4 : end]).to_bytes(4, "big")
+        is_whole = end + 4 <= len(content)
+        # Small letters begin what a reader may do without.
+        if not is_whole or (kind[:1].isupper() and content[end : end + 4] != checksum):
+            raise UserError(f"{path}: damaged PNG; export it again")
+        at = end + 4
+
+
+def _no_check(path: Path, content: bytes) -> None:
+    del path, content
+
+
+_CHECKS: dict[str, Callable[[Path, bytes], None]] = {
+    "JPEG": _check_jpeg,
+    "PNG": _check_png,
+}
+
+# A damaged picture is told in the one line of its error.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -1,4 +1,5 @@
 import contextlib
+import os
 
 import cv2
 import numpy as np
@@ -171,3 +172,34 @@ def test_other_files_are_refused(tmp_path, content):
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", WHOLE)
+def test_a_name_that_is_not_utf_8_is_read(tmp_path, ending):
+    path = tmp_path / os.fsdecode(b"a\xff" + ending.encode())
+    path.write_bytes(WHOLE[ending])
+
+    assert read_image(path).pixels.ndim == 2
+    path.write_bytes(WHOLE[ending][:-20])
+    with pytest.raises(UserError, match="export it again"):
+        read_image(path)
+
+
+def test_changed_pixels_of_a_png_do_not_pass(tmp_path):
+    """A changed byte of stored data decodes; only the checksum tells."""
+    content = bytearray(encode(".png", SMOOTH, cv2.IMWRITE_PNG_COMPRESSION, 0))
+    content[len(content) // 2 | 1] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+
+    with pytest.raises(UserError, match="damaged PNG"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", WHOLE)
+def test_libraries_say_nothing_beside_the_error(tmp_path, capfd, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(WHOLE[ending][: len(WHOLE[ending]) * 2 // 3])
+
+    with pytest.raises(UserError, match="export it again"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
