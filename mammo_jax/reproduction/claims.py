@@ -2,7 +2,8 @@
 
 A claim is an effect and the range of it in which the claim holds. It is borne out
 where every interval of the effect lies within that range, contradicted where every
-one lies outside, and undecided otherwise.
+one lies outside, and undecided otherwise and with fewer than three seeds. The claims of
+this project about its own designs are judged likewise.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from mammo_jax.reproduction.plan import PlannedRun, Setting
 FOR, AGAINST, UNDECIDED = "for", "against", "undecided"
 # Differences of AUC that do not matter: what the paper calls "only 0.02-0.03" is one.
 _MARGIN = 0.05
+# Below, an interval over the seeds says next to nothing.
+FEWEST_SEEDS = 3
 _POSITIVE = (0.0, math.inf)
 _SMALL = (-_MARGIN, _MARGIN)
 _AT_MOST = (-math.inf, _MARGIN)
@@ -40,7 +43,7 @@ _TRANSFERRED = (_BIG, "vgg16_s10_vgg_512x1", "vgg16_s10_residual_512-512-1024x2"
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper about a difference between rows.
+    """A sentence about a difference between rows: the paper's, or of this project.
 
     Attributes:
       text: what is claimed.
@@ -130,9 +133,31 @@ CLAIMS = (
         _AT_MOST,
     ),
 )
+
+# Designs of this project, with the paper's best top and the same steps and batches.
+DESIGN_CLAIMS = tuple(
+    Claim(
+        f"{design} the paper's best design",
+        f"AUC of {row} less that of {_BIG}",
+        (row,),
+        (_BIG,),
+    )
+    for design, row in (
+        (
+            "Hard background patches in patch training beat",
+            "resnet50_s10hard_residual_512-512-1024x2",
+        ),
+        ("One stage with a rate for each group beats", "resnet50_s10_one_stage"),
+        ("The gentler stem beats", "resnet50_s10_gentle_residual_512-512-1024x2"),
+        (
+            "The original resolution beats",
+            "resnet50_s10_original_residual_512-512-1024x2",
+        ),
+    )
+)
 # Rows that some claim needs, directly; the others need one seed only.
 CLAIMED_ROWS = frozenset(
-    row for claim in CLAIMS for row in (*claim.first, *claim.second)
+    row for claim in (*CLAIMS, *DESIGN_CLAIMS) for row in (*claim.first, *claim.second)
 ) | frozenset(ensembles.ROWS)
 
 
@@ -155,6 +180,8 @@ class Finding:
 
 def verdict(effect: Effect, holds: Ends) -> str:
     """See the module's first lines; without any interval a claim is undecided."""
+    if effect.seeds < FEWEST_SEEDS:
+        return UNDECIDED
     intervals = [ends for ends in (effect.by_seeds, effect.by_patients) if ends]
     if not intervals:
         return UNDECIDED
@@ -171,6 +198,11 @@ def judge(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> list[F
         *(_judge_rows(claim, found) for claim in CLAIMS),
         *_judge_ensembles(found, setting),
     ]
+
+
+def judge_designs(found: Mapping[str, Sequence[PlannedRun]]) -> list[Finding]:
+    """Every design of this project against the paper's best, by the finished runs."""
+    return [_judge_rows(claim, found) for claim in DESIGN_CLAIMS]
 
 
 def _missing(rows: Sequence[str], found: Mapping[str, Sequence[PlannedRun]]) -> str:

@@ -1,8 +1,8 @@
 """Appendix 1 on the real networks: how much gradient the heatmap's softmax lets by.
 
-The designs start from the same patch classifier and train as their rows do, for the
-first epoch of every stage. On the way the size of the gradient is taken of a fixed
-batch's losses with respect to the trunk's last feature map.
+The designs start from the same patch classifier and train as their rows do, all epochs
+of every stage. On the way the size of the gradient is taken of a fixed batch's losses
+with respect to the trunk's last feature map.
 """
 
 import dataclasses
@@ -31,7 +31,8 @@ from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays, TrainState
 
 FOLDER = "appendix"
-_POINTS_PER_STAGE = 5
+# At most; before the first step there is one more.
+_POINTS_PER_EPOCH = 5
 _SOFTMAX, _RELU = "heatmap, softmax", "heatmap, ReLU"
 _CONVOLUTIONAL = "all-convolutional"
 
@@ -116,8 +117,15 @@ def measure_all(plan: Sequence[PlannedRun], setting: Setting) -> None:
     with StopRequest() as stop:
         for config, path in progress(left, "gradients", unit="training"):
             curve = dataclasses.asdict(_measure(config, stop))
+            # Or all designs' compiled steps would stay in memory.
+            jax.clear_caches()
             path.parent.mkdir(parents=True, exist_ok=True)
-            workdirs.write_json(path, curve | {"config": workdirs.as_json(config)})
+            workdirs.write_json(path, curve | _identity(config))
+
+
+def _identity(config: ConfigDict) -> dict[str, Any]:
+    """What tells a curve from those of other configurations and other measurements."""
+    return {"config": workdirs.as_json(config), "points_per_epoch": _POINTS_PER_EPOCH}
 
 
 def check_curves(plan: Sequence[PlannedRun], setting: Setting) -> None:
@@ -128,8 +136,13 @@ def check_curves(plan: Sequence[PlannedRun], setting: Setting) -> None:
     """
     for _, config, path in _trainings(plan, setting):
         if path.exists():
-            there = workdirs.read_json(path).get("config", {})
-            check_same(there, workdirs.as_json(config), path)
+            there, wanted = workdirs.read_json(path), _identity(config)
+            points = "points_per_epoch"
+            check_same(
+                {**there.get("config", {}), points: there.get(points)},
+                {**wanted["config"], points: wanted[points]},
+                path,
+            )
 
 
 def _trainings(
@@ -159,7 +172,7 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
     fixed = next(experiment.evaluation_batches("validation"))
     probe = experiment.evaluation_arrays(fixed)
     batches = experiment.training_batches(0)
-    every = max(1, experiment.steps_per_epoch // _POINTS_PER_STAGE)
+    every = math.ceil(experiment.steps_per_epoch / _POINTS_PER_EPOCH)
     steps, norms = [], []
 
     def look(state: TrainState, step: int) -> None:
@@ -168,16 +181,18 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
         norms.append(float(np.mean(np.asarray(norm)[fixed["weight"] > 0])))
 
     look(state, 0)
-    for index in range(len(experiment.stages)):
+    done = 0
+    for index, stage in enumerate(experiment.stages):
         if index:
             state = experiment.enter_stage(index, state)
         train_step = experiment.train_step(index)
-        for number in range(1, experiment.steps_per_epoch + 1):
+        for number in range(stage.epochs * experiment.steps_per_epoch):
             batch = experiment.training_arrays(next(batches))
             state, _ = train_step(state, batch)
+            done += 1
             stop.raise_if_set("the same command starts this design anew")
-            if number % every == 0:
-                look(state, index * experiment.steps_per_epoch + number)
+            if (number % experiment.steps_per_epoch + 1) % every == 0:
+                look(state, done)
     return Curve(tuple(steps), tuple(norms))
 
 
@@ -231,8 +246,8 @@ def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
     }
     text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
     measured = (
-        "log10 of the gradient's size, mean over the first epoch of each stage, "
-        "softmax less other"
+        "log10 of the gradient's size, mean over all epochs of every stage, softmax "
+        "less other"
     )
     seeds = sorted(curves[_SOFTMAX].keys() & curves[other].keys())
     if not seeds:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mammo_jax.reproduction.rows import Row
+from mammo_jax.reproduction.rows import PAPER_HEIGHT, Row, dataset_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Scale:
       phantoms: the data.
       height: of the images' grid.
       width: of the trunks and of the layers on top, in the paper's.
-      fields: of the configuration, by the kind of row.
+      fields: of the configuration, by the kind of row; a row's own fields win, but
+        for those about the length of the training.
       stages: epochs and the rate of every group that the paper trains, by the name of
         the paper's table of stages and the stage.
       decay: of the rates of each table of stages; the row's own if left out.
@@ -65,6 +66,8 @@ class Scale:
 _MODEL = {
     "model.wiring": "torchvision",
     "model.zero_init_residual": True,
+    "model.compute_dtype": "float32",
+    "model.remat": False,
     "augment.rotation": 0.0,
     "augment.shear": 0.0,
     "augment.zoom": (1.0, 1.0),
@@ -85,11 +88,12 @@ PHANTOM = Scale(
     height=576,
     width=0.0625,
     fields={
-        "patch": _MODEL | {"steps_per_epoch": 40, "eval_batch_size": 64},
+        "patch": _MODEL
+        | {"accum_steps": 1, "steps_per_epoch": 40, "eval_batch_size": 64},
         "whole": _WHOLE,
         # A tree may split as large a share of the images as in the paper.
         "forest": _WHOLE | {"forest.min_samples_split": 80},
-        "transfer": _WHOLE | {"steps_per_epoch": 30},
+        "transfer": _WHOLE | {"steps_per_epoch": 20},
     },
     stages={
         "patch": {"stage1": (1, 1e-3), "stage2": (1, 1e-3), "stage3": (1, 1e-3)},
@@ -99,7 +103,7 @@ PHANTOM = Scale(
         "whole": {"stage1": (3, 1e-3), "stage2": (1, 1e-4)},
         "whole_extended": {"stage1": (3, 1e-4)},
         "whole_one_stage": {"stage1": (4, 1e-3)},
-        "transfer": {"stage1": (1, 1e-4)},
+        "transfer": {"stage1": (3, 1e-4)},
     },
     decay={"patch_random": "cosine", "patch_random_s1": "cosine"},
     pretraining={
@@ -114,14 +118,18 @@ PHANTOM = Scale(
 SEEDS = {"paper": 1, "phantom": 3}
 SCALES: dict[str, Scale | None] = {"paper": None, "phantom": PHANTOM}
 
-_PAPER_HEIGHT, _PAPER_WIDTH = 1152, 896
+_PAPER_WIDTH = 896
 # Trunks halve five times: ResNet50 rounds up, VGG down.
 _WINDOW_ROUNDING = {"resnet50": 31, "vgg16": 0, "vgg19": 0}
 _LEAST_CHANNELS = 4
+# How long a training is belongs to the scale, whatever a row says.
+_LENGTH = re.compile(r"early_stopping_patience|stages\.\w+\.epochs")
 
 
 def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> None:
     """Changes a row's configuration to a smaller scale.
+
+    The row's own fields are put in last, but for those about the training's length.
 
     Args:
       config: of the row at the paper's scale, without its patch stage.
@@ -129,11 +137,11 @@ def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> Non
       scale: the smaller one.
       folder: that data and weights are in, see `data_dir` and `weights_file`.
     """
-    height = scale.height
-    width = height * _PAPER_WIDTH // _PAPER_HEIGHT
-    patch = height * 224 // _PAPER_HEIGHT
+    height = scale.phantoms.height if row.original else scale.height
+    width = height * _PAPER_WIDTH // PAPER_HEIGHT
+    patch = height * 224 // PAPER_HEIGHT
     config.data.data_dir = str(data_dir(folder))
-    config.data.dataset = f"{row.dataset}_h{height}"
+    config.data.dataset = dataset_at(row.dataset, height)
     config.model.width = scale.width
     config.model.image_size = (height, width)
     top = config.model.top
@@ -148,6 +156,13 @@ def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> Non
     config.update_from_flattened_dict(dict(scale.fields[row.kind]))
     if row.stages:
         _apply_stages(config, row.stages, scale)
+    config.update_from_flattened_dict(
+        {
+            name: value
+            for name, value in row.fields.items()
+            if not _LENGTH.fullmatch(name)
+        }
+    )
 
 
 def data_dir(folder: Path) -> Path:

@@ -14,6 +14,9 @@ from mammo_jax.models.config import TOPS
 
 KINDS = ("patch", "whole", "forest", "transfer")
 TABLES = ("1", "2", "3", "4", "ours")
+PAPER_HEIGHT = 1152
+# Of the preset `full_resolution`.
+_ORIGINAL_HEIGHT = 4608
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Row:
       stages: name of the table of stages in `mammo_jax.config`.
       top: name in `mammo_jax.models.config.TOPS`; "" for patches and the forest.
       pretrained: the trunk starts from ported weights; of patch classifiers only.
+      original: at the images' original resolution: the preset `full_resolution` of
+        `mammo_jax.config`, and phantoms as high as they are drawn.
       fields: further fields of the configuration.
     """
 
@@ -48,12 +53,18 @@ class Row:
     stages: str
     top: str = ""
     pretrained: bool = False
+    original: bool = False
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> str:
         """The test figure that the paper's table has."""
         return "accuracy" if self.kind == "patch" else "auc"
+
+
+def dataset_at(name: str, height: int) -> str:
+    """A data set's full name: the height stands behind it unless it is the paper's."""
+    return name if height == PAPER_HEIGHT else f"{name}_h{height}"
 
 
 def by_name(rows: Sequence[Row]) -> dict[str, Row]:
@@ -120,6 +131,7 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
         start = rows[row.start]
         if start.kind == "patch":
             _apply_patch(config.patch, start)
+            config.patch.update_from_flattened_dict(dict(start.fields))
         else:
             del config["patch"]
             config.init_from = f"runs/{row.start}"
@@ -130,14 +142,26 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
     return config
 
 
+def _apply_data(config: ConfigDict, row: Row) -> None:
+    if not row.original:
+        config.data.dataset = row.dataset
+        return
+    fields = base.PRESETS["full_resolution"]
+    own = {name: v for name, v in fields.items() if not name.startswith("patch.")}
+    if row.kind == "patch":
+        own |= {name[6:]: v for name, v in fields.items() if name.startswith("patch.")}
+    config.update_from_flattened_dict(own)
+    config.data.dataset = dataset_at(row.dataset, _ORIGINAL_HEIGHT)
+
+
 def _apply_patch(config: ConfigDict, row: Row) -> None:
-    config.data.dataset = row.dataset
+    _apply_data(config, row)
     config.pretrained = f"weights/{row.trunk}.safetensors" if row.pretrained else ""
     config.stages = base.stage_table(row.stages)
 
 
 def _apply_whole(config: ConfigDict, row: Row) -> None:
-    config.data.dataset = row.dataset
+    _apply_data(config, row)
     if row.kind == "forest":
         config.model.top.kind = "forest"
         config.forest = ConfigDict(base.FOREST)

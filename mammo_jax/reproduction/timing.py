@@ -9,12 +9,13 @@ from mammo_jax.reproduction.plan import PlannedRun
 from mammo_jax.training import experiment as experiments
 
 _TIMED_STEPS = 2
-Key = tuple[str, str]
+Key = tuple[str, str, str, bool]
 
 
 def kind_of_step(run: PlannedRun) -> Key:
-    """Runs of one kind have steps of about one length: task and trunk."""
-    return run.config.task, run.row.trunk
+    """Runs of one kind have steps of about one length."""
+    row, config = run.row, run.config
+    return config.task, row.trunk, config.model.stem, row.original
 
 
 def time_steps(plan: Sequence[PlannedRun]) -> dict[Key, float]:

@@ -87,6 +87,15 @@ def test_the_interval_by_patients_is_that_of_a_plain_bootstrap(tmp_path):
     )
 
 
+def test_two_seeds_decide_nothing():
+    clear = Effect(0.2, (0.1, 0.3), (0.1, 0.3), claims.FEWEST_SEEDS)
+    assert claims.verdict(clear, (0, math.inf)) == "for"
+    assert claims.verdict(clear, (-math.inf, 0)) == "against"
+    two = dataclasses.replace(clear, seeds=2)
+    assert claims.verdict(two, (0, math.inf)) == "undecided"
+    assert claims.verdict(two, (-math.inf, 0)) == "undecided"
+
+
 @pytest.mark.parametrize(
     ("seeds", "patients", "holds", "expected"),
     [
@@ -159,6 +168,19 @@ def test_a_row_is_measured_over_its_seeds(tmp_path):
     assert cells[header.index("measured")] == f"{np.mean(aucs):.3f}"
     assert cells[header.index("paper")] == "0.73"
     assert cells[header.index("seeds")] == "3"
+
+
+def test_designs_of_this_project_are_judged_in_a_table_of_their_own(tmp_path):
+    design, best = "resnet50_s10_one_stage", "resnet50_s10_residual_512-512-1024x2"
+    request = finished_request(tmp_path, {design: 6.0, best: 0.0})
+    paper = dataclasses.replace(request.setting, preset="paper", scale=None)
+    text = results_text(request.rows, (request.plan, request.setting), ([], paper), {})
+    own = text.partition("### Designs of this project against the paper's best top")[2]
+    cells = cells_of(own, claims.DESIGN_CLAIMS[1].text)
+    assert cells[-2:] == ["3", "for"]
+    missing = cells_of(own, claims.DESIGN_CLAIMS[2].text)
+    assert missing[-1].startswith("not run: resnet50_s10_gentle")
+    assert claims.DESIGN_CLAIMS[1].text not in text.removesuffix(own)
 
 
 def cells_of(text, start):

@@ -1,13 +1,18 @@
 """Gradient sizes at the trunk's last feature map, by another way."""
 
+import itertools
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from mammo_jax.models import build_model, variables
+from mammo_jax.reproduction import gradients
 from mammo_jax.reproduction.gradients import make_gradient_norms
 from mammo_jax.training.inputs import network_input
+from mammo_jax.training.signals import StopRequest
 
 TOPS = {
     "residual": {"kind": "residual", "blocks": ("4-4-8x1",)},
@@ -57,3 +62,74 @@ def test_the_norm_is_the_rate_at_which_the_loss_changes(top):
         change = losses(features + step) - losses(features - step)
         rate = change[image] / (2 * np.linalg.norm(step))
         np.testing.assert_allclose(rate, size, rtol=0.05)
+
+
+class _Experiment:
+    """Two stages of three and two epochs; its parameters are the steps done."""
+
+    graphdef, pixel_mean = None, 0.0
+    stages = (SimpleNamespace(epochs=3), SimpleNamespace(epochs=2))
+
+    def __init__(self, steps_per_epoch):
+        self.steps_per_epoch = steps_per_epoch
+        self.entered = []
+
+    def evaluation_batches(self, role):
+        return iter([{"weight": np.array([1.0, 0.0])}])
+
+    def training_batches(self, start):
+        return itertools.count(start)
+
+    def evaluation_arrays(self, batch):
+        return batch
+
+    def training_arrays(self, batch):
+        return batch
+
+    def enter_stage(self, index, state):
+        self.entered.append((index, state.params))
+        return state
+
+    def train_step(self, index):
+        def step(state, batch):
+            assert batch == state.params
+            return SimpleNamespace(params=state.params + 1, batch_stats=0), 0.0
+
+        return step
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "every"), [(40, 8), (5, 1), (9, 2), (3, 1)]
+)
+def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, every):
+    experiment = _Experiment(steps_per_epoch)
+    start = SimpleNamespace(params=0, batch_stats=0)
+    monkeypatch.setattr(
+        gradients,
+        "experiments",
+        SimpleNamespace(
+            open_data=lambda config: None,
+            make_experiment=lambda config, dataset: (experiment, {}, {}),
+            initial_state=lambda *arguments: start,
+        ),
+    )
+    monkeypatch.setattr(gradients, "load_variables", lambda path: (None, {}, {}))
+    monkeypatch.setattr(gradients.conversion, "take_over", lambda *given: ({}, {}, ()))
+    # The second image only fills the batch.
+    monkeypatch.setattr(
+        gradients,
+        "make_gradient_norms",
+        lambda graphdef, mean: lambda params, stats, probe: np.array([params, -1.0]),
+    )
+    config = SimpleNamespace(init_from="")
+    with StopRequest() as stop:
+        curve = gradients._measure(config, stop)
+    assert experiment.entered == [(1, 3 * steps_per_epoch)]
+    expected = [
+        epoch * steps_per_epoch + step
+        for epoch in range(5)
+        for step in range(every, steps_per_epoch + 1, every)
+    ]
+    assert curve.steps == (0, *expected)
+    assert len(expected) <= 5 * 5
+    assert curve.norms == curve.steps

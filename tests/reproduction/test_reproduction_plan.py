@@ -83,7 +83,8 @@ def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
     scale = presets.PHANTOM
     for planned in request_for(tmp_path, seeds=1).plan:
         config, row = planned.config, planned.row
-        assert config.data.dataset == f"{row.dataset}_h{scale.height}"
+        if not row.original:
+            assert config.data.dataset == f"{row.dataset}_h{scale.height}"
         assert config.model.width == scale.width
         if not row.stages:
             continue
@@ -94,6 +95,72 @@ def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
     tops = {p.row.top: p.config.model.top for p in request_for(tmp_path, seeds=1).plan}
     assert tops["residual_512-512-1024x2"].blocks == ("32-32-64x2", "32-32-64x2")
     assert tops["heatmap_1x1"].fc == (128, 64)
+
+
+def planned_beside(row, rows, out, preset="phantom"):
+    """The configurations of a row that is new, and of the row it is compared with."""
+    names = [row, "patch_resnet50_s10"]
+    request = command.check_request(rows, preset=preset, out=out, names=names, seeds=1)
+    return {r.row.name: r.config for r in request.plan}
+
+
+def test_a_rows_own_fields_win_but_for_its_length(tmp_path):
+    own = {
+        "batch_size": 8,
+        "eval_batch_size": 16,
+        "augment.rotation": 10.0,
+        "model.width": 0.125,
+        "stages.stage1.l2": 1e-2,
+        "stages.stage2.rates.head": 5e-5,
+        "stages.stage3.epochs": 99,
+        "early_stopping_patience": 7,
+    }
+    row = dataclasses.replace(KNOWN["patch_resnet50_s10"], name="mine", fields=own)
+    configs = planned_beside("mine", [*ROWS, row], tmp_path)
+    mine, usual = configs["mine"], configs["patch_resnet50_s10"]
+    length = ("stages.stage3.epochs", "early_stopping_patience")
+    for name, value in own.items():
+        found = functools.reduce(lambda part, key: part[key], name.split("."), mine)
+        assert (found == value) == (name not in length)
+    assert mine.stages.stage3.epochs == usual.stages.stage3.epochs
+    assert mine.early_stopping_patience == usual.early_stopping_patience == 0
+    assert mine.steps_per_epoch == usual.steps_per_epoch
+
+
+def flat_differences(first, second):
+    """The second's values, as JSON has them, of the fields in which they differ."""
+
+    def flatten(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    before = dict(flatten(workdirs.as_json(first)))
+    after = dict(flatten(workdirs.as_json(second)))
+    return {n: v for n, v in after.items() if before.get(n) != v}
+
+
+def test_the_original_resolution_is_that_of_the_drawn_phantoms(tmp_path):
+    name = "patch_resnet50_s10_original"
+    configs = planned_beside(name, ROWS, tmp_path)
+    original, usual = configs[name], configs["patch_resnet50_s10"]
+    assert flat_differences(usual, original) == {
+        "data.dataset": "cbis_ddsm/paper_s10",
+        "model.image_size": [224, 224],
+        "model.top.window": 7,
+    }
+    big = planned_beside(name, ROWS, tmp_path, "paper")[name]
+    assert big.data.dataset == "cbis_ddsm/paper_s10_h4608"
+    assert big.model.compute_dtype == "bfloat16"
+    assert big.batch_size == 32
+
+
+def test_transfers_have_several_epochs_to_choose_from(tmp_path):
+    names = ["inbreast_vgg16_s10_vgg_512x1_20patients"]
+    *_, transfer = request_for(tmp_path, names=names, seeds=1).plan
+    assert plan.number_of_steps(transfer, 0) == 3 * 20
 
 
 def test_steps_come_from_the_stages(tmp_path):
@@ -288,12 +355,18 @@ def test_a_curve_of_another_configuration_is_refused(tmp_path):
     config["model"]["top"]["activation"] = design.activation
     path = gradients.curve_file(design, 0, request.setting)
     path.parent.mkdir(parents=True)
-    curve = {"steps": [0], "norms": [1.0]}
+    curve = {"steps": [0], "norms": [1.0], "points_per_epoch": 5}
     workdirs.write_json(path, curve | {"config": config})
     gradients.check_curves(request.designs, request.setting)
     config["model"]["top"]["activation"] = "relu"
     workdirs.write_json(path, curve | {"config": config})
     with pytest.raises(UserError, match=r"seed0.json holds .*\(model\); use another"):
+        command.reproduce(request, finish)
+    # Curves of the first epochs alone, which an earlier version measured.
+    config["model"]["top"]["activation"] = design.activation
+    del curve["points_per_epoch"]
+    workdirs.write_json(path, curve | {"config": config})
+    with pytest.raises(UserError, match=r"\(points_per_epoch\); use another"):
         command.reproduce(request, finish)
 
 

@@ -1,6 +1,7 @@
 """The table of rows: complete, the paper's numbers, and real configurations."""
 
 import dataclasses
+import operator
 import os
 import re
 from pathlib import Path
@@ -97,14 +98,17 @@ def test_the_full_transfer_has_the_numbers_of_section_3():
 def test_every_row_is_a_whole_configuration(row):
     config = row_config(row, KNOWN)
     assert config.model.trunk == row.trunk
-    assert config.data.dataset == row.dataset
+    assert config.data.dataset == row.dataset + ("_h4608" if row.original else "")
     if row.stages:
         assert {*config.stages} == {*STAGES[row.stages]}
     if row.top:
         top = TOPS[row.top]
         assert {key: config.model.top[key] for key in top} == top
     if row.start and KNOWN[row.start].kind == "patch":
-        assert config.patch.data.dataset == KNOWN[row.start].dataset
+        alone = row_config(KNOWN[row.start], KNOWN)
+        for field in ("data.dataset", "model.stem", "model.compute_dtype"):
+            of = operator.attrgetter(field)
+            assert of(config.patch) == of(alone)
         assert config.patch.model.trunk == row.trunk
     elif row.start:
         assert config.init_from == f"runs/{row.start}"
