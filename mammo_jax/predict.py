@@ -11,15 +11,14 @@ Exit code: 0 all files were scored, 3 some could not be, 1 an error.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mammo_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from mammo_jax.model_directory import LoadedModel
-    from mammo_jax.prediction.scorer import Scorer
 
 EXIT_SOME_BAD = 3
 
@@ -107,11 +106,13 @@ def main(options: argparse.Namespace) -> int:
     use_compilation_cache()
     models = [load_model(directory) for directory in directories]
     scorer = Scorer(models, tta=options.tta)
-    if options.export:
-        _export(Path(options.export).expanduser(), scorer)
+    exportable = scorer.exportable() if options.export else None
+    if options.paths:
+        run.prepare_output(out)  # Before the export, which may lie in it.
+    if exportable:
+        _export(Path(options.export).expanduser(), *exportable)
     if not options.paths:
         return 0
-    run.prepare_output(out)
     rows, problems = run.predict(
         scorer,
         files,
@@ -129,11 +130,11 @@ def main(options: argparse.Namespace) -> int:
     return EXIT_SOME_BAD if problems else 0
 
 
-def _export(path: Path, scorer: "Scorer") -> None:
+def _export(path: Path, score: Callable[[Any], Any], grid: tuple[int, int]) -> None:
     from mammo_jax.evaluation.export import export_scorer
 
-    score, (height, width) = scorer.exportable()
-    export_scorer(path, score, (height, width))
+    height, width = grid
+    export_scorer(path, score, grid)
     print(f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)")
 
 

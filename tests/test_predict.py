@@ -3,6 +3,8 @@
 import csv
 import functools
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from mammo_jax import predict
 from mammo_jax.errors import run_command
 from mammo_jax.evaluation import overlays
 from mammo_jax.evaluation.predictions import COLUMNS
+from mammo_jax.prediction.scorer import Scorer
 
 SHAPE = (300, 170)
 SECRETS = {
@@ -425,6 +428,67 @@ def test_an_earlier_prediction_is_replaced_whole(model, folder, tmp_path):
     assert len(_scores(out / "predictions.csv")) == 1
 
 
+def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
+    model, folder, tmp_path
+):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+    assert _predict(*command) == 0
+    mine = [out / name for name in ("labels.csv", "notes.txt", "overlays/lesion.png")]
+    for path in mine:
+        path.write_text("mine")
+    assert _predict(*command) == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "breasts.csv", "patients.csv"])
+def test_tables_with_labels_filled_in_are_not_replaced(
+    model, folder, tmp_path, capsys, name
+):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+    assert _predict(*command) == 0
+    header, first, *others = (out / name).read_text().splitlines()
+    labelled = "\n".join([header, first.replace(",,", ",1,", 1), *others]) + "\n"
+    # As other programs save it: with semicolons.
+    for filled in (labelled, labelled.replace(",", ";")):
+        (out / name).write_text(filled)
+        before = {path: path.read_bytes() for path in out.rglob("*.*")}
+        assert _predict(*command) == 1
+        assert f"{out / name} has been filled in" in capsys.readouterr().err
+        assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_stopped_prediction_keeps_its_scores(
+    model, tmp_path, capsys, monkeypatch, number, code
+):
+    for seed in range(5):  # Batches of two.
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), _breast(seed))
+    score, batches = Scorer.score, []
+
+    def stop_in_the_second(self, images, batch_size):
+        batches.append(images)
+        if len(batches) == 2:
+            os.kill(os.getpid(), number)
+        return score(self, images, batch_size)
+
+    monkeypatch.setattr(Scorer, "score", stop_in_the_second)
+    out = tmp_path / "out"
+    assert _predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == code
+    found = list(_scores(out / "predictions.csv").values())
+    expected = [_by_hand(model[1], _breast(seed)) for seed in range(4)]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(_table(out / "files.csv")) == len(_table(out / "patients.csv")) == 4
+    assert "4 of 5 files were scored" in (out / "report.html").read_text()
+    said = capsys.readouterr().err
+    assert f"stopped: 4 of 5 files were scored; their scores are in {out}" in said
+    monkeypatch.undo()
+    assert _predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == 0
+
+
 def test_an_earlier_predictions_overlays_are_no_input(model, folder, capsys):
     out = folder / "scores"
     for _ in range(2):
@@ -536,6 +600,15 @@ def test_an_export_scores_with_jax_alone(model, other, tmp_path):
     ]
     assert three == pytest.approx(expected, rel=1e-4)
     assert one == pytest.approx(expected[:1], rel=1e-4)
+
+
+def test_an_export_may_lie_in_the_output(model, folder, tmp_path):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", f"--export={out / 'model.jax'}")
+    for _ in range(2):
+        assert _predict(*command, folder) == 0
+        assert (out / "model.jax").is_file()
+        assert len(_scores(out / "predictions.csv")) == 4
 
 
 def test_the_command_ends_in_one_line(tmp_path):

@@ -1,9 +1,9 @@
 """A prediction: files in, tables, overlays and a page out."""
 
+import contextlib
 import dataclasses
 import heapq
 import itertools
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from mammo_jax.errors import UserError
+from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.evaluation import overlays
 from mammo_jax.prediction.inputs import (
     CaseBook,
@@ -20,15 +20,25 @@ from mammo_jax.prediction.inputs import (
     read_inputs,
 )
 from mammo_jax.prediction.scorer import Scored, Scorer
-from mammo_jax.prediction.tables import Row, write_tables
+from mammo_jax.prediction.tables import (
+    PREDICTION_TABLES,
+    TABLES,
+    Row,
+    is_as_written,
+    write_tables,
+)
 from mammo_jax.progress import progress_bar
 from mammo_jax.training import workdir as workdirs
+from mammo_jax.training.signals import StopRequest
 
 MADE_BY = "mammo_jax.predict"
 SETTINGS_FILE = "prediction.json"
 # A page with more would be slow to open.
 MAX_PICTURES = 300
+REPORT_FILE = "report.html"
 OVERLAYS_DIR, DICOM_DIR = "overlays", "dicom"
+# What an earlier prediction may have left in these; files of other names stay.
+_OWN = {OVERLAYS_DIR: "case_*.png", DICOM_DIR: "case_*.dcm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,8 @@ def prepare_output(out: Path) -> None:
     """Makes the directory, or clears it of an earlier prediction.
 
     Raises:
-      UserError: it holds something else, or cannot be written.
+      UserError: it holds something else or tables that were filled in since, or
+        cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -64,16 +75,30 @@ def prepare_output(out: Path) -> None:
                     f"{out} is not empty and holds no prediction; choose another with "
                     "--out=DIR"
                 )
-        for folder in (OVERLAYS_DIR, DICOM_DIR):
-            shutil.rmtree(out / folder, ignore_errors=True)
-        for earlier in (*out.glob("*.csv"), out / "report.html"):
-            earlier.unlink(missing_ok=True)
+        _clear(out)
         workdirs.write_json(settings, {"made_by": MADE_BY})
-        (out / OVERLAYS_DIR).mkdir()
+        (out / OVERLAYS_DIR).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror}; choose another with --out=DIR"
         ) from error
+
+
+def _clear(out: Path) -> None:
+    """Removes what an earlier prediction wrote, and nothing else."""
+    for name in PREDICTION_TABLES:
+        if not is_as_written(out / name):
+            raise UserError(
+                f"{out / name} has been filled in or changed since it was written; "
+                "move it away, or choose another directory with --out=DIR"
+            )
+    for folder, pattern in _OWN.items():
+        for earlier in (out / folder).glob(pattern):
+            earlier.unlink()
+        with contextlib.suppress(OSError):  # Somebody's own files keep it.
+            (out / folder).rmdir()
+    for name in (*TABLES, REPORT_FILE):
+        (out / name).unlink(missing_ok=True)
 
 
 def predict(
@@ -86,40 +111,62 @@ def predict(
 
     Raises:
       UserError: no file could be scored.
+      RunStoppedError: a signal arrived; what had been scored is written.
     """
-    run = _Run(options)
-    with progress_bar("scoring", total=len(files), unit="image") as bar:
-        images = _only_images(read_inputs(files, scorer.grids), run, bar)
-        for batch in _batches(images, batch_size):
-            found = scorer.score(batch, batch_size)
-            for image, scored in zip(batch, found, strict=True):
-                run.add(image, scored)
-                bar.update()
-    write_tables(options.out, run.rows, run.problems)
+    run = _Run(options, len(files))
+    about, stopped = options.about, None
+    with StopRequest() as stop, stop.deferred():
+        try:
+            _score(scorer, files, batch_size, run, stop)
+        except RunStoppedError as error:
+            stopped = error
+            about = f"{about} Incomplete: {error}."
+        write_tables(options.out, run.rows, run.problems)
+        if run.rows:
+            # Here, since figures take half a second to import.
+            from mammo_jax.prediction.page import write_page
+
+            page = options.out / REPORT_FILE
+            write_page(page, about, run.rows, run.thumbnails, run.problems)
+    if stopped is not None:
+        where = f"{stopped}; their scores are in {options.out}"
+        raise RunStoppedError(stop.signal_number or 0, where)
     if not run.rows:
         raise UserError(
             f"none of the {len(files)} files could be scored; see "
             f"{options.out / 'problems.csv'}"
         )
-    # Here, since figures take half a second to import.
-    from mammo_jax.prediction.page import write_page
-
-    page = options.out / "report.html"
-    write_page(page, options.about, run.rows, run.thumbnails, run.problems)
     return run.rows, run.problems
+
+
+def _score(
+    scorer: Scorer,
+    files: Sequence[Path],
+    batch_size: int,
+    run: "_Run",
+    stop: StopRequest,
+) -> None:
+    with progress_bar("scoring", total=len(files), unit="image") as bar:
+        images = _only_images(read_inputs(files, scorer.grids), run, bar, stop)
+        for batch in _batches(images, batch_size):
+            found = scorer.score(batch, batch_size)
+            for image, scored in zip(batch, found, strict=True):
+                run.add(image, scored)
+                bar.update()
 
 
 class _Run:
     """What has been scored so far, and what of it is written as it comes."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, files: int):
+        self.files = files
         self.rows: list[Row] = []
         self.problems: list[Problem] = []
         self._options = options
         self._book = CaseBook(keep_identifiers=options.keep_identifiers)
         self._best: list[tuple[float, int, str, bytes]] = []
         if options.dicom:
-            (options.out / DICOM_DIR).mkdir()
+            (options.out / DICOM_DIR).mkdir(exist_ok=True)
 
     @property
     def thumbnails(self) -> dict[str, bytes]:
@@ -171,9 +218,10 @@ class _Run:
 
 
 def _only_images(
-    found: Iterable[Input | Problem], run: _Run, bar: tqdm.tqdm
+    found: Iterable[Input | Problem], run: _Run, bar: tqdm.tqdm, stop: StopRequest
 ) -> Iterator[Input]:
     for one in found:
+        stop.raise_if_set(f"{len(run.rows)} of {run.files} files were scored")
         if isinstance(one, Input):
             yield one
         else:

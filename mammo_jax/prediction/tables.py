@@ -1,5 +1,6 @@
 """The tables of scores: of images, of breasts and of patients, and of bad files."""
 
+import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,14 @@ from mammo_jax.prediction.inputs import Identity, Problem
 
 # What the prediction table knows; other views have an empty cell.
 _VIEWS = ("CC", "MLO")
+_GROUPED = (*COLUMNS, "malignant_max", "images")
+# Every table that is written, with the header of those of scores.
+PREDICTION_TABLES = {
+    "predictions.csv": COLUMNS,
+    "breasts.csv": _GROUPED,
+    "patients.csv": _GROUPED,
+}
+TABLES = (*PREDICTION_TABLES, "files.csv", "problems.csv")
 
 
 class Row(NamedTuple):
@@ -53,8 +62,7 @@ def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) ->
         ("breasts.csv", breasts, True),
         ("patients.csv", rows, False),
     ):
-        header = (*COLUMNS, "malignant_max", "images")
-        write_table(out / name, header, _grouped(group, by_breast=is_breast))
+        write_table(out / name, _GROUPED, _grouped(group, by_breast=is_breast))
     write_table(
         out / "files.csv",
         ("image_index", "file"),
@@ -65,6 +73,25 @@ def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) ->
         ("file", "problem"),
         ([problem.path, problem.reason] for problem in problems),
     )
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether one of `PREDICTION_TABLES` is missing, or has no labels as it was made.
+
+    Labels that were filled in are work that a new prediction must not replace.
+    """
+    if not path.exists():
+        return True
+    header = [*PREDICTION_TABLES[path.name]]
+    label = header.index("malignant_label")
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = csv.reader(file, strict=True)
+            return next(rows, None) == header and all(
+                len(row) == len(header) and not row[label] for row in rows
+            )
+    except csv.Error:
+        return False
 
 
 def _grouped(rows: Sequence[Row], *, by_breast: bool) -> Iterable[list[Any]]:
