@@ -49,7 +49,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Evaluates, writes and prints."""
     from mammo_jax.evaluation.analysis import analyse
-    from mammo_jax.evaluation.evaluation_report import ABOUT_PATCHES, report_sections
+    from mammo_jax.evaluation.evaluation_report import (
+        ABOUT_PATCHES,
+        FIGURES,
+        about_overlap,
+        report_sections,
+    )
     from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
     from mammo_jax.training import workdir as workdirs
 
@@ -58,17 +63,22 @@ def main(options: argparse.Namespace) -> None:
     out = Path(options.out).expanduser()
     names = {key: [str(path) for path in paths] for key, paths in inputs.items()}
     _check_out(out, names)
-    tables = _read(inputs)
+    tables, shared = _read(inputs, may_share=options.validation is None)
     analysis = analyse(tables, patches=patches)
     figures = {"made_by": _MADE_BY, "inputs": names, **analysis}
+    about = [ABOUT_PATCHES] * patches
+    if shared:
+        about.append(about_overlap(shared))
+        figures["validation_not_used"] = about[-1]
     out.mkdir(parents=True, exist_ok=True)
     workdirs.write_json(out / workdirs.METRICS_FILE, figures)
     sections = report_sections(tables, figures)
-    if patches:
-        sections.insert(0, Section("The tables", [ABOUT_PATCHES]))
-    write_report(out / REPORT_FILE, "Evaluation", sections)
+    if about:
+        sections.insert(0, Section("The tables", about))
+    page = out / REPORT_FILE
+    write_report(page, "Evaluation", sections, earlier_figures=FIGURES)
     print(summary(figures))
-    print(f"written to {out / REPORT_FILE}")
+    print(f"written to {page}")
 
 
 def find_inputs(
@@ -77,8 +87,8 @@ def find_inputs(
     """The tables by their part: `predictions`, `validation`, `compare`.
 
     Raises:
-      UserError: nothing named, a directory without tables, or not one validation
-        table for each model.
+      UserError: nothing named, a table twice, a directory without tables, or not one
+        validation table for each model.
     """
     if validation is None and all(
         Path(part).expanduser().is_dir() for part in _split(predictions)
@@ -105,7 +115,12 @@ def _split(text: str) -> list[str]:
 
 
 def _tables(text: str, role: str) -> list[Path]:
-    return [_table(Path(part).expanduser(), role) for part in _split(text)]
+    tables: dict[Path, Path] = {}
+    for part in _split(text):
+        table = _table(Path(part).expanduser(), role)
+        if tables.setdefault(table.resolve(), table) is not table:
+            raise UserError(f"{table} is named twice; every model counts once")
+    return [*tables.values()]
 
 
 def _table(path: Path, role: str) -> Path:
@@ -165,24 +180,30 @@ def _check_out(out: Path, names: dict[str, list[str]]) -> None:
         )
 
 
-def _read(inputs: dict[str, list[Path]]) -> Any:
+def _read(inputs: dict[str, list[Path]], *, may_share: bool) -> tuple[Any, str]:
+    """The tables, and what test and validation share.
+
+    Args:
+      inputs: see `find_inputs`.
+      may_share: leave a validation out that shares images or patients with the test,
+        as that of a run on INbreast does; nobody asked for it.
+    """
     from mammo_jax.evaluation.analysis import Tables
-    from mammo_jax.evaluation.prediction_table import align, average_tables, few
+    from mammo_jax.evaluation.prediction_table import align, average_tables, overlap
 
     test = average_tables(inputs["predictions"])
-    validation = other = None
+    validation, other, shared = None, None, ""
     if inputs["validation"]:
         validation = average_tables(inputs["validation"])
-        shared = sorted({*test.image_ids} & {*validation.image_ids})
-        if shared:
+        shared = overlap(test, validation)
+        if shared and not may_share:
             raise UserError(
-                f"{test.name} and {validation.name} share {len(shared)} images "
-                f"({few(shared)}); thresholds must be chosen on other images than "
-                "those they are applied to"
+                f"{test.name} and {validation.name} share {shared}; thresholds must "
+                "be chosen on other patients than those they are applied to"
             )
     if inputs["compare"]:
         other = align(average_tables(inputs["compare"]), test)
-    return Tables(test, validation, other)
+    return Tables(test, None if shared else validation, other), shared
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -223,10 +244,15 @@ def summary(figures: dict[str, Any]) -> str:
     )
     if auc["value"] is None:
         lines.append("AUC undefined: the images are all of one class")
+    if "validation_not_used" in figures:
+        lines.append(figures["validation_not_used"])
     youden = (figures.get("thresholds_from_validation") or {}).get("Youden")
     if youden is not None and auc["value"] is not None:
+        place = "above every score"
+        if youden["threshold"] is not None:
+            place = f"at {number(youden['threshold'])}"
         lines.append(
-            f"at {number(youden['threshold'])} (Youden, chosen on validation): "
+            f"{place} (Youden, chosen on validation): "
             f"sensitivity {youden['sensitivity'][0]:.3f}, "
             f"specificity {youden['specificity'][0]:.3f}"
         )

@@ -14,6 +14,7 @@ from browser import screenshot
 
 from mammo_jax import evaluate
 from mammo_jax.errors import UserError
+from mammo_jax.evaluation.evaluation_report import FIGURES
 from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
 from mammo_jax.evaluation.run_report import write_run_report
 
@@ -186,13 +187,32 @@ def test_another_evaluation_is_not_overwritten(run, tmp_path):
     assert file.read_text() == "mine"
 
 
+def test_figures_of_an_earlier_evaluation_do_not_stay(run, tmp_path):
+    out, table = tmp_path / "out", run / "predictions" / "test.csv"
+    _evaluate(out, table)
+    (out / "figures" / "mine.png").write_text("mine")
+    _write_table(table, 0, seed=1, malignant=False)  # One class: no curve.
+    _evaluate(out, table)
+    names = {path.stem for path in (out / "figures").iterdir()}
+    assert names == {"histogram", "reliability", "mine"}
+
+
+def test_every_figure_of_a_report_has_a_known_name(run, tmp_path):
+    _evaluate(tmp_path / "out", run, compare=run / "predictions" / "test.csv")
+    names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert names == {*FIGURES}
+
+
 REFUSED = {
     "shared images": ("{test}", "{test}", r"share 80 images \(P_0_LEFT_CC"),
     "another split": ("{test},{validation}", None, "no image in common"),
     "no run": ("{empty}", None, r"no finished run \(no predictions/test.csv\)"),
     "no file": ("{empty}/none.csv", None, "none.csv: no such table"),
     "nothing": (",", None, "names no table"),
-    "fewer models": ("{test},{test}", "{validation}", "2 tables and --validation 1"),
+    "fewer models": ("{test},{copy}", "{validation}", "2 tables and --validation 1"),
+    "twice": ("{test},{run}", None, "test.csv is named twice"),
+    "shared patients": ("{test}", "{renamed}", r"share 40 patients \(P_0, P_1, P_10 a"),
+    "run and table": ("{run}", "{test}", "share 80 images"),
 }
 
 
@@ -204,7 +224,13 @@ def test_wrong_tables_are_refused_before_anything_is_written(case, run, tmp_path
         "test": run / "predictions" / "test.csv",
         "validation": run / "predictions" / "validation.csv",
         "empty": tmp_path / "empty",
+        "run": run,
+        "copy": tmp_path / "copy.csv",
+        "renamed": tmp_path / "renamed.csv",
     }
+    content = names["test"].read_text()
+    names["copy"].write_text(content)
+    names["renamed"].write_text(re.sub("^P", "other", content, flags=re.MULTILINE))
     more = {} if validation is None else {"validation": validation.format(**names)}
     with pytest.raises(UserError, match=message):
         _evaluate(tmp_path / "out", predictions.format(**names), **more)
@@ -289,6 +315,39 @@ def test_a_run_tested_on_its_validation_images_chooses_no_threshold(run):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Test and validation share 80 images" in page
     assert "Chosen on validation" not in page
+
+
+def test_a_run_tested_on_its_validation_images_is_evaluated_without_thresholds(
+    run, tmp_path, capsys
+):
+    tables = run / "predictions"
+    (tables / "validation.csv").write_bytes((tables / "test.csv").read_bytes())
+    metrics = _evaluate(tmp_path / "out", run)
+    assert metrics["auc"]["value"] > 0.5
+    assert "thresholds_from_validation" not in metrics
+    assert "temperature_from_validation" not in metrics["calibration"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for said in (page, capsys.readouterr().out, metrics["validation_not_used"]):
+        assert "Test and validation share 80 images" in said
+    assert _evaluate(tmp_path / "out", run) == metrics  # The same command again.
+
+
+def test_a_threshold_above_every_score_is_said(run, tmp_path, capsys):
+    lines = (run / "predictions" / "validation.csv").read_text().splitlines()
+    upside_down = [
+        re.sub(r",[\d.e-]+,([01]),", lambda m: f",{1 - int(m[1])},{m[1]},", line)
+        for line in lines
+    ]
+    (run / "predictions" / "validation.csv").write_text("\n".join(upside_down))
+    _evaluate(tmp_path / "out", run)
+    assert "above every score (Youden, chosen on" in capsys.readouterr().out
+
+
+def test_images_without_a_lesion_are_not_called_unknown(run, tmp_path):
+    _evaluate(tmp_path / "out", run)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Without an abnormality, or without its type: 26 images." in page
+    assert "known abnormality" not in page
 
 
 def test_a_browser_shows_the_figures_of_a_report(run, tmp_path):

@@ -40,7 +40,8 @@ def text_column(pattern: str, *, needed: bool = True) -> Column:
         return cell
 
     choices = pattern.split("|") if needed else [*pattern.split("|"), ""]
-    expected = ", ".join(choice or "empty" for choice in choices)
+    *first, last = (choice or "empty" for choice in choices)
+    expected = f"{', '.join(first)} or {last}" if first else last
     return Column(parse, expected, needed)
 
 

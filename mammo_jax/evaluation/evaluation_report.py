@@ -17,6 +17,20 @@ _NO_VALIDATION = (
     "Without a validation table no threshold and no temperature was chosen: chosen on "
     "the images that they are judged on, they would flatter the model."
 )
+# Names of the figures that a report may have.
+FIGURES = (
+    "roc",
+    "precision_recall",
+    "histogram",
+    "comparison",
+    "reliability",
+    "subgroups",
+)
+# What an image of which an attribute is not known lacks, where it may well have none.
+_LACKING = {
+    "abnormality": "Without an abnormality, or without its type",
+    "lesion size": "Without a lesion, or without its size",
+}
 _METHODS = (
     "A score is the probability of malignancy, 0 to 1; an image is malignant when one "
     "of its abnormalities is. Ties count one half in every AUC.",
@@ -51,6 +65,18 @@ def report_sections(tables: Tables, figures: dict[str, Any]) -> list[Section]:
         *([_subgroups(figures)] if "subgroups" in figures else []),
         Section("How to read this", _METHODS),
     ]
+
+
+def about_overlap(shared: str) -> str:
+    """That validation images served for nothing, since the test has them too.
+
+    Args:
+      shared: what `mammo_jax.evaluation.prediction_table.overlap` found.
+    """
+    return (
+        f"Test and validation share {shared}: the figures say nothing about new "
+        "patients, and no threshold and no temperature was chosen."
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -318,7 +344,8 @@ def _subgroups(figures: dict[str, Any]) -> Section:
     ]
     for attribute, entry in figures["subgroups"].items():
         if entry["not_known"]:
-            text.append(f"Without a known {attribute}: {entry['not_known']} images.")
+            lacking = _LACKING.get(attribute, f"Without a known {attribute}")
+            text.append(f"{lacking}: {entry['not_known']} images.")
         for name, group in entry["groups"].items():
             label = f"{attribute}: {name}"
             rows.append(_group_row(label, group))

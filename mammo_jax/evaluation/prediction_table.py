@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from mammo_jax.errors import UserError
 from mammo_jax.evaluation.predictions import COLUMNS
 
 _MAX_ID = 256
+# Python's own float would take 0.1_1, nan and the digits of other scripts as well.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SHOWN = 3
 
 
@@ -94,16 +97,24 @@ def _some_text(cell: str) -> str:
     return cell
 
 
+def _number(cell: str) -> float:
+    if not _NUMBER.fullmatch(cell):
+        raise ValueError
+    return float(cell)
+
+
 def _share(cell: str) -> float:
-    value = float(cell)
-    if not 0 <= value <= 1:  # Not true of NaN either.
+    value = _number(cell)
+    if not 0 <= value <= 1:
         raise ValueError
     return value
 
 
 def _size(cell: str) -> float:
-    value = float(cell) if cell else math.nan
-    if cell and not 0 < value < math.inf:
+    if not cell:
+        return math.nan
+    value = _number(cell)
+    if not 0 < value < math.inf:
         raise ValueError
     return value
 
@@ -196,6 +207,22 @@ def align(table: PredictionTable, like: PredictionTable) -> PredictionTable:
                 f"{field.removesuffix('s').replace('_', ' ')} of {few(different)}"
             )
     return aligned
+
+
+def overlap(test: PredictionTable, validation: PredictionTable) -> str:
+    """What the tables share, in words; empty where nothing may be chosen wrongly.
+
+    Images are compared by id, and patients likewise: the same image may have another
+    id in another table, and another view of a patient is no new patient.
+    """
+    for what, ours, theirs in (
+        ("images", test.image_ids, validation.image_ids),
+        ("patients", test.patient_ids, validation.patient_ids),
+    ):
+        shared = sorted({*ours} & {*theirs})
+        if shared:
+            return f"{len(shared)} {what} ({few(shared)})"
+    return ""
 
 
 def take(table: PredictionTable, rows: Sequence[int]) -> PredictionTable:

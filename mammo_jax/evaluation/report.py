@@ -96,13 +96,21 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
+def write_report(
+    path: Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    earlier_figures: Sequence[str] = (),
+) -> None:
     """Writes the page, whole or not at all, and its figures as PNG beside it.
 
     Args:
       path: of the HTML file; its directory is made.
       title: plain text, as are all texts of the sections.
       sections: in their order.
+      earlier_figures: names that an earlier page's figures may have; those that this
+        page does not have are removed.
 
     Raises:
       OSError: the directory cannot be written.
@@ -116,7 +124,11 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
         f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>\n"
     )
-    _write(path, page.encode())
+    # Names of files in it may hold bytes that are no UTF-8.
+    _write(path, page.encode(errors="backslashreplace"))
+    drawn = {picture.name for section in sections for picture in section.pictures}
+    for name in {*earlier_figures} - drawn:
+        (path.parent / FIGURES_DIR / f"{name}.png").unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,8 +6,18 @@ from pathlib import Path
 
 from mammo_jax.evaluation import ensemble
 from mammo_jax.evaluation.analysis import Tables, analyse
-from mammo_jax.evaluation.evaluation_report import ABOUT_PATCHES, report_sections
-from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
+from mammo_jax.evaluation.evaluation_report import (
+    ABOUT_PATCHES,
+    FIGURES,
+    about_overlap,
+    report_sections,
+)
+from mammo_jax.evaluation.prediction_table import (
+    PredictionTable,
+    align,
+    overlap,
+    read_table,
+)
 from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
 from mammo_jax.training import workdir as workdirs
 
@@ -15,8 +25,9 @@ from mammo_jax.training import workdir as workdirs
 def write_run_report(workdir: Path) -> None:
     """Writes `report.html` of a finished run from its prediction tables.
 
-    Thresholds are chosen on the validation table, unless it shares images with the
-    test table. An ensemble is compared with the run, and has a report of its own.
+    Thresholds are chosen on the validation table, unless it shares images or
+    patients with the test table. An ensemble is compared with the run, and has a
+    report of its own.
 
     Raises:
       UserError: a table is missing or damaged.
@@ -58,20 +69,17 @@ def _write(
     test, validation = (
         _read(folder, f"predictions/{role}.csv") for role in ("test", "validation")
     )
-    shared = {*test.image_ids} & {*validation.image_ids}
+    shared = overlap(test, validation)
     tables = Tables(
         test,
         None if shared else validation,
         None if other is None else align(other, test),
     )
     if shared:
-        about = [
-            *about,
-            f"Test and validation share {len(shared)} images: the figures say nothing "
-            "about new patients, and no threshold was chosen.",
-        ]
+        about = [*about, about_overlap(shared)]
     sections = report_sections(tables, analyse(tables, patches=patches))
-    write_report(folder / REPORT_FILE, title, [Section("The run", about), *sections])
+    sections.insert(0, Section("The run", about))
+    write_report(folder / REPORT_FILE, title, sections, earlier_figures=FIGURES)
 
 
 def _read(folder: Path, name: str) -> PredictionTable:

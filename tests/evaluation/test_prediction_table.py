@@ -114,6 +114,8 @@ REFUSED = {
         "row 4, column 'malignant_pred'",
     ),
     "below 0": ([HEADER, "a,-0.1,0,p,LEFT,CC"], "'malignant_pred': '-0.1'"),
+    "underscore": ([HEADER, "a,0.1_1,0,p,LEFT,CC"], "'malignant_pred': '0.1_1'"),
+    "another script": ([HEADER, "a,\u0660.\u0665,0,p,LEFT,CC"], "'malignant_pred'"),
     "no number": ([HEADER, "a,high,0,p,LEFT,CC"], "'malignant_pred': 'high'"),
     "no score": ([HEADER, "a,,0,p,LEFT,CC"], "'malignant_pred': ''"),
     "label": ([HEADER, "a,0.1,2,p,LEFT,CC"], "'malignant_label': '2' is not 0 or 1"),
@@ -122,7 +124,7 @@ REFUSED = {
     "no patient": ([HEADER, "a,0.1,0,,LEFT,CC"], "'patient_id': ''"),
     "laterality": (
         [HEADER, "a,0.1,0,p,L,CC"],
-        "'laterality': 'L' is not LEFT, RIGHT, empty",
+        "'laterality': 'L' is not LEFT, RIGHT or empty",
     ),
     "view": ([HEADER, "a,0.1,0,p,LEFT,ML"], "'view': 'ML'"),
     "cells": ([HEADER, "a,0.1,0,p,LEFT"], "row 2: 5 cells, but the header has 6"),
@@ -138,7 +140,7 @@ REFUSED = {
     ),
     "types": (
         [HEADER + ",abnormality_types", GOOD[0] + ",cyst"],
-        "'cyst' is not calc, mass, calc;mass, empty",
+        "'cyst' is not calc, mass, calc;mass or empty",
     ),
     "size": ([HEADER + ",lesion_size", GOOD[0] + ",-1"], "'lesion_size': '-1'"),
     "huge size": ([HEADER + ",lesion_size", GOOD[0] + ",inf"], "'lesion_size': 'inf'"),
