@@ -51,6 +51,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "the score as structured report",
     )
     parser.add_argument(
+        "--full_size",
+        action="store_true",
+        help="overlays with the original's rows and columns, not 1024 pixels high "
+        "or wide; those of --dicom always have them",
+    )
+    parser.add_argument(
         "--keep_identifiers",
         action="store_true",
         help="call patients by their PatientID, and copy the patient to --dicom",
@@ -80,6 +86,8 @@ def main(options: argparse.Namespace) -> int:
     directories = [Path(part).expanduser() for part in options.model.split(",") if part]
     if not directories:
         raise UserError("--model names no directory")
+    if len({directory.resolve() for directory in directories}) < len(directories):
+        raise UserError("--model names a directory twice; every model counts once")
     out = Path(options.out or "").expanduser()
     # An earlier prediction's overlays, where OUT lies among the images, are no input.
     written = out.resolve()
@@ -121,6 +129,7 @@ def main(options: argparse.Namespace) -> int:
             out=out,
             about=_about(models, tta=options.tta),
             dicom=options.dicom,
+            full_size=options.full_size,
             keep_identifiers=options.keep_identifiers,
         ),
     )

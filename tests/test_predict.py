@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import pydicom
 import pytest
 import scipy.special
 from browser import screenshot
+from pydicom.datadict import DicomDictionary
 from pydicom.sr.codedict import codes
 from raw_files import make_dataset, save, write_dicom
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
@@ -24,6 +26,7 @@ from mammo_jax import predict
 from mammo_jax.errors import run_command
 from mammo_jax.evaluation import overlays
 from mammo_jax.evaluation.predictions import COLUMNS
+from mammo_jax.prediction.inputs import CaseBook, read_inputs
 from mammo_jax.prediction.scorer import Scorer
 
 SHAPE = (300, 170)
@@ -146,6 +149,71 @@ def test_breasts_and_patients_have_the_mean_and_the_highest(model, folder, tmp_p
     assert [*_table(out / "patients.csv")] == ["case_0001", "case_0002", "case_0003"]
 
 
+# What may stand in a text attribute, by its value representation.
+_SECRET_TEXTS = {
+    **dict.fromkeys(["LO", "SH", "ST", "LT", "UT", "UC", "AE"], "SECRETtext"),
+    "CS": "SECRETCODE",
+    "PN": "SECRETname^JANE",
+    "DA": "19330102",
+    "DT": "19330102010203",
+    "AS": "SECR",
+    "UR": "http://secret.example",
+}
+# Those that would make it another image, or another kind of file.
+_TECHNICAL = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
+
+
+def _fill_with_secrets(dataset: pydicom.Dataset) -> pydicom.Dataset:
+    """Every text attribute that DICOM knows, and two private ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
+            if kind in _SECRET_TEXTS and tag >> 16 > 2 and keyword not in _TECHNICAL:
+                dataset.add_new(tag, kind, _SECRET_TEXTS[kind])
+        for group in (0x0009, 0x0029):
+            block = dataset.private_block(group, "SECRETOWNER", create=True)
+            block.add_new(1, "LO", "SECRETprivate")
+    return dataset
+
+
+def _write_secret_files(folder: Path) -> None:
+    """One good file, and those that are refused in different ways."""
+    for name, changes in {
+        "good": {},
+        "frames": {"NumberOfFrames": 3},
+        "photometric": {"PhotometricInterpretation": "SECRETCODE"},
+        "rows": {"Rows": 900},
+        "uid": {"SeriesInstanceUID": "SECRETUID"},
+    }.items():
+        dataset = _fill_with_secrets(make_dataset(_breast(4)))
+        for keyword, value in changes.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                setattr(dataset, keyword, value)
+        save(dataset, folder / f"{name}.dcm")
+
+
+def test_no_text_of_a_header_is_written_or_printed(model, tmp_path, capfd):
+    _write_secret_files(tmp_path / "in")
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", "--dicom", f"--out={out}", tmp_path / "in")
+    assert _predict(*command) == 3
+    printed = capfd.readouterr()
+    assert len(_scores(out / "predictions.csv")) == 2
+    assert len(list(out.glob("dicom/*.dcm"))) == 2
+    assert "Interpretation an unknown one" in printed.err
+    said = b"".join(
+        [
+            *(path.read_bytes() for path in out.rglob("*") if path.is_file()),
+            *(path.name.encode() for path in out.rglob("*")),
+            printed.out.encode(),
+            printed.err.encode(),
+        ]
+    )
+    for secret in (b"SECR", b"secret.example", b"JANE", b"19330102"):
+        assert secret not in said
+
+
 def test_nothing_that_identifies_is_written_or_printed(model, folder, tmp_path, capfd):
     (folder / "bad.dcm").write_bytes((folder / "deep" / "0.dcm").read_bytes()[:-4000])
     out = tmp_path / "out"
@@ -189,6 +257,35 @@ def test_a_table_of_cbis_ddsm_groups_the_views_of_a_patient(model, tmp_path):
     out = tmp_path / "out"
     assert _predict(f"--model={model[0]}", f"--out={out}", tmp_path / "in") == 0
     assert _table(out / "patients.csv")["case_0001"]["images"] == "2"
+
+
+@pytest.mark.parametrize(
+    "nobody",
+    ["ANON", "Anonymous", "anonymised^patient", "n/a", "xxx", "Unknown", "000000", ""],
+)
+def test_patients_without_a_name_are_told_apart_by_study(nobody, tmp_path):
+    studies = ["1.2.3", "1.2.3", "1.2.4", None, None]
+    for number, study in enumerate(studies):
+        dataset = make_dataset(_breast(0), PatientID=nobody)
+        dataset.StudyInstanceUID = study or ""
+        save(dataset, tmp_path / f"{number}.dcm")
+    found = [*read_inputs(sorted(tmp_path.iterdir()), [], with_original=False)]
+    for keep in (False, True):
+        book = CaseBook(keep_identifiers=keep)
+        names = [book.name(image) for image in found]
+        assert [name.case[-1] for name in names] == ["1", "1", "2", "3", "4"]
+        assert all(name.patient_id == name.case for name in names)
+
+
+@pytest.mark.parametrize("pseudonym", ["ANON0012", "anonym7", "X1", "0001", "P_NA_3"])
+def test_a_pseudonym_is_a_patient(pseudonym, tmp_path):
+    for number in range(2):
+        write_dicom(tmp_path / f"{number}.dcm", _breast(0), PatientID=pseudonym)
+    book = CaseBook(keep_identifiers=True)
+    found = read_inputs(sorted(tmp_path.iterdir()), [], with_original=False)
+    names = [book.name(image) for image in found]
+    assert {name.case for name in names} == {"case_0001"}
+    assert {name.patient_id for name in names} == {pseudonym}
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "jpg", "pgm", "dcm"])
@@ -268,6 +365,37 @@ def test_overlays_have_the_originals_aspect_ratio(model, folder, tmp_path):
     assert set(shapes) == set(_table(out / "predictions.csv"))
     assert shapes["case_0001_LEFT_CC"] == (*SHAPE, 3)
     assert shapes["case_0004"] == (1024, round(1024 * 1700 / 3000), 3)
+
+
+def test_overlays_of_full_size_lie_on_the_originals_pixels(model, tmp_path):
+    pixels, folder = _breast(5, (1500, 900)), tmp_path / "in"
+    write_dicom(folder / "a.dcm", pixels)
+    drawn = {}
+    for name, options in {"small": ["--dicom"], "full": ["--full_size"]}.items():
+        out = tmp_path / name
+        assert _predict(f"--model={model[0]}", *options, f"--out={out}", folder) == 0
+        drawn[name] = cv2.imread(str(out / "overlays" / "case_0001.png"))
+    assert drawn["small"].shape == (1024, round(1024 * 900 / 1500), 3)
+    assert drawn["full"].shape == (1500, 900, 3)
+    size = drawn["small"].shape[1::-1]
+    shrunk = cv2.resize(drawn["full"], size, interpolation=cv2.INTER_AREA)
+    difference = np.abs(shrunk.astype(int) - drawn["small"])
+    assert np.quantile(difference, 0.99) <= 2
+    # The DICOM object has the mammogram's rows and columns whatever the PNG has.
+    (path,) = (tmp_path / "small" / "dicom").glob("*_overlay.dcm")
+    capture = pydicom.dcmread(path)
+    np.testing.assert_array_equal(capture.pixel_array, drawn["full"][..., ::-1])
+
+
+def test_a_full_size_overlay_shows_every_pixel_of_the_original(model, tmp_path):
+    pixels = _breast(5, (1500, 900)).copy()
+    pixels[700, 400], pixels[700, 401] = 0, 65535
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", "--full_size", f"--out={out}")
+    assert _predict(*command, tmp_path / "a.png") == 0
+    shown = cv2.imread(str(out / "overlays" / "case_0001.png")).astype(int).sum(-1)
+    assert shown[700, 401] - shown[700, 400] > 300
 
 
 def test_an_overlay_is_grey_at_even_odds_red_for_and_blue_against():
@@ -498,6 +626,23 @@ def test_an_earlier_predictions_overlays_are_no_input(model, folder, capsys):
     assert "nothing to score" in capsys.readouterr().err
 
 
+def test_a_model_that_is_named_twice_is_refused(model, folder, tmp_path, capsys):
+    out, models = tmp_path / "out", f"--model={model[0]},{model[0]}/"
+    assert _predict(models, f"--out={out}", folder) == 1
+    assert "--model names a directory twice" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_link_to_a_file_that_is_gone_is_a_problem(model, folder, tmp_path):
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    out = tmp_path / "out"
+    assert _predict(f"--model={model[0]}", f"--out={out}", folder) == 3
+    (problem,) = _table(out / "problems.csv").values()
+    assert problem["file"] == str(folder / "gone.png")
+    assert "no such file" in problem["problem"]
+
+
 def test_a_directory_that_is_no_model_is_refused(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert _predict(f"--model={folder}", f"--out={out}", folder) == 1
@@ -546,8 +691,11 @@ def test_pictures_and_sources_without_uids_get_no_dicom(model, folder, tmp_path)
     reasons = {row["problem"] for row in _table(out / "problems.csv").values()}
     assert reasons == {
         "scored, but a picture has no DICOM instance to refer to",
-        "scored, but: its header has no StudyInstanceUID to refer to",
+        "scored, but: its header has no valid StudyInstanceUID to refer to",
     }
+    page = (out / "report.html").read_text()
+    assert "Files that were scored, but not all was written: 2; see" in page
+    assert "could not be scored" not in page
     assert len(_scores(out / "predictions.csv")) == 5
 
 

@@ -33,6 +33,27 @@ from mammo_jax.errors import UserError
 MAX_PIXELS = 150_000_000
 MAX_FILE_BYTES = 1 << 30
 
+# The values that DICOM defines (PS3.3 C.7.6.3.1.2): others are not quoted, since any
+# text may stand in a header.
+_PHOTOMETRICS = frozenset(
+    [
+        "MONOCHROME1",
+        "MONOCHROME2",
+        "PALETTE COLOR",
+        "RGB",
+        "YBR_FULL",
+        "YBR_FULL_422",
+        "YBR_PARTIAL_422",
+        "YBR_PARTIAL_420",
+        "YBR_ICT",
+        "YBR_RCT",
+        "XYB",
+        "HSV",
+        "ARGB",
+        "CMYK",
+        "",
+    ]
+)
 _LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
 _VIEWS = frozenset(["CC", "MLO", "ML", "LM", "LMO", "XCCL", "XCCM", "FB", "SIO"])
 
@@ -247,6 +268,7 @@ def _header_facts(dataset: Dataset, path: Path) -> dict[str, Any]:
         )
     }
     photometric = str(dataset.get("PhotometricInterpretation", ""))
+    quoted = repr(photometric) if photometric in _PHOTOMETRICS else "an unknown one"
     frames = dataset.get("NumberOfFrames") or 1
     for is_wrong, complaint in (
         (
@@ -257,7 +279,7 @@ def _header_facts(dataset: Dataset, path: Path) -> dict[str, Any]:
         (
             dataset.get("SamplesPerPixel", 1) != 1
             or photometric not in ("MONOCHROME1", "MONOCHROME2"),
-            f"is not a grey-scale image (PhotometricInterpretation {photometric!r});"
+            f"is not a grey-scale image (PhotometricInterpretation {quoted});"
             " use the original mammogram, not a screen capture",
         ),
         (

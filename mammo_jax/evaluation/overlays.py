@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+# Rows that are drawn at once: in floating point a whole mammogram would need a GB.
+_BAND = 256
 # Of the full colour.
 _OPACITY = 0.5
 _THUMBNAIL_HEIGHT = 240
@@ -20,10 +22,30 @@ def draw_overlay(
       strength: from -1, blue, over 0, no colour, to 1, red; see
         `mammo_jax.evaluation.saliency.strength`.
     """
-    levels = np.rint(127.5 * (strength + 1)).astype(np.uint8)
-    opacity = _OPACITY * np.abs(strength)[..., None]
-    grey = picture[..., None].astype(np.float32)
-    return np.rint(grey * (1 - opacity) + _COLOURS[levels] * opacity).astype(np.uint8)
+    drawn = np.empty((*picture.shape, 3), np.uint8)
+    for start in range(0, len(picture), _BAND):
+        rows = slice(start, start + _BAND)
+        levels = np.rint(127.5 * (strength[rows] + 1)).astype(np.uint8)
+        opacity = _OPACITY * np.abs(strength[rows])[..., None]
+        grey = picture[rows, :, None].astype(np.float32)
+        drawn[rows] = np.rint(grey * (1 - opacity) + _COLOURS[levels] * opacity)
+    return drawn
+
+
+def enlarge(
+    strength: Float[np.ndarray, "height width"], size: tuple[int, int]
+) -> Float[np.ndarray, "height2 width2"]:
+    """The strength over a picture, over the same picture in another size.
+
+    Args:
+      strength: see `draw_overlay`.
+      size: height and width.
+    """
+    if strength.shape == size:
+        return strength
+    return cv2.resize(
+        strength.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR
+    )
 
 
 def _colour_table() -> UInt8[np.ndarray, "256 3"]:

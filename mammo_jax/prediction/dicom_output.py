@@ -7,6 +7,7 @@ the patient is copied. The structured report is a Comprehensive SR after TID 150
 percent.
 """
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pydicom
 from jaxtyping import UInt8
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 import mammo_jax
 from mammo_jax.errors import UserError
@@ -48,7 +49,10 @@ _IMAGE = (
     "Laterality",
     "ImageLaterality",
     "PatientOrientation",
+    "BurnedInAnnotation",
 )
+# A defined one, such as A\\FR, as pydicom returns it.
+_ORIENTATION = re.compile(r"[APRLHF]{1,3}")
 # highdicom wants one, and refuses a mammogram's own, such as A and FR.
 _ANY_ORIENTATION = ("A", "F")
 _SERIES_NUMBERS = {"overlay": 9001, "report": 9002}
@@ -89,7 +93,7 @@ def write_dicom(
       keep_identifiers: copy the source's patient and study attributes.
 
     Raises:
-      UserError: the source lacks the UIDs to refer to, or has invalid attributes.
+      UserError: the source lacks valid UIDs to refer to, or has invalid attributes.
     """
     reference = _read_reference(source, identity, keep_identifiers=keep_identifiers)
     makers = {
@@ -123,8 +127,10 @@ def _read_reference(
             source, stop_before_pixels=True, specific_tags=list(wanted)
         )
         for keyword in _REFERENCES:
-            if not dataset.get(keyword):
-                raise UserError(f"{source}: its header has no {keyword} to refer to")
+            if not UID(str(dataset.get(keyword, ""))).is_valid:
+                raise UserError(
+                    f"{source}: its header has no valid {keyword} to refer to"
+                )
         for keyword in _IDENTIFYING:
             if keyword not in dataset:
                 setattr(dataset, keyword, "")
@@ -161,9 +167,10 @@ def _secondary_capture(
         series_description="Where the model looked",
         **_series("overlay"),
     )
-    image.PatientOrientation = reference.get("PatientOrientation", "")
+    image.PatientOrientation = _orientation(reference)
     image.ImageType = ["DERIVED", "SECONDARY"]
-    if "BurnedInAnnotation" in reference:  # What is burnt into the source is here too.
+    # What is burnt into the source is here too.
+    if reference.get("BurnedInAnnotation") in ("YES", "NO"):
         image.BurnedInAnnotation = reference.BurnedInAnnotation
     image.DerivationDescription = f"Evidence for malignancy. {_CAVEAT}"
     item = Dataset()
@@ -171,6 +178,15 @@ def _secondary_capture(
     item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
     image.SourceImageSequence = [item]
     return image
+
+
+def _orientation(reference: Dataset) -> list[str] | str:
+    """PatientOrientation of rows and columns; empty where it is no such thing."""
+    value = reference.get("PatientOrientation") or ""
+    values = [value] if isinstance(value, str) else [str(one) for one in value]
+    if len(values) == 2 and all(map(_ORIENTATION.fullmatch, values)):
+        return values
+    return ""
 
 
 def _structured_report(reference: Dataset, identity: Identity, score: float) -> Dataset:

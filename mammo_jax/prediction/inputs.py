@@ -1,8 +1,8 @@
 """Files to score: found, read, put on the models' grids, and told apart.
 
 Nothing that identifies leaves this module unless it is asked for: images are named by
-case numbers. Which images are of one patient is read from PatientID (0010,0020), kept
-in memory only.
+case numbers. Which images are of one patient is read from PatientID (0010,0020), and
+where that names nobody from StudyInstanceUID (0020,000D); both stay in memory.
 """
 
 import collections
@@ -50,31 +50,42 @@ class Input:
 
     Attributes:
       path: its file.
-      patient: PatientID, or empty.
+      patient: PatientID; empty where there is none or it stands for anybody.
+      study: StudyInstanceUID, or empty.
       laterality: LEFT, RIGHT or empty.
       view: CC, MLO, another view's DICOM name, or empty.
       is_dicom: whether there is an instance for DICOM output to refer to.
       size: rows and columns of the original.
       grids: the image on each grid.
       picture: the original made small, with its aspect ratio, for looking at.
+      original: likewise in the original's size, where it was asked for.
     """
 
     path: Path
     patient: str
+    study: str
     laterality: str
     view: str
     is_dicom: bool
     size: tuple[int, int]
     grids: dict[Grid, UInt16[np.ndarray, "height width"]]
     picture: UInt8[np.ndarray, "rows columns"]
+    original: UInt8[np.ndarray, "rows2 columns2"] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A file that could not be scored, and why."""
+    """A file that could not be scored, and why; or what is to be said of one that was.
+
+    Attributes:
+      path: the file.
+      reason: what is wrong.
+      scored: whether it was scored all the same.
+    """
 
     path: Path
     reason: str
+    scored: bool = False
 
 
 def find_files(arguments: Sequence[str]) -> list[Path]:
@@ -113,7 +124,10 @@ def _files_of(argument: str) -> Iterator[Path]:
 
 def _images_below(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+        if path.name.startswith(".") or path.name == "DICOMDIR":
+            continue
+        # A link to a file that is gone is read, and so reported.
+        if not path.is_file() and not (path.is_symlink() and not path.exists()):
             continue
         suffix = path.suffix.lower()
         if suffix in READERS or suffix in _DICOM_NAMES or _has_mark(path):
@@ -138,9 +152,15 @@ def _nothing(argument: str) -> str:
 
 
 def read_inputs(
-    files: Iterable[Path], grids: Iterable[Grid]
+    files: Iterable[Path], grids: Iterable[Grid], *, with_original: bool
 ) -> Iterator[Input | Problem]:
-    """Reads the files in their order, a few ahead of the caller."""
+    """Reads the files in their order, a few ahead of the caller.
+
+    Args:
+      files: to read.
+      grids: to put the images on.
+      with_original: also keep them in their own size.
+    """
     wanted = tuple(dict.fromkeys(grids))
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with (
@@ -151,23 +171,25 @@ def read_inputs(
     ):
         warnings.simplefilter("ignore")
         for path in files:
-            pending.append(pool.submit(_read_or_report, path, wanted))
+            pending.append(pool.submit(_read_or_report, path, wanted, with_original))
             if len(pending) > 2 * _READERS_AT_ONCE:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _read_or_report(path: Path, grids: Sequence[Grid]) -> Input | Problem:
+def _read_or_report(
+    path: Path, grids: Sequence[Grid], with_original: bool
+) -> Input | Problem:
     try:
-        return read_input(path, grids)
+        return read_input(path, grids, with_original=with_original)
     except UserError as error:
         return Problem(path, str(error).removeprefix(f"{path}: "))
     except OSError as error:
         return Problem(path, error.strerror or type(error).__name__)
 
 
-def read_input(path: Path, grids: Sequence[Grid]) -> Input:
+def read_input(path: Path, grids: Sequence[Grid], *, with_original: bool) -> Input:
     """Reads one file.
 
     Raises:
@@ -182,15 +204,18 @@ def read_input(path: Path, grids: Sequence[Grid]) -> Input:
             "not the shape of a mammogram; turn it upright, or cut it to one breast"
         )
     is_dicom = path.suffix.lower() not in READERS
+    picture, levels = small_picture(mammogram.pixels)
     return Input(
         path=path,
         patient=_patient(path) if is_dicom else "",
+        study=mammogram.study_instance_uid.strip(),
         laterality=mammogram.laterality,
         view=mammogram.view,
         is_dicom=is_dicom,
         size=(mammogram.rows, mammogram.columns),
         grids={grid: _on_grid(mammogram, grid) for grid in grids},
-        picture=small_picture(mammogram.pixels),
+        picture=picture,
+        original=levels[mammogram.pixels] if with_original else None,
     )
 
 
@@ -203,13 +228,16 @@ def _on_grid(mammogram: Mammogram, grid: Grid) -> np.ndarray:
     return to_grid(pixels, grid.height, grid.width, stretch=grid.stretch)
 
 
-# What de-identified files have instead of a patient's code, INbreast's among them.
-_NOBODY = {"removed", "anonymous", "anonymized", "anonymised", "unknown", "none", "0"}
+# What de-identified files have instead of a patient's code, INbreast's "removed" among
+# it; compared in small letters, without what is neither letter nor digit.
+_NOBODY = re.compile(
+    "|anon|anonym[a-z]*|deidentified|removed|none|null|nobody|noname|na|unknown|xx+|0+"
+)
 
 
 def _patient(path: Path) -> str:
     patient = find_pseudonym(path).strip()
-    if patient.casefold() in _NOBODY:
+    if _NOBODY.fullmatch(re.sub(r"[\W_]+", "", patient.casefold())):
         return ""
     cbis = _CBIS_ID.fullmatch(patient)
     return cbis[1] if cbis else patient
@@ -217,19 +245,23 @@ def _patient(path: Path) -> str:
 
 def small_picture(
     pixels: UInt16[np.ndarray, "rows columns"],
-) -> UInt8[np.ndarray, "rows2 columns2"]:
+) -> tuple[UInt8[np.ndarray, "rows2 columns2"], UInt8[np.ndarray, " 65536"]]:
     """The image with its longer side at most `PICTURE_SIDE`, in 8 bits.
 
     Its darkest value is black, and its brightest but for one pixel in two hundred
     white.
+
+    Returns:
+      The image, and what every stored value becomes.
     """
     scale = min(1.0, PICTURE_SIDE / max(pixels.shape))
     size = tuple(max(1, round(side * scale)) for side in pixels.shape)
     if size != pixels.shape:
         pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
     dark, bright = np.percentile(pixels, [0, 99.5])
-    levels = (pixels.astype(np.float32) - dark) / max(bright - dark, 1)
-    return np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8)
+    shares = (np.arange(1 << 16, dtype=np.float32) - dark) / max(bright - dark, 1)
+    levels = np.rint(255 * np.clip(shares, 0, 1)).astype(np.uint8)
+    return levels[pixels], levels
 
 
 class Identity(NamedTuple):
@@ -237,7 +269,8 @@ class Identity(NamedTuple):
 
     Attributes:
       image_id: `case_0001_LEFT_CC`, with a number behind it for a second such image.
-      case: `case_0001`; all images of one PatientID share it.
+      case: `case_0001`; all images of one PatientID share it, or of one study where
+        PatientID names nobody.
       patient_id: the case, or PatientID where identifiers are kept.
     """
 
@@ -259,9 +292,10 @@ class CaseBook:
         self._counts: collections.Counter[str] = collections.Counter()
 
     def name(self, image: Input) -> Identity:
-        """The image's names; an image without PatientID is a case of its own."""
+        """The image's names; one without PatientID and study is a case of its own."""
         number = len(self._cases) + 1
-        case = self._cases.setdefault(image.patient or image.path, f"case_{number:04d}")
+        whose = image.patient or image.study or image.path
+        case = self._cases.setdefault(whose, f"case_{number:04d}")
         name = "_".join(part for part in (case, image.laterality, image.view) if part)
         self._counts[name] += 1
         if self._counts[name] > 1:

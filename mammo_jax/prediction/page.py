@@ -32,7 +32,7 @@ def write_page(
       about: which models, and how.
       rows: every image that was scored.
       thumbnails: PNG by image id, of those to show.
-      problems: the files that could not be scored.
+      problems: the files that could not be scored, or not without a remark.
     """
     shown = [row for row in rows if row.identity.image_id in thumbnails]
     shown.sort(key=lambda row: -row.score)
@@ -57,6 +57,15 @@ def write_page(
         table = Table(
             ("problem", "files"), [(why, str(n)) for why, n in reasons.items()]
         )
-        text = [f"{len(problems)} files could not be scored; see problems.csv."]
+        remarks = sum(problem.scored for problem in problems)
+        kinds = {
+            "could not be scored": len(problems) - remarks,
+            "were scored, but not all was written": remarks,
+        }
+        text = [
+            f"Files that {kind}: {count}; see problems.csv."
+            for kind, count in kinds.items()
+            if count
+        ]
         sections.append(Section("Problems", text, [table]))
     write_report(path, "Scores of mammograms", sections)

@@ -49,12 +49,14 @@ class Options:
       out: the directory.
       about: which models score, and how, in a sentence.
       dicom: also write DICOM objects.
+      full_size: overlays have the original's rows and columns.
       keep_identifiers: patients keep their PatientID.
     """
 
     out: Path
     about: str
     dicom: bool
+    full_size: bool
     keep_identifiers: bool
 
 
@@ -147,7 +149,8 @@ def _score(
     stop: StopRequest,
 ) -> None:
     with progress_bar("scoring", total=len(files), unit="image") as bar:
-        images = _only_images(read_inputs(files, scorer.grids), run, bar, stop)
+        inputs = read_inputs(files, scorer.grids, with_original=run.draws_originals)
+        images = _only_images(inputs, run, bar, stop)
         for batch in _batches(images, batch_size):
             found = scorer.score(batch, batch_size)
             for image, scored in zip(batch, found, strict=True):
@@ -169,6 +172,11 @@ class _Run:
             (options.out / DICOM_DIR).mkdir(exist_ok=True)
 
     @property
+    def draws_originals(self) -> bool:
+        """Whether some overlays are to have the original's size."""
+        return self._options.full_size or self._options.dicom
+
+    @property
     def thumbnails(self) -> dict[str, bytes]:
         """PNG of the highest scores by image id."""
         return {image_id: content for _, _, image_id, content in self._best}
@@ -182,12 +190,17 @@ class _Run:
         """Notes an image's score and writes its overlay."""
         identity = self._book.name(image)
         row = Row(identity, image.path, image.laterality, image.view, scored.score)
-        overlay = overlays.draw_overlay(image.picture, scored.strength)
+        small = overlays.draw_overlay(image.picture, scored.strength)
+        overlay = small
+        if self._options.full_size or (self._options.dicom and image.is_dicom):
+            assert image.original is not None
+            strength = overlays.enlarge(scored.strength, image.size)
+            overlay = overlays.draw_overlay(image.original, strength)
         path = self._options.out / OVERLAYS_DIR / f"{identity.image_id}.png"
-        path.write_bytes(overlays.encode(overlay))
+        path.write_bytes(overlays.encode(overlay if self._options.full_size else small))
         # Of equal scores the first files stay.
         entry = (scored.score, -len(self.rows), identity.image_id)
-        kept = (*entry, overlays.encode(overlays.thumbnail(overlay)))
+        kept = (*entry, overlays.encode(overlays.thumbnail(small)))
         if len(self._best) < MAX_PICTURES:
             heapq.heappush(self._best, kept)
         else:
@@ -201,7 +214,7 @@ class _Run:
 
         if not image.is_dicom:
             reason = "scored, but a picture has no DICOM instance to refer to"
-            self.report(Problem(image.path, reason))
+            self.report(Problem(image.path, reason, scored=True))
             return
         try:
             write_dicom(
@@ -214,7 +227,7 @@ class _Run:
             )
         except UserError as error:
             reason = str(error).removeprefix(f"{image.path}: ")
-            self.report(Problem(image.path, f"scored, but: {reason}"))
+            self.report(Problem(image.path, f"scored, but: {reason}", scored=True))
 
 
 def _only_images(

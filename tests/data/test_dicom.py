@@ -372,6 +372,7 @@ def test_impossible_windows_are_refused(tmp_path, film, window):
 BAD_HEADERS = [
     ({"NumberOfFrames": 60}, "holds 60 frames.*tomosynthesis"),
     ({"PhotometricInterpretation": "RGB"}, "not a grey-scale image"),
+    ({"PhotometricInterpretation": "DOE JANE"}, r"Interpretation an unknown one\)"),
     ({"SamplesPerPixel": 3}, "not a grey-scale image"),
     ({"BitsAllocated": 32, "BitsStored": 32}, "32 bits stored in 32"),
     ({"BitsStored": 17}, "17 bits stored in 16"),
