@@ -24,6 +24,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: checkpoints, metrics, TensorBoard files."
 )
+_TTA = flags.DEFINE_bool(
+    "tta", False, "Average the scores of the four flips, as --config.tta=True does."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -114,6 +117,8 @@ def _train() -> None:
             "--config and --workdir are needed; for example: python -m mammo_jax.main "
             "--config=configs/whole_res.py:phantom --workdir=runs/demo"
         )
+    if _TTA.value:
+        config.tta = True
     from mammo_jax.data.memory import keep_freed_memory
 
     keep_freed_memory()  # before JAX has threads

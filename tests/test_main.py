@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from whole_runs import (
     REPOSITORY,
     cached_environment,
@@ -72,6 +73,30 @@ def test_tensorboard_files_hold_curves_rates_and_images(finished):
         } <= set(tags["scalars"])
         assert any(tag.startswith("train/augmented_inputs") for tag in tags["images"])
         assert _colourfulness(events, "validation/most_wrong") > 30
+        epochs = [event.step for event in events.Scalars("validation/auc")]
+        names = ["validation/roc"] + ["validation/confusion"] * (part == "patch")
+        for name in names:
+            (tag,) = (tag for tag in tags["images"] if tag.startswith(name))
+            assert [event.step for event in events.Images(tag)] == epochs
+        curves = events.Tensors("validation/precision_recall")
+        assert [event.step for event in curves] == epochs
+        _assert_hyperparameters(events, workdir / part)
+
+
+def _assert_hyperparameters(events: EventAccumulator, run_directory: Path) -> None:
+    """They and the final figures are those of the run."""
+    metrics = json.loads((run_directory / "metrics.json").read_text())
+    (final,) = events.Scalars("final/test_auc")
+    assert final.value == pytest.approx(metrics["test"]["auc"])
+    content = events.PluginTagToContent("hparams")
+    data = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    values = data.session_start_info.hparams
+    config = json.loads((run_directory / "config.json").read_text())
+    assert values["batch_size"].number_value == config["batch_size"]
+    assert values["model.trunk"].string_value == "vgg16"
+    data = HParamsPluginData.FromString(content["_hparams_/experiment"])
+    tags = {info.name.tag for info in data.experiment.metric_infos}
+    assert {"final/test_auc", "final/validation_auc"} <= tags
 
 
 def _colourfulness(events: EventAccumulator, tag: str) -> int:
@@ -342,6 +367,13 @@ def test_init_from_a_folder_without_a_run_is_refused(
         *tiny_run(phantom_data, tmp_path / "run", f"--config.init_from={tmp_path}"),
     )
     _assert_one_line(result, "config.init_from: ")
+
+
+def test_tta_is_short_for_its_field(environment, tmp_path):
+    workdir = tmp_path / "run"
+    # Without data: the directory is taken before they are looked for.
+    run(environment, *tiny_run(tmp_path / "nothing", workdir, "--tta"))
+    assert json.loads((workdir / "config.json").read_text())["tta"] is True
 
 
 def test_help_explains_the_options(environment):
