@@ -4,6 +4,7 @@ Everything that can go wrong from the outside (files, tables, options) raises
 `UserError` with a message that says what is wrong, where, and how to mend it.
 """
 
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -33,6 +34,9 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
       command: does the work; returns an exit code, None meaning 0.
       traceback: re-raise instead, so that Python shows where it happened.
     """
+    # Names of files may hold bytes that are no UTF-8.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command() or 0
     except UserError as error:

@@ -787,3 +787,22 @@ def test_an_incomplete_command_line_is_refused(arguments, message, capsys):
         predict.parse_arguments(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf_8_ends_in_no_traceback(model, tmp_path):
+    picture, out = tmp_path / os.fsdecode(b"a\xff.png"), os.fsdecode(b"out\xff")
+    picture.write_bytes(cv2.imencode(".png", _breast(0))[1].tobytes())
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "mammo_jax.predict"),
+            *(f"--model={model[0]}", f"--out={out}", picture),
+        ],
+        capture_output=True,
+        cwd=tmp_path,
+        # As where the locale is a language's.
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"1 images scored; written to out\\udcff" in result.stdout
+    assert b"a\xff.png" in (tmp_path / out / "files.csv").read_bytes()

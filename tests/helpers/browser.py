@@ -19,13 +19,18 @@ _TIMEOUT = 60
 
 
 def find_browser() -> str:
-    """The path of a Chromium; skips the test where there is none."""
+    """The path of a Chromium; skips the test where there is none.
+
+    With MAMMO_JAX_NEEDS_BROWSER in the environment, as where one has been installed
+    for the tests, it fails instead.
+    """
     named = os.environ.get("MAMMO_JAX_BROWSER", "")
     for name in (named, *_NAMES):
         found = shutil.which(name) if name else None
         if found:
             return found
-    pytest.skip(
+    end = pytest.fail if os.environ.get("MAMMO_JAX_NEEDS_BROWSER") else pytest.skip
+    end(
         "no Chromium in PATH: install the package chromium-headless-shell (Debian) or "
         "chromium, or set MAMMO_JAX_BROWSER to the path of one"
     )
