@@ -31,7 +31,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--download",
         choices=list(PUBLISHED),
         metavar="NAME",
-        help=f"fetch published weights beside --out first: {', '.join(PUBLISHED)}",
+        help="fetch published weights first, into a folder NAME beside --out: "
+        + ", ".join(PUBLISHED),
     )
     parser.add_argument(
         "--arch",
@@ -51,6 +52,7 @@ def convert(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out={arguments.out} must end in .safetensors")
+    published = None
     if arguments.download:
         published = PUBLISHED[arguments.download]
         architecture = published.architecture
@@ -59,7 +61,8 @@ def convert(arguments: argparse.Namespace) -> None:
                 f"--download={arguments.download} is a {architecture}, not a "
                 f"{arguments.arch}; leave --arch out"
             )
-        target = arguments.out.parent / published.file_name
+        # In a folder of its own: Keras gave two files of ResNet50 the same name.
+        target = arguments.out.parent / arguments.download / published.file_name
         source = download(published.url, target, published.checksum)
     elif arguments.arch is None:
         raise UserError(f"--source needs --arch, one of {', '.join(SCHEMES)}")
@@ -67,7 +70,7 @@ def convert(arguments: argparse.Namespace) -> None:
         architecture, source = arguments.arch, arguments.source
     if source.resolve() == arguments.out.resolve():
         raise UserError("--out is the source itself; choose another name")
-    metadata = convert_file(architecture, source, arguments.out)
+    metadata = convert_file(architecture, source, arguments.out, published)
     print(f"wrote {arguments.out}")
     for key, value in metadata.items():
         if value:

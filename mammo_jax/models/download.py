@@ -1,5 +1,7 @@
 """Fetches a published file: resumed where it stopped, checked before use."""
 
+import http.client
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -30,14 +32,18 @@ def download(url: str, path: Path, checksum: str) -> Path:
         published file; the message says how to go on by hand.
     """
     if path.is_file():
-        verify_checksum(path, checksum)
+        try:
+            verify_checksum(path, checksum)
+        except UserError as error:
+            raise UserError(f"{error}: remove {path} first") from error
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
         _fetch(url, partial)
-    except OSError as error:  # URLError and time-outs among them
-        reason = getattr(error, "reason", None) or error
+    # URLError and time-outs are OSErrors; numbers that are none are ValueErrors.
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
         raise UserError(
             f"could not download {url}: {reason}. Run the same command again to go on "
             f"where it stopped, or fetch the file on another machine and pass it "
@@ -62,6 +68,13 @@ def _fetch(url: str, partial: Path) -> None:
             error.close()
             return
         raise
+    if response.status == 206 and _first_byte(response) != done:
+        response.close()
+        if not done:
+            raise OSError("the server sends a part that was not asked for")
+        # Another part than the one that is missing: from the beginning, then.
+        partial.unlink()
+        return _fetch(url, partial)
     with response:
         if response.status != 206:  # the server starts at the beginning
             done = 0
@@ -76,3 +89,10 @@ def _fetch(url: str, partial: Path) -> None:
                 bar.update(len(chunk))
     if total is not None and partial.stat().st_size < total:
         raise OSError(f"the connection ended after {partial.stat().st_size} bytes")
+
+
+def _first_byte(response: http.client.HTTPResponse) -> int | None:
+    """Where in the file a part starts; None if the response does not say."""
+    content_range = response.headers.get("Content-Range", "")
+    match = re.match(r"bytes (\d+)-", content_range)
+    return int(match[1]) if match else None

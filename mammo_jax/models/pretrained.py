@@ -195,15 +195,17 @@ def _recognise(architecture: str, weights: dict[str, np.ndarray]) -> Scheme:
     return best
 
 
-def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
+def convert_file(
+    architecture: str, source: Path, out: Path, published: Published | None = None
+) -> dict[str, str]:
     """Converts a weight file and writes it with its provenance.
-
-    If the file has the name of a published one, its checksum is verified.
 
     Args:
       architecture: "resnet50", "vgg16" or "vgg19".
       source: see `weight_files.read_weights`.
       out: the safetensors file to write; replaced if it exists.
+      published: what the file must be. None: if it has the name of published files,
+        one of them.
 
     Returns:
       The metadata written: format, architecture, wiring, input_std, source
@@ -213,13 +215,9 @@ def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
       UserError: the file cannot be read, does not fit, or is not what was
         published under its name.
     """
-    weights = read_weights(source)
-    published = next(
-        (p for p in PUBLISHED.values() if p.file_name == source.name), None
-    )
-    if published:
-        verify_checksum(source, published.checksum)
-    converted, scheme = convert(architecture, weights)
+    # Before it is read: half a file is to be downloaded again, whatever its format.
+    published = _verify_published(source, published)
+    converted, scheme = convert(architecture, read_weights(source))
     metadata = {
         "format": _FORMAT,
         "architecture": architecture,
@@ -231,6 +229,17 @@ def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
     }
     _write(out, converted, metadata)
     return metadata
+
+
+def _verify_published(source: Path, published: Published | None) -> Published | None:
+    """The published file that `source` is; None if it has another name."""
+    candidates = [p for p in PUBLISHED.values() if p.file_name == source.name]
+    if published:
+        candidates = [published]
+    if not (candidates and source.is_file()):
+        return None
+    found = verify_checksum(source, *(p.checksum for p in candidates))
+    return next(p for p in candidates if p.checksum == found)
 
 
 def save_trunk(
@@ -340,19 +349,26 @@ def put_trunk(
     )
 
 
-def verify_checksum(path: Path, checksum: str) -> None:
+def verify_checksum(path: Path, *checksums: str) -> str:
     """Compares a file with "ALGORITHM:DIGITS", the digits from the digest's start.
+
+    Returns:
+      Which of `checksums` it has.
 
     Raises:
       UserError: the file is damaged or not the published one.
     """
-    algorithm, _, expected = checksum.partition(":")
-    found = file_digest(path, algorithm)
-    if not found.startswith(expected):
-        raise UserError(
-            f"{path.name} is not the file that was published under this name: its "
-            f"{algorithm} is {found}, expected {expected}; download it again"
-        )
+    mismatches = []
+    for checksum in checksums:
+        algorithm, _, expected = checksum.partition(":")
+        found = file_digest(path, algorithm)
+        if found.startswith(expected):
+            return checksum
+        mismatches.append(f"its {algorithm} is {found}, expected {expected}")
+    raise UserError(
+        f"{path.name} is not the file that was published under this name: "
+        f"{'; '.join(mismatches)}; download it again"
+    )
 
 
 def file_digest(path: Path, algorithm: str) -> str:

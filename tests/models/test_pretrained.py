@@ -2,7 +2,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 from flax import nnx
+from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
@@ -27,39 +27,8 @@ from mammo_jax.models.weight_files import read_weights
 from mammo_jax.models.weight_names import SCHEMES
 
 
-def library_weights(architecture, scheme):
-    """Small distinct values under the names and in the layout of a library."""
-    weights = {}
-    for index, (name, shape) in enumerate(
-        trunk_shapes(architecture, scheme.wiring).items()
-    ):
-        if scheme.transpose and len(shape) == 4:
-            shape = (shape[3], shape[2], shape[0], shape[1])
-        weights[scheme.rename(name)] = np.full(shape, 1 + index / 8, np.float32)
-    return weights
-
-
 def torch_scheme(architecture):
     return next(s for s in SCHEMES[architecture] if s.transpose)
-
-
-def write_legacy_keras(weights, path):
-    """As Keras 2 wrote weights: layers in order, their arrays named and ordered."""
-    layers = {}
-    order = ["kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance"]
-    for key, value in weights.items():
-        layer, _, name = key.rpartition("/")
-        layers.setdefault(layer, {})[name] = value
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [b"input_1", *(n.encode() for n in layers)]
-        file.create_group("input_1").attrs["weight_names"] = []
-        for layer, arrays in layers.items():
-            group = file.create_group(layer)
-            names = sorted(arrays, key=order.index)
-            keys = [f"{layer}/{layer}_{name}_1:0" for name in names]
-            group.attrs["weight_names"] = [key.encode() for key in keys]
-            for key, name in zip(keys, names, strict=True):
-                group[key] = arrays[name]
 
 
 @pytest.fixture(scope="module")

@@ -1,96 +1,15 @@
-"""PyTorch's file layouts, written here by hand; no PyTorch is needed."""
+"""PyTorch's file layouts, written by hand; no PyTorch is needed."""
 
 import collections
-import io
 import os
-import pickle
-import struct
-import sys
-import types
 import zipfile
 
 import numpy as np
 import pytest
+from torch_layouts import Storage, Tensor, write_legacy, write_zip
 
 from mammo_jax.errors import UserError
 from mammo_jax.models.torch_files import read_state_dict
-
-
-class FloatStorage:
-    """Stands for torch.FloatStorage in the pickle."""
-
-
-class LongStorage:
-    """Stands for torch.LongStorage in the pickle."""
-
-
-def _rebuild_tensor_v2(*_):
-    """Stands for torch._utils._rebuild_tensor_v2 in the pickle."""
-
-
-class Storage:
-    def __init__(self, key, array):
-        self.key, self.array = key, array
-
-
-class Tensor:
-    """A view of a storage: (offset, shape, strides) in elements."""
-
-    def __init__(self, storage, offset, shape, strides):
-        self.fields = (storage, offset, shape, strides)
-
-    def __reduce__(self):
-        hooks = collections.OrderedDict()
-        return _rebuild_tensor_v2, (*self.fields, False, hooks)
-
-
-class Pickler(pickle.Pickler):
-    def persistent_id(self, obj):
-        if not isinstance(obj, Storage):
-            return None
-        kind = {"f": FloatStorage, "i": LongStorage}[obj.array.dtype.kind]
-        return ("storage", kind, obj.key, "cpu", obj.array.size, *self.view)
-
-
-@pytest.fixture(autouse=True)
-def torch_names(monkeypatch):
-    """Lets the pickler write torch's names without torch."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for target, module in [
-        (FloatStorage, torch),
-        (LongStorage, torch),
-        (_rebuild_tensor_v2, utils),
-    ]:
-        monkeypatch.setattr(target, "__module__", module.__name__)
-        setattr(module, target.__name__, target)
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-
-
-def pickled(content, view=()):
-    stream = io.BytesIO()
-    pickler = Pickler(stream, protocol=2)
-    pickler.view = view
-    pickler.dump(content)
-    return stream.getvalue()
-
-
-def write_zip(path, content, storages, compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("model/data.pkl", pickled(content))
-        for storage in storages:
-            archive.writestr(f"model/data/{storage.key}", storage.array.tobytes())
-
-
-def write_legacy(path, content, storages):
-    with path.open("wb") as stream:
-        for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
-            stream.write(pickle.dumps(part, protocol=2))
-        stream.write(pickled(content, view=(None,)))
-        stream.write(pickle.dumps([s.key for s in storages], protocol=2))
-        for storage in storages:
-            stream.write(struct.pack("<q", storage.array.size))
-            stream.write(storage.array.tobytes())
 
 
 @pytest.fixture

@@ -1,16 +1,21 @@
+import contextlib
+import functools
 import hashlib
 import http.server
 import re
+import socket
 import threading
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from library_weights import library_weights, write_legacy_keras
+from torch_layouts import write_state_dict
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import pretrained
 from mammo_jax.models.download import download
-from mammo_jax.models.pretrained import Published, trunk_shapes
+from mammo_jax.models.pretrained import trunk_shapes
 from mammo_jax.models.weight_names import SCHEMES
 from scripts import convert_weights
 
@@ -31,6 +36,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         body = server.content[start:]
         self.send_response(206 if start else 200)
+        if start:
+            size = len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.breaks_after])
@@ -91,6 +99,65 @@ def test_wrong_content_is_refused_and_thrown_away(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_another_file_in_the_way_is_named(server, tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError, match=f"remove {path}"):
+        download(server.url, path, CHECKSUM)
+    assert path.read_bytes() == b"old"
+
+
+@contextlib.contextmanager
+def replies(*contents):
+    """A server that answers each connection with the next of `contents`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        for content in contents:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(content)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/weights.bin"
+    thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"hello\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-9/10\r\n\r\n56789",
+    ],
+    ids=["status", "empty", "chunk", "length", "headers", "404", "unasked range"],
+)
+def test_an_answer_that_is_no_file_is_one_clear_error(reply, tmp_path):
+    with replies(reply) as url, pytest.raises(UserError, match="could not download"):
+        download(url, tmp_path / "weights.bin", CHECKSUM)
+
+
+@pytest.mark.parametrize("answered", ["bytes 0-9/10", "bytes 7-9/10", "words", ""])
+def test_a_part_that_does_not_go_on_where_asked_is_not_appended(answered, tmp_path):
+    (tmp_path / "weights.bin.part").write_bytes(b"01234")
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789"
+    part = (
+        f"HTTP/1.1 206 Partial\r\nContent-Range: {answered}\r\n"
+        "Content-Length: 3\r\n\r\n789"
+    )
+    checksum = "md5:" + hashlib.md5(b"0123456789").hexdigest()
+    with replies(part.encode(), whole) as url:
+        path = download(url, tmp_path / "weights.bin", checksum)
+    assert path.read_bytes() == b"0123456789"
+
+
 def test_no_network_says_how_to_go_on_by_hand(server, tmp_path):
     server.shutdown()
     server.socket.close()
@@ -104,13 +171,8 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def vgg19_file(tmp_path_factory):
-    scheme = SCHEMES["vgg19"][1]
-    weights = {}
-    for name, shape in trunk_shapes("vgg19", "").items():
-        shape = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
-        weights[scheme.rename(name)] = np.ones(shape, np.float32)
     path = tmp_path_factory.mktemp("vgg19") / "vgg19.safetensors"
-    safetensors.numpy.save_file(weights, path)
+    safetensors.numpy.save_file(library_weights("vgg19", SCHEMES["vgg19"][1]), path)
     return path
 
 
@@ -125,18 +187,79 @@ def test_command_converts_a_file_and_prints_its_provenance(
     assert len(pretrained.load_trunk(out, "vgg19", "")) == 32
 
 
-def test_command_downloads_and_converts(
-    server, vgg19_file, tmp_path, monkeypatch, capsys
-):
-    server.content = vgg19_file.read_bytes()
+# name: the schemes of the files that are published under it.
+PUBLISHED_SCHEMES = {
+    "resnet50": SCHEMES["resnet50"][0],
+    "resnet50-keras": SCHEMES["resnet50"][1],
+    "resnet50-torchvision": SCHEMES["resnet50"][2],
+    "resnet50-torchvision-v2": SCHEMES["resnet50"][2],
+    "vgg16": SCHEMES["vgg16"][0],
+    "vgg16-torchvision": SCHEMES["vgg16"][1],
+    "vgg19": SCHEMES["vgg19"][0],
+    "vgg19-torchvision": SCHEMES["vgg19"][1],
+}
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """The same names with few channels: files of kilobytes."""
+    monkeypatch.setattr(
+        pretrained, "trunk_shapes", functools.partial(trunk_shapes, width=1 / 16)
+    )
+
+
+def publish(server, name, monkeypatch, folder):
+    """Serves made-up weights as the published file `name`; returns its address."""
+    published = pretrained.PUBLISHED[name]
+    file = folder / "published" / published.file_name
+    file.parent.mkdir()
+    weights = library_weights(
+        published.architecture, PUBLISHED_SCHEMES[name], width=1 / 16
+    )
+    write = {".h5": lambda path: write_legacy_keras(weights, path)}
+    write[".pth"] = lambda path: write_state_dict(path, weights)
+    write[file.suffix](file)
+    server.content = file.read_bytes()
     checksum = "sha256:" + hashlib.sha256(server.content).hexdigest()[:8]
-    url = server.url.replace("weights.bin", "published.safetensors")
-    published = Published("vgg19", url, checksum)
-    monkeypatch.setitem(pretrained.PUBLISHED, "vgg19", published)
+    url = server.url.replace("weights.bin", published.file_name)
+    monkeypatch.setitem(
+        pretrained.PUBLISHED, name, published._replace(url=url, checksum=checksum)
+    )
+    return url
+
+
+@pytest.mark.parametrize("name", pretrained.PUBLISHED)
+def test_command_downloads_and_converts_every_published_file(
+    name, server, narrow, tmp_path, monkeypatch, capsys
+):
+    url = publish(server, name, monkeypatch, tmp_path)
     out = tmp_path / "trunk.safetensors"
-    run("--download=vgg19", f"--out={out}")
-    assert f"published_at: {url}" in capsys.readouterr().out
+    run(f"--download={name}", f"--out={out}")
+    printed = capsys.readouterr().out
+    assert f"published_at: {url}\n" in printed
+    wiring = PUBLISHED_SCHEMES[name].wiring
+    assert f"  architecture: {name.partition('-')[0]}\n" in printed
+    assert (f"  wiring: {wiring}\n" in printed) == bool(wiring)
     assert out.exists()
+
+
+def test_files_published_under_one_name_do_not_meet_on_the_disk(
+    server, narrow, tmp_path, monkeypatch
+):
+    for name in ("resnet50", "resnet50-keras"):
+        publish(server, name, monkeypatch, tmp_path)
+        run(f"--download={name}", f"--out={tmp_path / name}.safetensors")
+        (tmp_path / "published").rename(tmp_path / f"published of {name}")
+    again = pretrained.PUBLISHED["resnet50-keras"].file_name
+    source = tmp_path / "resnet50-keras" / again
+    run("--arch=resnet50", f"--source={source}", f"--out={tmp_path / 'b'}.safetensors")
+
+
+def test_a_truncated_published_file_is_to_be_downloaded_again(tmp_path):
+    file = tmp_path / pretrained.PUBLISHED["vgg16"].file_name
+    file.write_bytes(b"\x89HDF\r\n\x1a\n, and no more")
+    with pytest.raises(UserError, match="download it again"):
+        run("--arch=vgg16", f"--source={file}", f"--out={tmp_path / 'o'}.safetensors")
 
 
 @pytest.mark.parametrize(
