@@ -216,6 +216,8 @@ def _initial_variables(
         params, stats, report = conversion.take_over(
             source_params, source_stats, params, stats
         )
+        source_config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
+        conversion.check_same_network(source_config["model"], config.model)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     _log.info("started from %s: %s", directory, report)

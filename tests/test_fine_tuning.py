@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import tiny_runs
 
 from mammo_jax import config as base
 from mammo_jax.errors import UserError
@@ -90,6 +91,16 @@ def test_a_classifier_of_another_design_is_refused(
 
     with pytest.raises(UserError, match=f"config.init_from: .*{message}"):
         train_and_evaluate(config, tmp_path / "tuned")
+
+
+def test_a_patch_classifier_of_another_wiring_is_refused(phantom_data, tmp_path):
+    """Its weights have the same names and shapes."""
+    tiny_runs.write_run(tmp_path / "p", "patch", trunk="resnet50", wiring="keras")
+    changes = {"model.trunk": "resnet50", "init_from": str(tmp_path / "p")}
+    config = tiny(phantom_data, "real", **{"data.pixel_mean": -1.0}, **changes)
+
+    with pytest.raises(UserError, match=r"config.init_from: .*wiring is 'keras' there"):
+        train_and_evaluate(config, tmp_path / "whole")
 
 
 def test_the_preset_says_which_run_it_lacks(phantom_data, tmp_path):

@@ -6,13 +6,27 @@ initial values. Of a whole-image classifier everything is copied, to be trained 
 another set of images. Every variable on both sides is accounted for.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mammo_jax.errors import UserError
+from mammo_jax.models.config import checked_config
 from mammo_jax.models.variables import Variables
+from mammo_jax.models.vgg import DEPTHS
 
 NEW_LAYERS_PREFIX = "top/"
 HEAD_PREFIX = "head/"
+
+# What makes two networks compute the same from the same weights: of each trunk, and of
+# each kind of top. The fields that are left out are not read, or may change.
+_TRUNK_FIELDS = {"resnet50": ("trunk", "width", "wiring", "stem")} | dict.fromkeys(
+    DEPTHS, ("trunk", "width")
+)
+_TOP_FIELDS = {
+    "patch": ("kind",),
+    "heatmap": ("kind", "pool", "fc", "activation", "window"),
+    "residual": ("kind", "blocks"),
+    "vgg": ("kind", "blocks"),
+}
 
 
 class ConversionReport(NamedTuple):
@@ -74,6 +88,36 @@ def take_over(
     params = {name: source.get(name, value) for name, value in whole_params.items()}
     stats = {name: source.get(name, value) for name, value in whole_stats.items()}
     return params, stats, report
+
+
+def check_same_network(source_config: Any, config: Any) -> None:
+    """Refuses a classifier whose weights fit, but would compute something else here.
+
+    The wiring and the stem of a ResNet50 and the activation of a heatmap show neither
+    in the names nor in the shapes of the weights.
+
+    Args:
+      source_config: model configuration of the trained classifier. Of a patch
+        classifier the trunk is compared, of a whole-image classifier the top as well.
+      config: that of the new model.
+
+    Raises:
+      UserError: names each field that differs, with both values.
+    """
+    there, here = checked_config(source_config), checked_config(config)
+    pairs = [("model", there, here, _TRUNK_FIELDS[here.trunk])]
+    if there.top.kind != "patch":
+        pairs.append(("model.top", there.top, here.top, _TOP_FIELDS[here.top.kind]))
+    differences = [
+        f"{part}.{field} is {theirs[field]!r} there, {ours[field]!r} here"
+        for part, theirs, ours, fields in pairs
+        for field in fields
+        if theirs[field] != ours[field]
+    ]
+    if differences:
+        raise UserError(
+            f"the trained classifier is another network: {'; '.join(differences)}"
+        )
 
 
 def _plan(source: Variables, whole: Variables) -> tuple[str, set[str], set[str]]:

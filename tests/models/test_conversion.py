@@ -1,3 +1,6 @@
+import json
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,10 +8,10 @@ from flax import nnx
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, default_model_config, variables
-from mammo_jax.models.conversion import take_over
+from mammo_jax.models.conversion import check_same_network, take_over
 
 
-def split_model(kind, seed, trunk="resnet50", **changes):
+def make_config(kind, trunk="resnet50", **changes):
     config = default_model_config()
     config.update({"trunk": trunk, "width": 0.05, "image_size": (96, 64)})
     top_changes = changes.pop("top", {})
@@ -18,6 +21,11 @@ def split_model(kind, seed, trunk="resnet50", **changes):
         top["blocks"] = ("4-4-8x1", "4-4-4x1")
     config.top.update(top | top_changes)
     config.num_classes = 5 if kind == "patch" else 2
+    return config
+
+
+def split_model(kind, seed, trunk="resnet50", **changes):
+    config = make_config(kind, trunk, **changes)
     return variables.split(build_model(config, nnx.Rngs(seed)))
 
 
@@ -123,3 +131,64 @@ def test_lost_variable_is_an_error_that_names_it():
     del patch_params["trunk/stage3/unit1/conv1/bias"]
     with pytest.raises(UserError, match=r"1 missing .trunk/stage3/unit1/conv1/bias"):
         take_over(patch_params, patch_stats, whole_params, whole_stats)
+
+
+@pytest.mark.parametrize(
+    ("source", "whole", "message"),
+    [
+        (
+            {"kind": "patch", "wiring": "keras"},
+            {"kind": "residual"},
+            "model.wiring is 'keras' there, 'keras2017' here",
+        ),
+        (
+            {"kind": "patch", "stem": "gentle"},
+            {"kind": "heatmap"},
+            "model.stem is 'gentle' there, 'standard' here",
+        ),
+        (
+            {"kind": "heatmap", "top": {"activation": "relu"}},
+            {"kind": "heatmap"},
+            "model.top.activation is 'relu' there, 'softmax' here",
+        ),
+        (
+            {"kind": "heatmap", "top": {"window": 1, "pool": 2}},
+            {"kind": "heatmap"},
+            "model.top.pool is 2 there, 1 here; model.top.window is 1 there, 2 here",
+        ),
+        (
+            {"kind": "residual", "width": 0.1, "trunk": "vgg16"},
+            {"kind": "vgg", "top": {"blocks": ("4x1",)}},
+            "model.trunk is 'vgg16' there, 'resnet50' here; model.width is 0.1 there, "
+            "0.05 here; model.top.kind is 'residual' there, 'vgg' here",
+        ),
+    ],
+)
+def test_a_network_that_computes_something_else_is_refused(source, whole, message):
+    source, whole = make_config(**source), make_config(**whole)
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_same_network(json.loads(source.to_json_best_effort()), whole)
+
+
+@pytest.mark.parametrize(
+    ("source", "whole"),
+    [
+        ({"kind": "patch"}, {"kind": "heatmap", "top": {"activation": "relu"}}),
+        (
+            {"kind": "patch", "stem": "gentle"},
+            {"kind": "residual", "stem": "gentle", "image_size": (192, 128)},
+        ),
+        # Not read by VGG, nor by residual blocks.
+        (
+            {"kind": "residual", "trunk": "vgg16", "top": {"pool": 2}},
+            {"kind": "residual", "trunk": "vgg16", "wiring": "keras", "stem": "gentle"},
+        ),
+        (
+            {"kind": "heatmap"},
+            {"kind": "heatmap", "batch_norm": "frozen", "compute_dtype": "bfloat16"},
+        ),
+    ],
+)
+def test_the_same_network_is_accepted(source, whole):
+    source, whole = make_config(**source), make_config(**whole)
+    check_same_network(json.loads(source.to_json_best_effort()), whole)
