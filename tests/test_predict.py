@@ -4,9 +4,11 @@ import csv
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -748,6 +750,39 @@ def test_an_export_scores_with_jax_alone(model, other, tmp_path):
     ]
     assert three == pytest.approx(expected, rel=1e-4)
     assert one == pytest.approx(expected[:1], rel=1e-4)
+
+
+def _readme_export() -> str:
+    """The README's Python that scores with an export."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"  ```python\n(.*?)  ```\n", text, re.DOTALL)
+    (block,) = (block for block in blocks if "export.deserialize" in block)
+    return textwrap.dedent(block)
+
+
+@pytest.mark.parametrize(
+    ("bits", "stretch"), [(8, False), (12, False), (16, False), (8, True)]
+)
+def test_the_readmes_way_with_an_export_gives_predicts_score(
+    tmp_path, monkeypatch, bits, stretch
+):
+    write_run(tmp_path / "run", stretch=stretch)
+    pixels = _breast(1) >> (16 - bits)
+    path = tmp_path / f"in.{'png' if bits == 8 else 'dcm'}"
+    if bits == 8:
+        pixels = pixels.astype(np.uint8)
+        cv2.imwrite(str(path), pixels)
+    else:
+        write_dicom(path, pixels, BitsStored=bits, HighBit=bits - 1)
+    command = (f"--model={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
+    assert _predict(*command, f"--export={tmp_path / 'model.jax'}", path) == 0
+    (score,) = _scores(tmp_path / "out" / "predictions.csv").values()
+    monkeypatch.chdir(tmp_path)
+    names = {"pixels": pixels, "bits": bits, "stretch": stretch}
+    names |= {"height": HEIGHT, "width": WIDTH}
+    *code, last = _readme_export().splitlines()
+    exec("\n".join([*code, f"found = {last}"]), names)
+    assert float(names["found"][0]) == pytest.approx(score, rel=1e-6)
 
 
 def test_an_export_may_lie_in_the_output(model, folder, tmp_path):
