@@ -35,6 +35,10 @@ class Classifier(nnx.Module):
         self.trunk_name = config.trunk
         self.batch_statistics = BATCH_NORM[config.batch_norm]
         self.smallest = TRUNK_STRIDE
+        # Height and width, and what the trunk makes of them, where the layers on top
+        # depend on it.
+        self.image_size: tuple[int, int] | None = None
+        self.feature_size: tuple[int, int] | None = None
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
@@ -47,7 +51,8 @@ class Classifier(nnx.Module):
             the configuration freezes them.
 
         Raises:
-          UserError: the images are too small for the network.
+          UserError: the images are too small for the network, or of another size
+            than a heatmap model was built for.
         """
         height, width = images.shape[1:3]
         if min(height, width) < self.smallest:
@@ -57,6 +62,12 @@ class Classifier(nnx.Module):
             )
         by_batch = self.batch_statistics
         features = self.trunk(images, train and by_batch.trunk)  # (B, H/32, W/32, C)
+        if self.feature_size not in (None, features.shape[1:3]):
+            raise UserError(
+                f"images of {height}x{width} do not fit this heatmap model: its dense "
+                f"layers were made for {'x'.join(map(str, self.image_size or ()))} "
+                "(model.image_size)"
+            )
         return self.classify(_rows_together(features), train and by_batch.top)
 
     @abc.abstractmethod
@@ -123,11 +134,10 @@ class HeatmapClassifier(Classifier):
     def __init__(self, config, rngs: nnx.Rngs):
         super().__init__(config, rngs)
         top = config.top
-        self.image_size = tuple(config.image_size)
-        rows, columns = feature_size(self.trunk, self.image_size)
+        self.image_size = height, width = tuple(config.image_size)
+        self.feature_size = rows, columns = feature_size(self.trunk, self.image_size)
         positions = (rows - top.window + 1, columns - top.window + 1)
         if min(positions) < top.pool:
-            height, width = self.image_size
             raise UserError(
                 f"images of {height}x{width} are too small for a heatmap with window "
                 f"{top.window} and pool {top.pool}: it needs at least "

@@ -247,7 +247,8 @@ def open_data(config: ConfigDict) -> pipeline.Dataset:
     """Opens the configured dataset and checks it against the configuration.
 
     Raises:
-      UserError: not built, without the splits, or of other classes.
+      UserError: not built, without the splits, of other classes, or of another image
+        size than a heatmap model's.
     """
     dataset = pipeline.open_dataset(config.data.dataset, config.data.data_dir)
     for role in ("train", "validation", "test"):
@@ -263,7 +264,14 @@ def open_data(config: ConfigDict) -> pipeline.Dataset:
             f"{list(dataset.class_names)}, but config.model.num_classes is "
             f"{config.model.num_classes}"
         )
-    height = dataset.image_shape[0]
+    height, width = dataset.image_shape
+    size = tuple(config.model.image_size)
+    # Every other model averages over however many positions there are.
+    if config.model.top.kind == "heatmap" and size != (height, width):
+        raise UserError(
+            f"the images of {dataset.name} are {height}x{width}, but a heatmap model "
+            f"is made for one size and config.model.image_size is {size}"
+        )
     if height % config.devices.spatial:
         raise UserError(
             f"the {height} rows of {dataset.name} cannot be spread evenly over "

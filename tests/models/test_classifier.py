@@ -142,6 +142,16 @@ def test_too_small_heatmap_is_refused_with_the_size_needed():
         build_model(config, nnx.Rngs(0))
 
 
+@pytest.mark.parametrize("size", [(64, 96), (128, 64), (32, 32)])
+def test_a_heatmap_model_refuses_images_of_another_size(size):
+    model = build_model(tiny("vgg16", "heatmap_1x1"), nnx.Rngs(0))
+    message = rf"images of {size[0]}x{size[1]}.* 64x64 \(model.image_size\)"
+    with pytest.raises(UserError, match=message):
+        model(jnp.zeros((1, *size, 3)), train=False)
+    # As many positions: the network cannot tell them apart.
+    assert model(jnp.zeros((1, 70, 95, 3)), train=False).shape == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,11 @@ from flax import nnx
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, default_model_config, variables
 from mammo_jax.models.conversion import check_same_network, take_over
+from mammo_jax.reproduction import presets
+from mammo_jax.reproduction.plan import Setting, plan_runs
+from mammo_jax.reproduction.rows import by_name, load_rows
+
+ROWS = Path(__file__).parents[2] / "configs" / "paper_rows.py"
 
 
 def make_config(kind, trunk="resnet50", **changes):
@@ -192,3 +198,14 @@ def test_a_network_that_computes_something_else_is_refused(source, whole, messag
 def test_the_same_network_is_accepted(source, whole):
     source, whole = make_config(**source), make_config(**whole)
     check_same_network(json.loads(source.to_json_best_effort()), whole)
+
+
+@pytest.mark.parametrize(("preset", "scale"), presets.SCALES.items())
+def test_every_row_of_the_paper_goes_on_from_the_same_network(preset, scale, tmp_path):
+    rows = by_name(load_rows(ROWS))
+    plan = plan_runs(dict.fromkeys(rows, 1), rows, Setting(preset, tmp_path, "", scale))
+    models = {run.row.name: run.config.model for run in plan}
+    followers = [run.row for run in plan if run.row.start and run.row.kind != "forest"]
+    assert len(followers) > 40
+    for row in followers:
+        check_same_network(models[row.start], models[row.name])

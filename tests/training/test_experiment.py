@@ -1,0 +1,34 @@
+"""What of a run is refused before any work."""
+
+import pytest
+
+from mammo_jax import config as base
+from mammo_jax.errors import UserError
+from mammo_jax.models import TOPS
+from mammo_jax.training import experiment
+
+
+def make_config(data_dir, top):
+    config = base.whole_config()
+    config.data.data_dir = str(data_dir)
+    config.data.dataset = "cbis_ddsm/paper_whole_h288"
+    config.model.top.update(TOPS[top])
+    return config
+
+
+def test_a_heatmap_model_is_made_for_the_size_of_the_images(phantom_data):
+    config = make_config(phantom_data, "heatmap_1x1")
+    with pytest.raises(
+        UserError, match=r"are 288x224, but .*image_size is \(1152, 896"
+    ):
+        experiment.open_data(config)
+    config.model.image_size = (288, 224)
+    experiment.open_data(config)
+
+
+@pytest.mark.parametrize("top", ["residual_512-512-1024x2", "vgg_512x1"])
+def test_an_all_convolutional_model_takes_every_size(phantom_data, top):
+    assert experiment.open_data(make_config(phantom_data, top)).image_shape == (
+        288,
+        224,
+    )
