@@ -7,7 +7,8 @@ glob in quotes. Into the directory of --out go predictions.csv, breasts.csv and
 patients.csv (scores), overlays/ (where the model looked), report.html, files.csv (which
 image is which file) and problems.csv. Patients are called by case numbers.
 
-Exit code: 0 all files were scored, 3 some could not be, 1 an error.
+Exit code: 0 all files were scored, 3 some could not be, 1 an error. Stopped by Ctrl-C
+or SIGTERM (130, 143) it writes what was scored until then.
 """
 
 import argparse
