@@ -10,6 +10,8 @@ from mammo_jax.models.resnet import STEMS, WIRINGS
 from mammo_jax.models.vgg import DEPTHS
 
 PATCH_CLASSES = 5
+# Of the width multiplier; its layers would not fit into any memory.
+MAX_WIDTH = 16
 
 _RESIDUAL_DEFAULT = ("512-512-1024x2", "512-512-1024x2")
 

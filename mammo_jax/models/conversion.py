@@ -18,9 +18,9 @@ HEAD_PREFIX = "head/"
 
 # What makes two networks compute the same from the same weights: of each trunk, and of
 # each kind of top. The fields that are left out are not read, or may change.
-_TRUNK_FIELDS = {"resnet50": ("trunk", "width", "wiring", "stem")} | dict.fromkeys(
-    DEPTHS, ("trunk", "width")
-)
+_TRUNK_FIELDS: dict[str, tuple[str, ...]] = {
+    "resnet50": ("trunk", "width", "wiring", "stem")
+} | dict.fromkeys(DEPTHS, ("trunk", "width"))
 _TOP_FIELDS = {
     "patch": ("kind",),
     "heatmap": ("kind", "pool", "fc", "activation", "window"),

@@ -43,7 +43,7 @@ def download(url: str, path: Path, checksum: str) -> Path:
         _fetch(url, partial)
     # URLError and time-outs are OSErrors; numbers that are none are ValueErrors.
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise UserError(
             f"could not download {url}: {reason}. Run the same command again to go on "
             f"where it stopped, or fetch the file on another machine and pass it "

@@ -23,8 +23,9 @@ first eight digits of the SHA-256 into the file's name, and `torch.hub` checks t
 import functools
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +39,12 @@ from mammo_jax.errors import UserError
 from mammo_jax.files import replace_file
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import build_model
+from mammo_jax.models.config import MAX_WIDTH
 from mammo_jax.models.conversion import list_names
+from mammo_jax.models.resnet import WIRINGS
+from mammo_jax.models.torch_files import READ_ERRORS
 from mammo_jax.models.weight_files import read_weights
-from mammo_jax.models.weight_names import SCHEMES, Scheme, to_our_layout
+from mammo_jax.models.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
 
 # Where a trunk's images enter, whose kernel takes up the input's scale.
 _FIRST_KERNEL = {
@@ -143,16 +147,14 @@ def convert(
       Our names to float32 arrays, and the naming scheme that was recognised.
 
     Raises:
-      UserError: the names are of no known scheme, or some are missing,
-        unexpected or misshapen; all of them are reported together.
+      UserError: the names are of no known scheme, or some are missing, unexpected,
+        misshapen or not of a floating type; all of them are reported together.
     """
     scheme = _recognise(architecture, weights)
     shapes = trunk_shapes(architecture, scheme.wiring)
     sources = {name: scheme.rename(name) for name in shapes}
-    converted = {
-        name: to_our_layout(weights[source], scheme)
-        for name, source in sources.items()
-        if source in weights
+    found = {
+        name: weights[source] for name, source in sources.items() if source in weights
     }
     missing = [source for source in sources.values() if source not in weights]
     known = set(sources.values())
@@ -162,11 +164,21 @@ def convert(
         if name not in known and not re.fullmatch(scheme.ignored, name)
     ]
     misshapen = [
-        f"{sources[name]} {value.shape} for {shapes[name]}"
-        for name, value in converted.items()
-        if value.shape != shapes[name]
+        f"{sources[name]} {our_shape(value, scheme)} for {shapes[name]}"
+        for name, value in found.items()
+        if our_shape(value, scheme) != shapes[name]
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    mistyped = [
+        f"{sources[name]} {value.dtype}"
+        for name, value in found.items()
+        if not _is_floating(value)
+    ]
+    problems = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": misshapen,
+        "of no floating type": mistyped,
+    }
     if any(problems.values()):
         details = "; ".join(
             f"{len(names)} {problem} ({list_names(sorted(names), limit=20)})"
@@ -174,9 +186,16 @@ def convert(
             if names
         )
         raise UserError(f"not the weights of a {architecture}: {details}")
+    with np.errstate(over="ignore"):  # of float64: what follows finds it
+        converted = {name: to_our_layout(v, scheme) for name, v in found.items()}
     if not all(np.isfinite(value).all() for value in converted.values()):
         raise UserError(f"the weights of {architecture} are not all finite")
     return converted, scheme
+
+
+def _is_floating(value: np.ndarray) -> bool:
+    """Whether the values are floating-point numbers, bfloat16 among them."""
+    return bool(jax.numpy.issubdtype(value.dtype, jax.numpy.floating))
 
 
 def _recognise(architecture: str, weights: dict[str, np.ndarray]) -> Scheme:
@@ -301,29 +320,88 @@ def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Arra
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, *READ_ERRORS) as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("format") != _FORMAT:
         raise UserError(
             f"{path} was not written by scripts/convert_weights.py; convert it first"
         )
-    found = (metadata["architecture"], metadata["wiring"])
+    trunk = _parse_metadata(metadata, path)
     expected = (architecture, wiring if architecture == "resnet50" else "")
-    if found != expected:
+    if (trunk.architecture, trunk.wiring) != expected:
         raise UserError(
-            f"{path} holds weights of {' '.join(found).strip()}, the model expects "
-            f"{' '.join(expected).strip()}"
+            f"{path} holds weights of {trunk.architecture} {trunk.wiring}".rstrip()
+            + f", the model expects {' '.join(expected).strip()}"
         )
-    width = metadata.get("width", "1")
-    if not re.fullmatch(r"0?\.\d{1,17}|1(\.0)?", width) or float(width) == 0:
-        raise UserError(f"{path} is damaged: its width is {width!r:.40}")
-    shapes = trunk_shapes(*expected, float(width))
-    if {name: value.shape for name, value in values.items()} != shapes:
-        raise UserError(f"{path} is damaged: its names or shapes have been changed")
+    _check_values(values, trunk_shapes(*expected, trunk.width), path)
     first = _FIRST_KERNEL[architecture]
-    std = np.asarray(json.loads(metadata["input_std"]), np.float32)
+    std = np.asarray(trunk.input_std, np.float32)
     values[first] = values[first] / std[:, np.newaxis]
     return {name: jax.numpy.asarray(value) for name, value in values.items()}
+
+
+class _Trunk(NamedTuple):
+    """What a file's metadata say of the weights in it."""
+
+    architecture: str
+    wiring: str
+    width: float
+    input_std: tuple[float, ...]
+
+
+def _parse_metadata(metadata: Mapping[str, str], path: Path) -> _Trunk:
+    """Reads what `convert_file` and `save_trunk` write.
+
+    Raises:
+      UserError: a field is missing, or is nothing that they write.
+    """
+    parsed: dict[str, Any] = {}
+    for field, (parse, is_valid) in _METADATA.items():
+        # Published weights have no width: theirs is 1.
+        text = metadata.get(field, "1" if field == "width" else None)
+        try:
+            value = parse(text)
+            valid = is_valid(value)
+        except (ValueError, TypeError, RecursionError):
+            valid = False
+        if not valid:
+            raise UserError(f"{path} is damaged: its {field} is {text!r:.40}")
+        parsed[field] = value
+    return _Trunk(**parsed)
+
+
+def _is_std(value: Any) -> bool:
+    """Whether an input's three channels can be divided by it."""
+    is_list = isinstance(value, list) and len(value) == 3
+    return is_list and all(
+        isinstance(number, (int, float)) and 0 < number < math.inf for number in value
+    )
+
+
+# field: how its text is read, and which values are valid.
+_METADATA: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool]]] = {
+    "architecture": (str, lambda value: value in SCHEMES),
+    "wiring": (str, lambda value: value in ("", *WIRINGS)),
+    "width": (float, lambda value: 0 < value <= MAX_WIDTH),
+    "input_std": (json.loads, _is_std),
+}
+
+
+def _check_values(
+    values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Refuses values that no network can compute with.
+
+    Raises:
+      UserError: names or shapes are others, or a value is not a finite float32.
+    """
+    if {name: value.shape for name, value in values.items()} != shapes:
+        raise UserError(f"{path} is damaged: its names or shapes have been changed")
+    for name, value in values.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise UserError(
+                f"{path} is damaged: {name} is not of finite float32 values"
+            )
 
 
 def put_trunk(

@@ -5,25 +5,49 @@ any Python function to call. This reader knows the few names that a state dict
 needs and refuses every other one before anything is called.
 """
 
+import math
+import mmap
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from mammo_jax.errors import UserError
 
-# The element types that published vision weights hold.
+# The element types that weights and counters have.
 _STORAGE_DTYPES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
     "LongStorage": np.dtype("<i8"),
     "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
 }
+
+# What reading a file of anyone's can end in.
+READ_ERRORS = (
+    ArithmeticError,  # OverflowError: a number too large for an index
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # encrypted archives, archives of newer versions
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 # Far above any state dict: ResNet50's has 320 tensors and a pickle of 40 kB.
 _MAX_PICKLE_BYTES = 16 * 2**20
@@ -67,10 +91,21 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 # The unpickler in Python and not the one in C, whose memo table a few bytes of a
 # hostile file can make gigabytes large.
 class _StateDictUnpickler(pickle._Unpickler):
+    # Without the opcode that allocates a length before it reads: no state dict has it.
+    dispatch: ClassVar = {
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()
+        if opcode != pickle.BYTEARRAY8[0]
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:
+            if module == "torch" and name.endswith("Storage"):
+                raise pickle.UnpicklingError(
+                    f"it holds a {name}, and only {', '.join(_STORAGE_DTYPES)} are read"
+                ) from None
             raise pickle.UnpicklingError(
                 f"its pickle asks for {module}.{name}, which no state dict needs; save "
                 "only the weights (model.state_dict()), or use a .safetensors file"
@@ -97,19 +132,10 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):
             return _read_zip(path)
         return _read_legacy(path)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        struct.error,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        IndexError,
-    ) as error:
+    except READ_ERRORS as error:
         raise UserError(
-            f"{path.name} is not a readable PyTorch state dict: {error}"
+            f"{path.name} is not a readable PyTorch state dict: "
+            f"{str(error) or type(error).__name__}"
         ) from error
 
 
@@ -124,20 +150,27 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("it is big-endian, which is not supported")
         with archive.open(names["data.pkl"]) as stream:
             tensors = _tensors(_StateDictUnpickler(stream).load())
-        storages: dict[str, np.ndarray] = {}
-        for tensor in tensors.values():
-            key, dtype, length = tensor.storage
-            if key in storages:
-                continue
-            member = archive.getinfo(names[f"data/{key}"])
-            if member.file_size != length * dtype.itemsize:
+        known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+        members = {key: archive.getinfo(names[f"data/{key}"]) for key in known}
+        for key, member in members.items():
+            if member.file_size != known[key].length * known[key].dtype.itemsize:
                 raise ValueError(f"storage {key} has {member.file_size} bytes")
-            storages[key] = np.frombuffer(archive.read(member), dtype)
+        # Members of a hostile archive can lie on top of each other.
+        if sum(member.file_size for member in members.values()) > path.stat().st_size:
+            raise ValueError("its parts are together larger than the file")
+        storages = {
+            key: np.frombuffer(archive.read(member), known[key].dtype)
+            for key, member in members.items()
+        }
     return _arrays(tensors, storages)
 
 
 def _read_legacy(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as stream:
+    # Mapped: reading a length that the file does not have allocates nothing.
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream,
+    ):
         # Three small pickles (magic, protocol, system), the state dict, the
         # storages' order, then each storage: its length and its bytes.
         if _StateDictUnpickler(stream).load() != _LEGACY_MAGIC:
@@ -179,7 +212,10 @@ def _arrays(
 
 
 def _view(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
+    """A tensor's elements, not copied: many tensors may share a storage."""
     data = storages[tensor.storage.key]
+    if math.prod(tensor.shape) > data.size:
+        raise ValueError("a tensor has more elements than its storage")
     if (
         len(tensor.shape) != len(tensor.strides)
         or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0
@@ -192,7 +228,6 @@ def _view(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
     if 0 not in tensor.shape and last >= data.size:
         raise ValueError("a tensor reaches beyond its storage")
     strides = tuple(stride * data.itemsize for stride in tensor.strides)
-    view = np.lib.stride_tricks.as_strided(
+    return np.lib.stride_tricks.as_strided(
         data[tensor.offset :], tensor.shape, strides, writeable=False
     )
-    return np.array(view)

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from mammo_jax.errors import UserError
-from mammo_jax.models.torch_files import read_state_dict
+from mammo_jax.models.torch_files import READ_ERRORS, read_state_dict
 
 # Names of a Keras layer's arrays, by their number, in the order Keras keeps.
 _KERAS_ARRAYS = {
@@ -50,14 +50,39 @@ def _read_keras(path: Path) -> dict[str, np.ndarray]:
                 layers = _keras3_layers(file)
             else:
                 layers = _legacy_layers(file)
-            return _name_arrays(layers)
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            datasets = _name_arrays(layers)
+            _check_stored(datasets, path)
+            return {name: dataset[()] for name, dataset in datasets.items()}
+    except READ_ERRORS as error:
         raise UserError(
-            f"{path.name} is not a readable Keras weight file: {error}"
+            f"{path.name} is not a readable Keras weight file: "
+            f"{str(error) or type(error).__name__}"
         ) from error
 
 
-def _legacy_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
+def _check_stored(datasets: dict[str, h5py.Dataset], path: Path) -> None:
+    """Refuses arrays that are not in the file as they are, before any is read.
+
+    A hostile file can name terabytes that it does not hold, and other files.
+
+    Raises:
+      ValueError: there is such an array, or one that holds no numbers.
+    """
+    for name, dataset in datasets.items():
+        if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+            raise ValueError(f"{name} is not an array")
+        if dataset.dtype.kind not in "fiu":
+            raise ValueError(f"{name} is an array of {dataset.dtype}, not of numbers")
+        # Keras neither compresses weights nor leaves them to other files.
+        if dataset.file.filename != str(path) or (
+            dataset.external or dataset.is_virtual or dataset.compression
+        ):
+            raise ValueError(f"{name} is not stored in the file itself, uncompressed")
+    if sum(dataset.nbytes for dataset in datasets.values()) > path.stat().st_size:
+        raise ValueError("its arrays hold more than the file")
+
+
+def _legacy_layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
     # A whole model saved by Keras 2 keeps its weights one level down.
     root = file.get("model_weights", file)
     layers = {}
@@ -65,11 +90,11 @@ def _legacy_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
         name = _text(raw)
         group = root[name]
         keys = [_text(key) for key in group.attrs["weight_names"]]
-        layers[name] = [_array(group[key]) for key in keys]
+        layers[name] = [group[key] for key in keys]
     return layers
 
 
-def _keras3_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
+def _keras3_layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
     layers = {}
     for place, group in file["layers"].items():
         variables = group.get("vars")
@@ -81,17 +106,13 @@ def _keras3_layers(file: h5py.File) -> dict[str, list[np.ndarray]]:
                 f"{place}); save it again with Keras 3.6 or later"
             )
         name = _text(variables.attrs["name"])
-        layers[name] = [_array(variables[str(i)]) for i in range(len(variables))]
+        layers[name] = [variables[str(i)] for i in range(len(variables))]
     return layers
 
 
-def _array(dataset: h5py.Dataset) -> np.ndarray:
-    if not isinstance(dataset, h5py.Dataset):
-        raise TypeError("a weight is not an array")
-    return dataset[()]
-
-
-def _name_arrays(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+def _name_arrays(
+    layers: dict[str, list[h5py.Dataset]],
+) -> dict[str, h5py.Dataset]:
     named = {}
     for layer, arrays in layers.items():
         names = _KERAS_ARRAYS.get(len(arrays), tuple(map(str, range(len(arrays)))))
@@ -108,9 +129,10 @@ def _text(value: str | bytes) -> str:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (safetensors.SafetensorError, *READ_ERRORS) as error:
         raise UserError(
-            f"{path.name} is not a readable safetensors file: {error}"
+            f"{path.name} is not a readable safetensors file: "
+            f"{str(error) or type(error).__name__}"
         ) from error
 
 

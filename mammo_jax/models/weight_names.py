@@ -208,8 +208,19 @@ SCHEMES: dict[str, tuple[Scheme, ...]] = {
 }
 
 
+# Of a kernel (out, in, height, width): to (height, width, in, out).
+_TRANSPOSED = (2, 3, 1, 0)
+
+
 def to_our_layout(value: np.ndarray, scheme: Scheme) -> np.ndarray:
     """A weight as our layers keep it: kernels (height, width, in, out), float32."""
     if scheme.transpose and value.ndim == 4:
-        value = value.transpose(2, 3, 1, 0)
+        value = value.transpose(_TRANSPOSED)
     return np.ascontiguousarray(value, np.float32)
+
+
+def our_shape(value: np.ndarray, scheme: Scheme) -> tuple[int, ...]:
+    """The shape that `to_our_layout` gives, without the work."""
+    if scheme.transpose and value.ndim == 4:
+        return tuple(value.shape[axis] for axis in _TRANSPOSED)
+    return value.shape

@@ -2,8 +2,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import h5py
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
@@ -20,6 +22,7 @@ from mammo_jax.models.pretrained import (
     convert_file,
     load_trunk,
     put_trunk,
+    save_trunk,
     trunk_shapes,
     verify_checksum,
 )
@@ -218,6 +221,151 @@ def test_garbage_is_one_clear_error(suffix, tmp_path):
     path.write_bytes(b"not weights at all")
     with pytest.raises(UserError, match=f"garbage{suffix} is not a readable"):
         read_weights(path)
+
+
+def write_h5(path, fill):
+    """A legacy Keras file of one layer with one array, `k`, that `fill` makes."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv1"]
+        group = file.create_group("conv1")
+        group.attrs["weight_names"] = [b"k"]
+        fill(group)
+
+
+def sparse(group):
+    group.create_dataset("k", shape=(1 << 40,), chunks=(1024,), dtype="f4")
+
+
+def compressed(group):
+    group.create_dataset("k", data=np.zeros(1 << 20, "f4"), compression="gzip")
+
+
+def outside(group):
+    path = Path(group.file.filename).with_suffix(".secret")
+    path.write_bytes(bytes(16))
+    group.create_dataset("k", (4,), "f4", external=str(path))
+
+
+def linked(group):
+    other = Path(group.file.filename).with_suffix(".other")
+    with h5py.File(other, "w") as file:
+        file["k"] = np.zeros(4, "f4")
+    group["k"] = h5py.ExternalLink(str(other), "k")
+
+
+def empty(group):
+    group["k"] = h5py.Empty("f4")
+
+
+def text(group):
+    group["k"] = np.array([b"abc"])
+
+
+@pytest.mark.parametrize("fill", [sparse, compressed, outside, linked, empty, text])
+def test_an_array_that_is_not_in_the_file_is_not_read(fill, tmp_path):
+    write_h5(tmp_path / "w.h5", fill)
+    with pytest.raises(UserError, match=r"w\.h5 is not a readable Keras weight file"):
+        read_weights(tmp_path / "w.h5")
+
+
+def test_one_array_under_many_names_is_not_read_many_times(tmp_path):
+    def fill(group):
+        group["k"] = np.zeros(1 << 16, "f4")
+        group.attrs["weight_names"] = [b"k"] * 20
+
+    write_h5(tmp_path / "w.h5", fill)
+    with pytest.raises(UserError, match="more than the file"):
+        read_weights(tmp_path / "w.h5")
+
+
+def test_groups_and_arrays_in_each_other_s_place_are_one_clear_error(tmp_path):
+    for name in ("layers", "layers/conv"):
+        with h5py.File(tmp_path / "w.h5", "w") as file:
+            file[name] = np.ones(3)
+        with pytest.raises(UserError, match=r"w\.h5 is not a readable Keras weight"):
+            read_weights(tmp_path / "w.h5")
+
+
+@pytest.mark.parametrize("dtype", ["i8", "c8", "S3"])
+def test_weights_that_are_no_fractions_are_refused_by_name(dtype):
+    weights = library_weights("vgg16", torch_scheme("vgg16"))
+    weights["features.0.bias"] = np.zeros(64, dtype)
+    with pytest.raises(UserError, match=r"1 of no floating type \(features.0.bias"):
+        convert("vgg16", weights)
+
+
+def test_bfloat16_weights_become_float32():
+    weights = library_weights("vgg16", torch_scheme("vgg16"))
+    exact = {name: np.ones(value.shape, "f4") for name, value in weights.items()}
+    half = {name: value.astype(ml_dtypes.bfloat16) for name, value in exact.items()}
+    for name, value in convert("vgg16", half)[0].items():
+        assert value.dtype == np.float32, name
+        assert (value == 1).all(), name
+
+
+@pytest.fixture(scope="module")
+def narrow_trunk():
+    """Variables and metadata of a converted file."""
+    shapes = trunk_shapes("vgg16", "", 1 / 16)
+    values = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    metadata = {
+        "format": "mammo_jax trunk 1",
+        "architecture": "vgg16",
+        "wiring": "",
+        "width": "0.0625",
+        "input_std": "[1.0, 1.0, 1.0]",
+        "source": "made up",
+    }
+    return values, metadata
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(field, None) for field in ("architecture", "wiring", "input_std")],
+        *[("input_std", text) for text in ("x", "[1]", "[]", "null", "[1, 2]")],
+        *[("input_std", text) for text in ("[0, 1, 1]", "[NaN, 1, 1]", "[-1, 1, 1]")],
+        *[("input_std", text) for text in ("[1, 1, 1, 1]", '"abc"', '{"a": 1}')],
+        *[("input_std", text) for text in ("[[1], [1], [1]]", '["1", "1", "1"]')],
+        *[("width", text) for text in ("0", "-1", "nan", "inf", "1e9", "wide", "")],
+    ],
+)
+def test_damaged_metadata_is_said_to_be_damaged(field, value, narrow_trunk, tmp_path):
+    values, metadata = narrow_trunk
+    metadata = {**metadata, field: value}
+    if value is None:
+        del metadata[field]
+    safetensors.numpy.save_file(values, tmp_path / "t.safetensors", metadata)
+    with pytest.raises(UserError, match=f"is damaged: its {field}"):
+        load_trunk(tmp_path / "t.safetensors", "vgg16", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.astype(np.int32),
+        lambda value: value.astype(np.float16),
+        lambda value: np.full_like(value, np.nan),
+    ],
+)
+def test_damaged_values_are_said_to_be_damaged(change, narrow_trunk, tmp_path):
+    values, metadata = narrow_trunk
+    name = "trunk/block3/conv2/kernel"
+    values = {**values, name: change(values[name])}
+    safetensors.numpy.save_file(values, tmp_path / "t.safetensors", metadata)
+    with pytest.raises(UserError, match=r"is damaged: trunk/block3/conv2/kernel"):
+        load_trunk(tmp_path / "t.safetensors", "vgg16", "")
+
+
+@pytest.mark.parametrize("width", [1.5, 2, 0.125, 1e-5, 1 / 3])
+def test_a_trunk_of_any_width_is_written_and_read(width, tmp_path):
+    config = {"trunk": "vgg16", "width": width, "top": {"kind": "patch"}}
+    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    _, params, stats = variables.split(model)
+    values = {name: np.zeros(v.shape, v.dtype) for name, v in (params | stats).items()}
+    file = tmp_path / "t.safetensors"
+    save_trunk("vgg16", "", width, values, "made up", file)
+    assert load_trunk(file, "vgg16", "").keys() == trunk_shapes("vgg16", "").keys()
 
 
 def test_missing_file_and_unknown_suffix_are_named(tmp_path):

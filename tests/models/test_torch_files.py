@@ -1,12 +1,25 @@
 """PyTorch's file layouts, written by hand; no PyTorch is needed."""
 
 import collections
+import contextlib
+import copy
 import os
+import pickle
+import struct
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
-from torch_layouts import Storage, Tensor, write_legacy, write_zip
+from torch_layouts import (
+    Storage,
+    Tensor,
+    pickled,
+    write_legacy,
+    write_pickle_zip,
+    write_state_dict,
+    write_zip,
+)
 
 from mammo_jax.errors import UserError
 from mammo_jax.models.torch_files import read_state_dict
@@ -67,6 +80,11 @@ def test_code_in_the_pickle_is_refused_and_not_run(write, example, tmp_path):
         (-1, (2,), (1,)),
         (0, (2, 3), (-3, 1)),
         (0, (2, 3), (1,)),
+        # 32 GB out of 96 bytes.
+        (0, (1 << 33,), (0,)),
+        (0, (1 << 62, 4), (0, 1)),
+        (0, (1,), (1 << 62,)),
+        (0, ("a", 2), (1, 1)),
     ],
 )
 def test_a_tensor_outside_its_storage_is_refused(
@@ -94,3 +112,65 @@ def test_every_truncation_is_one_clear_error(write, example, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"model\.pth"):
             read_state_dict(path)
+
+
+LENGTH_OF_A_TERABYTE = struct.pack("<Q", 1 << 40)
+
+
+@pytest.mark.parametrize("opcode", [pickle.BYTEARRAY8, pickle.BINBYTES8, pickle.FRAME])
+def test_a_length_that_the_file_does_not_have_allocates_nothing(opcode, tmp_path):
+    hostile = b"\x80\x05" + opcode + LENGTH_OF_A_TERABYTE + b"."
+    write_pickle_zip(tmp_path / "new.pth", hostile)
+    (tmp_path / "old.pth").write_bytes(hostile)
+    for name in ("new.pth", "old.pth"):
+        with pytest.raises(UserError, match=f"{name} is not a readable PyTorch"):
+            read_state_dict(tmp_path / name)
+
+
+def test_storages_that_share_their_bytes_in_the_archive_are_refused(tmp_path):
+    shared = Storage("0", np.zeros(1 << 16, "<f4"))
+    content = {
+        str(i): Tensor(Storage(str(i), shared.array), 0, (1 << 16,), (1,))
+        for i in range(3)
+    }
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", pickled(content))
+        archive.writestr("model/data/0", shared.array.tobytes())
+        first = archive.getinfo("model/data/0")
+        for i in (1, 2):
+            again = copy.copy(first)
+            again.filename = again.orig_filename = f"model/data/{i}"
+            archive.filelist.append(again)
+            archive.NameToInfo[again.filename] = again
+    with pytest.raises(UserError, match=r"model\.pth is not a readable PyTorch"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+def test_every_change_of_a_byte_is_read_or_one_clear_error(write, example, tmp_path):
+    path = tmp_path / "model.pth"
+    write(path, *example)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for position in range(len(whole)):
+        content = bytearray(whole)
+        content[position] = rng.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, "f2", "f8", "u1", "?"])
+def test_types_of_elements_are_read(dtype, tmp_path):
+    expected = np.array([[0, 1, 1], [1, 0, 1]], dtype)
+    write_state_dict(tmp_path / "model.pth", {"weight": expected})
+    found = read_state_dict(tmp_path / "model.pth")["weight"]
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_another_type_of_elements_is_named(tmp_path):
+    write_state_dict(tmp_path / "model.pth", {"weight": np.ones(3, "c8")})
+    with pytest.raises(UserError, match="holds a ComplexFloatStorage, and only"):
+        read_state_dict(tmp_path / "model.pth")

@@ -48,7 +48,7 @@ def test_a_trunk_of_another_width_is_refused(tmp_path):
         pretrained.put_trunk(pretrained.load_trunk(file, "vgg16", ""), params, stats)
 
 
-@pytest.mark.parametrize("width", ["nan", "1e9", "-1", "2.0", "0"])
+@pytest.mark.parametrize("width", ["nan", "1e9", "-1", "17.0", "0"])
 def test_a_hostile_width_is_refused(tmp_path, width):
     file = tmp_path / "trunk.safetensors"
     metadata = {
