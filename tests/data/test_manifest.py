@@ -157,7 +157,7 @@ def test_a_missing_image_is_listed(root):
         (("/etc/hosts", "p", "LEFT", "CC", 0), "row 2: '/etc/hosts' leads out of"),
         (("a.png", "p", "left", "CC", 0), "row 2, column 'laterality': 'left'"),
         (("a.png", "p", "LEFT", "XCC", 0), "row 2, column 'view': 'XCC'"),
-        (("a.png", "p", "LEFT", "CC", 2), "row 2, column 'label': '2' is not 0, 1"),
+        (("a.png", "p", "LEFT", "CC", 2), "row 2, column 'label': '2' is not 0 or 1"),
         (
             ("a.png", "../p", "LEFT", "CC", 0),
             "row 2, column 'patient_id': the cell is not",
