@@ -1,6 +1,8 @@
 """What a network is built from: the configuration and the paper's rows."""
 
-from typing import NamedTuple
+import operator
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -8,6 +10,7 @@ from mammo_jax.errors import UserError
 from mammo_jax.models.heatmap import ACTIVATIONS
 from mammo_jax.models.resnet import STEMS, WIRINGS
 from mammo_jax.models.vgg import DEPTHS
+from mammo_jax.models.whole_image import parse_block
 
 PATCH_CLASSES = 5
 # Of the width multiplier; its layers would not fit into any memory.
@@ -116,6 +119,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+# The smallest value of each number; a softmax over one class says nothing.
+_LEAST = {"num_classes": 2, "top.pool": 1, "top.window": 1}
+# Pairs of whole numbers from 1 on.
+_PAIRS = ("image_size", "top.fc")
+# Kinds of tops that are made of blocks.
+_OF_BLOCKS = ("residual", "vgg")
+
+
 def checked_config(config) -> ml_collections.ConfigDict:
     """`config` over the defaults, every value checked.
 
@@ -124,20 +135,52 @@ def checked_config(config) -> ml_collections.ConfigDict:
         keys left out keep their default.
 
     Raises:
-      UserError: an unknown key, or a value that is not one of the choices.
+      UserError: an unknown key, or a value that is not one of the choices, out of
+        range or no block.
     """
     full = default_model_config().lock()
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    if not isinstance(plain.get("top", {}), Mapping):
+        raise UserError(f"model.top is {plain['top']!r}; it must be a table of fields")
     try:
         full.update(plain)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"model configuration: {error.args[0]}") from None
+    except (KeyError, TypeError, OverflowError) as error:
+        first_line = str(error.args[0]).partition("\n")[0]
+        raise UserError(f"model configuration: {first_line}") from None
     for key, choices in CHOICES.items():
-        value = full[key] if "." not in key else full.top[key.split(".")[1]]
+        value = _field(full, key)
         if value not in choices:
             raise UserError(
                 f"model.{key} is {value!r}; it must be one of {', '.join(choices)}"
             )
-    if not full.width > 0:
-        raise UserError(f"model.width is {full.width}; it must be above 0")
+    _check_numbers(full)
+    if full.top.kind in _OF_BLOCKS:
+        if not full.top.blocks:
+            raise UserError(
+                f"model.top.blocks is empty, but model.top.kind is {full.top.kind!r}"
+            )
+        for block in full.top.blocks:
+            parse_block(full.top.kind, block)
     return full
+
+
+def _field(config: ml_collections.ConfigDict, key: str) -> Any:
+    return operator.attrgetter(key)(config)
+
+
+def _check_numbers(config: ml_collections.ConfigDict) -> None:
+    """Refuses numbers out of range."""
+    for key, least in _LEAST.items():
+        value = _field(config, key)
+        if value < least:
+            raise UserError(f"model.{key} is {value}; it must be at least {least}")
+    for key in _PAIRS:
+        values = tuple(_field(config, key))
+        if len(values) != 2 or not all(type(n) is int and n > 0 for n in values):
+            raise UserError(
+                f"model.{key} is {values}; it must be 2 whole numbers above 0"
+            )
+    if not 0 < config.width <= MAX_WIDTH:
+        raise UserError(
+            f"model.width is {config.width}; it must be above 0, at most {MAX_WIDTH}"
+        )

@@ -38,7 +38,7 @@ def parse_block(kind: str, text: str) -> tuple[tuple[int, ...], int]:
       UserError: the text is not in that notation, or a number in it is zero.
     """
     pattern, example = _NOTATION[kind]
-    match = pattern.fullmatch(text.replace(" ", ""))
+    match = pattern.fullmatch(str(text).replace(" ", ""))
     numbers = tuple(int(number) for number in match.groups()) if match else (0,)
     if min(numbers) < 1:
         raise UserError(

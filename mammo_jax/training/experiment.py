@@ -16,6 +16,7 @@ from mammo_jax.data import pipeline
 from mammo_jax.data.augment import Augmentation
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
+from mammo_jax.models.config import checked_config
 from mammo_jax.models.groups import groups_of
 from mammo_jax.training import devices, optimizer, step
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
@@ -219,8 +220,19 @@ def check_config(config: ConfigDict, name: str = "config") -> None:
             f"with python scripts/convert_weights.py --download={config.model.trunk} "
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
+    _check_model(config, name)
     _check_microbatches(config, name)
     optimizer.stages_from_config(config.stages)
+
+
+def _check_model(config: ConfigDict, name: str) -> None:
+    # A forest's row has no network of its own.
+    if config.model.top.kind == "forest":
+        return
+    try:
+        checked_config(config.model)
+    except UserError as error:
+        raise UserError(f"{name}.{error}") from error
 
 
 def _check_microbatches(config: ConfigDict, name: str) -> None:

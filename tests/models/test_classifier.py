@@ -160,9 +160,27 @@ def test_a_heatmap_model_refuses_images_of_another_size(size):
         ({"width": 0.0}, "width is 0.0"),
         ({"batchnorm": "frozen"}, "batchnorm"),
         ({"top": {"kind": "residual", "blocks": ("512x1",)}}, "'512-512-1024x2'"),
+        ({"width": float("nan")}, "width is nan"),
+        ({"width": float("inf")}, "width is inf; it must be above 0, at most 16"),
+        ({"width": 1e9}, "width is 1000000000.0"),
+        ({"width": 10**400}, "int too large"),
+        ({"num_classes": 0}, "num_classes is 0; it must be at least 2"),
+        ({"image_size": (1152,)}, r"image_size is \(1152,\); it must be 2 whole"),
+        ({"image_size": (0, 896)}, r"image_size is \(0, 896\)"),
+        ({"image_size": ("a", 1)}, "image_size is"),
+        ({"image_size": "big"}, "image_size"),
+        ({"top": 5}, "model.top is 5"),
+        ({"top": {"pool": 0}}, "top.pool is 0; it must be at least 1"),
+        ({"top": {"pool": -1}}, "top.pool is -1"),
+        ({"top": {"window": 0}}, "top.window is 0"),
+        ({"top": {"fc": (64,)}}, r"top.fc is \(64,\); it must be 2 whole numbers"),
+        ({"top": {"fc": (64, 0)}}, "top.fc is"),
+        ({"top": {"kind": "residual", "blocks": ()}}, "top.blocks is empty"),
+        ({"top": {"kind": "vgg", "blocks": (5,)}}, "5 is not a vgg block"),
         ({"top": {"kind": "vgg", "blocks": ("512x0",)}}, "'512x1'"),
     ],
 )
 def test_wrong_configuration_is_refused_by_name(change, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         build_model(change, nnx.Rngs(0))
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """What of a run is refused before any work."""
 
+import re
+
 import pytest
 
 from mammo_jax import config as base
@@ -32,3 +34,19 @@ def test_an_all_convolutional_model_takes_every_size(phantom_data, top):
         288,
         224,
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.top.pool", 0, "config.model.top.pool is 0; it must be at least 1"),
+        ("model.top.blocks", ("512x1",), "config.model.top.blocks: '512x1' is not a"),
+        ("patch.model.trunk", "resnet18", "config.patch.model.trunk is 'resnet18'"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_before_any_work(field, value, message):
+    config = base.apply_preset(base.whole_config(), "phantom")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=re.escape(message)):
+        experiment.check_config(config.patch, "config.patch")
+        experiment.check_config(config)
