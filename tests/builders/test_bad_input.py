@@ -46,7 +46,7 @@ def write_bad(folder):
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     colour = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     files = {
-        "cut.png": (png(film)[:2000], "damaged picture"),
+        "cut.png": (png(film)[:2000], "damaged PNG"),
         "cut.jpg": (jpeg.getvalue()[:3000] + b"\xff\xd9", "damaged JPEG"),
         "bomb.png": (bytes(bomb), "claims more pixels than any mammogram has"),
         "colour.png": (png(colour), "in colour"),
