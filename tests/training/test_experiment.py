@@ -37,16 +37,18 @@ def test_an_all_convolutional_model_takes_every_size(phantom_data, top):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("part", "field", "value", "message"),
     [
-        ("model.top.pool", 0, "config.model.top.pool is 0; it must be at least 1"),
-        ("model.top.blocks", ("512x1",), "config.model.top.blocks: '512x1' is not a"),
-        ("patch.model.trunk", "resnet18", "config.patch.model.trunk is 'resnet18'"),
+        ("", "top.pool", 0, "config.model.top.pool is 0; it must be at least 1"),
+        ("", "top.blocks", ("512x1",), "config.model.top.blocks: '512x1' is not a"),
+        ("patch", "trunk", "resnet18", "config.patch.model.trunk is 'resnet18'"),
     ],
 )
-def test_a_model_that_cannot_be_built_is_refused_before_any_work(field, value, message):
+def test_a_model_that_cannot_be_built_is_refused_before_any_work(
+    part, field, value, message
+):
     config = base.apply_preset(base.whole_config(), "phantom")
-    config.update_from_flattened_dict({field: value})
+    config, name = (config.patch, "config.patch") if part else (config, "config")
+    config.update_from_flattened_dict({f"model.{field}": value})
     with pytest.raises(UserError, match=re.escape(message)):
-        experiment.check_config(config.patch, "config.patch")
-        experiment.check_config(config)
+        experiment.check_config(config, name)
