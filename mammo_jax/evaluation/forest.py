@@ -14,6 +14,7 @@ from skimage import measure
 from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.data.pipeline import evaluation_batches
+from mammo_jax.errors import UserError
 from mammo_jax.evaluation.predictions import Details
 from mammo_jax.models.variables import Variables
 from mammo_jax.progress import progress_bar
@@ -79,7 +80,13 @@ def heatmap_features(
       positions, the orientation in radians. A region that does not exist (fewer
       regions than described, an empty map) has zeros; a whole map above the
       cutoff is one region.
+
+    Raises:
+      ValueError: a probability is not finite.
     """
+    # No number is not above a cutoff: it would be described as no lesion.
+    if not np.isfinite(heatmap).all():
+        raise ValueError("a heatmap's probabilities are not finite")
     features: list[float] = []
     for cutoff in CUTOFFS:
         for index in range(len(LESION_CLASSES)):
@@ -181,6 +188,9 @@ def describe_split(
       batch_size: images at a time.
       threads: that read images.
       after_batch: called after every batch; may raise to stop.
+
+    Raises:
+      UserError: a heatmap is not finite: the classifier or the image is damaged.
     """
     columns: dict[str, list] = {}
     with progress_bar("heatmaps", total=len(source), unit="image") as bar:
@@ -188,6 +198,7 @@ def describe_split(
             true = batch["weight"] > 0
             inputs = {key: batch[key] for key in ("image", "channel_shift")}
             heatmaps = np.asarray(heatmap_step(params, stats, inputs))[true]
+            _check_finite(heatmaps, batch["image_id"][true])
             columns.setdefault("features", []).extend(map(heatmap_features, heatmaps))
             for name in ("label", *_IDENTITY, *_DETAILS):
                 if name in batch:
@@ -206,6 +217,17 @@ def describe_split(
         views,
         _details(columns),
     )
+
+
+def _check_finite(
+    heatmaps: Float[np.ndarray, "batch rows columns class"], image_ids: np.ndarray
+) -> None:
+    damaged = image_ids[~np.isfinite(heatmaps).all(axis=(1, 2, 3))]
+    if damaged.size:
+        raise UserError(
+            f"the patch classifier's heatmap of {damaged[0]} has no finite numbers: "
+            "look at that image, and at the training of the patch classifier"
+        )
 
 
 def _details(columns: dict[str, list]) -> Details | None:
@@ -242,6 +264,15 @@ def fit_forest(
         random_state=seed,
     )
     return forest.fit(features, labels)
+
+
+def splits_no_node(forest: RandomForestClassifier) -> bool:
+    """Whether every tree is a single leaf, which scores all images alike.
+
+    A tree sees the images that it drew, about 0.63 of them: a node of so few is not
+    split if they are fewer than `min_samples_split`.
+    """
+    return all(tree.tree_.node_count == 1 for tree in forest.estimators_)
 
 
 def malignant_probability(

@@ -79,7 +79,7 @@ def run_forest(
 
     Raises:
       UserError: `init_from` is no finished patch classifier on the configured trunk,
-        or the training images are all of one class.
+        the training images are all of one class, or too few for the forest to split.
       RunStoppedError: a signal asked the run to stop; the same command starts anew.
     """
     model = _patch_classifier(init_from, config.model.trunk)
@@ -96,15 +96,7 @@ def run_forest(
             after_batch=lambda: stop.raise_if_set("the same command starts it anew"),
         )
 
-    train = described("train")
-    if len(np.unique(train.labels)) < 2:
-        raise UserError(
-            f"the training images of {dataset.name} are all of one class: a random "
-            "forest has nothing to tell apart"
-        )
-    fitted = forest.fit_forest(
-        train.features, train.labels, seed=config.seed, **config.forest
-    )
+    fitted = _fit(described("train"), config, dataset.name)
     metrics: dict[str, Any] = {
         "task": config.task,
         "dataset": dataset.name,
@@ -118,6 +110,28 @@ def run_forest(
         logs.scalars(0, {f"test/{key}": metrics["test"][key] for key in _LOGGED})
         log_hyperparameters(logs, config, metrics)
     return metrics
+
+
+def _fit(train: forest.DescribedSplit, config: ConfigDict, dataset: str) -> Any:
+    """A forest that tells the training images apart."""
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(
+            f"the training images of {dataset} are all of one class: a random forest "
+            "has nothing to tell apart"
+        )
+    fitted = forest.fit_forest(
+        train.features, train.labels, seed=config.seed, **config.forest
+    )
+    if forest.splits_no_node(fitted):
+        images = len(train.labels)
+        raise UserError(
+            f"config.forest.min_samples_split ({config.forest.min_samples_split}): no "
+            "tree of the forest splits its images, and all would have the same score. "
+            f"Of the {images} training images a tree draws about "
+            f"{round(0.63 * images)} different ones: set the field lower; if it is, "
+            "the heatmaps are all alike"
+        )
+    return fitted
 
 
 def _score(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
+from mammo_jax.errors import UserError
 from mammo_jax.evaluation import forest
 from mammo_jax.evaluation.forest import (
     describe_split,
@@ -53,6 +54,10 @@ def test_a_rectangle_has_the_features_of_a_rectangle():
         # Variances of 6 and of 4 pixels of unit width.
         "region1_inertia_eigenvalue_1": (6**2 - 1) / 12,
         "region1_inertia_eigenvalue_2": (4**2 - 1) / 12,
+        # Of the ellipse with the same second moments: four standard deviations.
+        "region1_major_axis": 4 * np.sqrt((6**2 - 1) / 12),
+        "region1_minor_axis": 4 * np.sqrt((4**2 - 1) / 12),
+        "region1_eccentricity": np.sqrt(1 - (4**2 - 1) / (6**2 - 1)),
         "region1_maximum": 0.85,
         "region1_mean": (23 * 0.8 + 0.85) / 24,
         "region1_orientation": 0,
@@ -109,6 +114,51 @@ def test_thin_regions_have_finite_features(shape):
     assert described(heatmap)["calc_benign_over_0.9_region1_solidity"] == 1
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_heatmap_that_is_no_numbers_is_an_error(value):
+    heatmap = background()
+    heatmap[3, 4, 4] = value
+    with pytest.raises(ValueError, match="not finite"):
+        heatmap_features(heatmap)
+
+
+def test_every_feature_of_a_full_map_is_as_defined():
+    found = described(np.full((ROWS, COLUMNS, 5), 0.75))
+    area = ROWS * COLUMNS
+    expected = {
+        "region_count": 1,
+        "total_area": area,
+        "maximum": 0.75,
+        "region1_area": area,
+        "region1_area_to_convex_area": 1,
+        "region1_area_to_filled_area": 1,
+        "region1_eccentricity": np.sqrt(1 - (COLUMNS**2 - 1) / (ROWS**2 - 1)),
+        "region1_equivalent_diameter": np.sqrt(4 * area / np.pi),
+        "region1_euler_number": 1,
+        "region1_extent": 1,
+        "region1_inertia_eigenvalue_1": (ROWS**2 - 1) / 12,
+        "region1_inertia_eigenvalue_2": (COLUMNS**2 - 1) / 12,
+        "region1_major_axis": 4 * np.sqrt((ROWS**2 - 1) / 12),
+        "region1_minor_axis": 4 * np.sqrt((COLUMNS**2 - 1) / 12),
+        "region1_maximum": 0.75,
+        "region1_mean": 0.75,
+        "region1_orientation": 0,
+        "region1_perimeter": 2 * (ROWS - 1 + COLUMNS - 1),
+        "region1_solidity": 1,
+    }
+    for cutoff in forest.CUTOFFS:
+        for lesion in forest.LESION_CLASSES:
+            prefix = f"{lesion}_over_{cutoff}_"
+            own = {k: v for k, v in found.items() if k.startswith(prefix)}
+            assert len(own) == 3 + 3 * 16
+            for name, value in own.items():
+                short = name.removeprefix(prefix)
+                wanted = expected.get(short, 0) if cutoff < 0.75 else 0
+                # Above every value there is no region, and still a maximum.
+                wanted = 0.75 if short == "maximum" else wanted
+                assert value == pytest.approx(wanted, abs=1e-9), name
+
+
 def test_forest_finds_the_class_with_the_lesions():
     rng = np.random.default_rng(0)
     labels = np.arange(640) % 2
@@ -125,8 +175,8 @@ def test_forest_finds_the_class_with_the_lesions():
     assert scores[labels == 1].min() > scores[labels == 0].max()
 
 
-def test_every_image_of_a_split_is_described_once():
-    images = [
+def made_up_images(count):
+    return [
         {
             "image": np.full((ROWS, COLUMNS, 1), 1000 * number, np.uint16),
             "label": number % 2,
@@ -135,8 +185,22 @@ def test_every_image_of_a_split_is_described_once():
             "laterality": b"LEFT",
             "view": b"CC",
         }
-        for number in range(5)
+        for number in range(count)
     ]
+
+
+def test_the_image_of_a_heatmap_that_is_no_numbers_is_named():
+    images = made_up_images(3)
+
+    def heatmap_step(params, stats, batch):
+        return np.stack([background(), np.full_like(background(), np.nan)])
+
+    with pytest.raises(UserError, match=r"P_00001_LEFT_CC has no finite numbers"):
+        describe_split(heatmap_step, {}, {}, images, batch_size=2, threads=1)
+
+
+def test_every_image_of_a_split_is_described_once():
+    images = made_up_images(5)
 
     def heatmap_step(params, stats, batch):
         """Wider lesions in brighter images; checks that all batches have one shape."""

@@ -108,6 +108,16 @@ def test_a_patch_classifier_of_another_trunk_is_refused(runs, phantom_data, tmp_
         train_and_evaluate(config, tmp_path / "forest")
 
 
+def test_a_forest_that_splits_no_node_is_refused(runs, phantom_data, tmp_path):
+    """All images would have the same score."""
+    config = forest_config(phantom_data, runs[0] / "patch")
+    config.forest.min_samples_split = 300
+    message = r"config.forest.min_samples_split \(300\): .* \d+ training images"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, tmp_path / "forest")
+    assert not (tmp_path / "forest/predictions").exists()
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
