@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +38,21 @@ def test_resnet_feature_sizes_of_the_paper(wiring, stem):
 
 @pytest.mark.parametrize("trunk", ["vgg16", "vgg19"])
 def test_vgg_feature_sizes_of_the_paper(trunk):
-    model = nnx.eval_shape(lambda: build_model(config_of(trunk), nnx.Rngs(0)))
-    sizes = output_sizes(*variables.split(model), (1152, 896))
-    assert sizes["trunk/block5/conv1"] == (72, 56, 512)
-    # The blocks' pools are at their ends: 36x28 enters, 18x14 and 9x7 leave.
     sizes = sizes_of(config_of(trunk, "vgg_512x1"))
+    assert sizes["trunk/block5/conv1"] == (72, 56, 512)
+    assert sizes["trunk/block5/pool"] == (36, 28, 512)
     assert sizes["top/block1/conv1"] == (36, 28, 512)
-    assert sizes["top/block2/conv1"] == (18, 14, 512)
+    assert sizes["top/block1/pool"] == (18, 14, 512)
+    assert sizes["top/block2/pool"] == (9, 7, 512)
+
+
+def test_pools_are_rows_of_the_table():
+    lines = layer_table(config_of("resnet50", "heatmap_5x5")).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert rows["trunk/pool"] == ["287x223x64"]
+    # Of Keras 2.0.8's wiring; the others pad: 288x224. The heatmap is 30x22.
+    assert rows["head"][0] == "30x22x5"
+    assert rows["top/pool"] == ["6x4x5"]
 
 
 def test_the_gentle_stem_doubles_the_first_layers_and_no_more():
@@ -166,3 +175,22 @@ def test_the_command_names_its_options():
     assert "--config" in done.stdout
     assert "traceback" in done.stdout
     assert "--workdir" not in done.stdout
+
+
+def test_the_command_prints_the_patch_classifier_that_a_forest_reads():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mammo_jax.models"),
+            "--config=configs/paper_rows.py:resnet50_s10_forest",
+            "--config.model.width=0.0625",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert rows["head"] == ["30x22x5", "head", "645"]
+    assert rows["random"][:4] == ["forest:", "500", "trees", "on"]
+    assert "816 features" in done.stdout
