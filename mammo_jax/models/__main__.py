@@ -138,8 +138,8 @@ def _forest_table(config: ConfigDict) -> str:
     forest = config.forest
     return (
         f"{layer_table(patch_config, patch_config.top.window)}\n"
-        f"random forest: {forest.trees} trees on {len(feature_names())} features of each "
-        f"heatmap, at most {forest.max_depth} deep, nodes of at least "
+        f"random forest: {forest.trees} trees on {len(feature_names())} features of "
+        f"each heatmap, at most {forest.max_depth} deep, nodes of at least "
         f"{forest.min_samples_split} images split"
     )
 

@@ -67,6 +67,16 @@ def test_every_file_format_gives_the_same_arrays(network, name, tmp_path):
         np.testing.assert_array_equal(found[key], value.numpy())
 
 
+def test_parameter_counts_equal_torchvision(network):
+    expected = {n: p.numel() for n, p in network.named_parameters() if n[:3] != "fc."}
+    config = {"wiring": "torchvision", "top": {"kind": "patch"}}
+    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    _, params, _ = variables.split(model)
+    sizes = [value.size for name, value in params.items() if name[:6] == "trunk/"]
+    assert len(sizes) == len(expected)
+    assert sum(sizes) == sum(expected.values()) == 23_508_032
+
+
 def reference_step(network, x, weight, train):
     network.zero_grad()
     network.train(train)
