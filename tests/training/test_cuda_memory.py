@@ -3,17 +3,41 @@
 import pytest
 
 from benchmarks import cuda_target
-from benchmarks.model_costs import HYBRID, model_config, training_bytes
+from benchmarks.model_costs import (
+    HYBRID,
+    Costs,
+    model_config,
+    print_table,
+    training_bytes,
+)
+from mammo_jax.errors import UserError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
+
+def compiles_for_cuda(test):
+    """Marks a test that needs the compiler for CUDA."""
+    needs_compiler = pytest.mark.skipif(
         not cuda_target.is_available(),
         reason="the compiler for CUDA is not installed: see benchmarks/cuda_target.py",
-    ),
-]
+    )
+    return pytest.mark.slow(needs_compiler(test))
 
 
+def test_a_model_that_does_not_fit_is_an_error_after_the_whole_table(tmp_path, capsys):
+    fits = Costs("vgg16", "vgg_512x1", (1152, 896), 10, 1e9, 3e9, 6.9e9)
+    original = Costs("vgg16", "vgg_512x1", (4608, 3584), 10, 1e9, 7.4e9, None)
+    large = fits._replace(trunk="vgg19", peak_bytes_whole_batch=7.1e9)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- model costs -->\n<!-- end of model costs -->\n")
+
+    print_table([fits, original], readme)
+    with pytest.raises(UserError, match="need more than 7 GB: vgg19 vgg_512x1"):
+        print_table([large, fits], readme)
+
+    assert capsys.readouterr().out.count("\n") == 8
+    assert "| 3.00 | 7.10 |\n| vgg16 | vgg 512x1 |" in readme.read_text()
+
+
+@compiles_for_cuda
 @pytest.mark.parametrize(
     ("trunk", "top", "preset", "gigabytes"),
     [
@@ -29,6 +53,7 @@ def test_training_fits_the_card(trunk, top, preset, gigabytes):
     assert found <= gigabytes
 
 
+@compiles_for_cuda
 def test_vgg16_is_recomputed_in_bands_at_full_resolution_only_if_asked_to():
     config = model_config("vgg16", "vgg_512x1", "full_resolution")
     config.model.remat = False
