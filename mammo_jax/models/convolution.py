@@ -1,31 +1,21 @@
-"""Convolution, with gradients in the form that XLA's CPU compiler is fast at.
+"""Convolution, of the kernels that are fastest on a platform, with its gradients.
 
-On the CPU, XLA calls its fast kernels for convolutions whose dimensions are in the
-usual order (batch, rows, columns, channels). The transposed ones that automatic
-differentiation writes are brought into that order only outside of loops; inside the
-loop over microbatches the gradients of a 3x3 kernel ran at a fiftieth of the speed.
-So the gradients are written here in the usual order. A 1x1 convolution is a matrix
-product there. Every other platform compiles the plain convolution and its own
-gradients.
+On a CPU, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not installed, where
+several devices share the arrays, and in a program that others are to run without this
+package, XLA does, with its operations in an order that it is fast at
+(`mammo_jax.models.xla_convolution`). Every other platform compiles the plain
+convolution and its own gradients.
 """
 
 import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_NHWC = ("NHWC", "HWIO", "NHWC")
-
-# Rows of a matrix product that sums over positions: with more, its sum is taken in
-# parts, since XLA's CPU kernels share only the rows and columns of the result.
-_POSITIONS_PER_PART = 1024
-_PARTS = 4
-
-Sizes = tuple[int, int]
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from mammo_jax.models import onednn, xla_convolution
+from mammo_jax.models.geometry import Geometry
 
 
 def convolve(
@@ -61,135 +51,48 @@ def convolve(
         padding = lax.padtype_to_pads(
             inputs.shape[1:3], kernel.shape[:2], (rows, columns), padding
         )
-    top_bottom, left_right = padding
+    (top, bottom), (left, right) = padding
     return _convolve(
-        inputs, kernel, (rows, columns), (tuple(top_bottom), tuple(left_right))
+        inputs, kernel, Geometry((rows, columns), ((top, bottom), (left, right)))
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, strides: Sizes, padding: Padding) -> Array:
-    plain = functools.partial(_plain, strides=strides, padding=padding)
-    if not _is_pointwise(kernel, padding):
-        return plain(x, kernel)
-    product = functools.partial(_product, strides=strides)
-    return lax.platform_dependent(x, kernel, cpu=product, default=plain)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    kernels = onednn if _onednn_can(x) else xla_convolution
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(kernels.convolve, geometry=geometry),
+        default=functools.partial(xla_convolution.plain, geometry=geometry),
+    )
 
 
-def _forward(x: Array, kernel: Array, strides: Sizes, padding: Padding):
-    return _convolve(x, kernel, strides, padding), (x, kernel)
+def _onednn_can(x: Array) -> bool:
+    # An exported program has no number of images yet.
+    known = all(isinstance(size, int) for size in x.shape)
+    mesh = jax.sharding.get_abstract_mesh()
+    return known and (mesh.empty or mesh.size == 1) and onednn.computes_in(x.dtype)
+
+
+def _forward(x: Array, kernel: Array, geometry: Geometry):
+    return _convolve(x, kernel, geometry), (x, kernel)
 
 
 def _backward(
-    strides: Sizes, padding: Padding, kept: tuple[Array, Array], gradient: Array
+    geometry: Geometry, kept: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     def plain(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        forward = functools.partial(_plain, strides=strides, padding=padding)
+        forward = functools.partial(xla_convolution.plain, geometry=geometry)
         return jax.vjp(forward, x, kernel)[1](gradient)
 
-    def ordered(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        if _is_pointwise(kernel, padding):
-            return _product_gradients(x, kernel, gradient, strides)
-        return (
-            _input_gradient(
-                (x.shape[1], x.shape[2]), kernel, gradient, strides, padding
-            ),
-            _kernel_gradient(
-                x, (kernel.shape[0], kernel.shape[1]), gradient, strides, padding
-            ),
-        )
-
-    return lax.platform_dependent(*kept, gradient, cpu=ordered, default=plain)
+    kernels = onednn if _onednn_can(kept[0]) else xla_convolution
+    return lax.platform_dependent(
+        *kept,
+        gradient,
+        cpu=functools.partial(kernels.gradients, geometry=geometry),
+        default=plain,
+    )
 
 
 _convolve.defvjp(_forward, _backward)
-
-
-def _plain(x: Array, kernel: Array, strides: Sizes, padding: Padding) -> Array:
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=_NHWC
-    )
-
-
-def _is_pointwise(kernel: Array, padding: Padding) -> bool:
-    return kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0))
-
-
-def _product(x: Array, kernel: Array, strides: Sizes) -> Array:
-    rows, columns = strides
-    return _dot("bhwi,io->bhwo", x[:, ::rows, ::columns], kernel[0, 0])
-
-
-def _product_gradients(
-    x: Array, kernel: Array, gradient: Array, strides: Sizes
-) -> tuple[Array, Array]:
-    rows, columns = strides
-    seen = x[:, ::rows, ::columns]
-    of_seen = _dot("bhwo,io->bhwi", gradient, kernel[0, 0])
-    beyond = [(x.shape[axis] - 1) % strides[axis - 1] for axis in (1, 2)]
-    of_x = lax.pad(
-        of_seen,
-        jnp.zeros((), x.dtype),
-        (
-            (0, 0, 0),
-            (0, beyond[0], rows - 1),
-            (0, beyond[1], columns - 1),
-            (0, 0, 0),
-        ),
-    )
-    positions = seen.size // seen.shape[-1]
-    whole_parts = positions % _PARTS == 0 and positions >= _PARTS * _POSITIONS_PER_PART
-    parts = _PARTS if whole_parts else 1
-    of_kernel = jnp.einsum(
-        "pni,pno->pio",
-        seen.reshape(parts, -1, seen.shape[-1]),
-        gradient.reshape(parts, -1, gradient.shape[-1]),
-        preferred_element_type=jnp.float32,
-    ).sum(0)
-    return of_x, of_kernel.astype(kernel.dtype)[None, None]
-
-
-def _dot(subscripts: str, left: Array, right: Array) -> Array:
-    """A product whose sums are float32; XLA has no fast bfloat16 ones on the CPU."""
-    exact = jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
-    return exact.astype(left.dtype)
-
-
-def _input_gradient(
-    size: Sizes, kernel: Array, gradient: Array, strides: Sizes, padding: Padding
-) -> Array:
-    """The gradient spread by the strides, convolved with the kernel turned round."""
-    pads = []
-    for axis in (0, 1):
-        before = kernel.shape[axis] - 1 - padding[axis][0]
-        spread = (gradient.shape[axis + 1] - 1) * strides[axis] + 1
-        pads.append((before, size[axis] + kernel.shape[axis] - 1 - spread - before))
-    return lax.conv_general_dilated(
-        gradient,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
-        pads,
-        lhs_dilation=strides,
-        dimension_numbers=_NHWC,
-    )
-
-
-def _kernel_gradient(
-    x: Array, size: Sizes, gradient: Array, strides: Sizes, padding: Padding
-) -> Array:
-    """The input, its channels as a batch, convolved with the gradient as a kernel."""
-    pads = [(0, 0, 0)]
-    for axis in (0, 1):
-        before = padding[axis][0]
-        seen = (gradient.shape[axis + 1] - 1) * strides[axis] + size[axis]
-        pads.append((before, seen - before - x.shape[axis + 1], 0))
-    padded = lax.pad(x, jnp.zeros((), x.dtype), (*pads, (0, 0, 0)))
-    by_channel = lax.conv_general_dilated(
-        padded.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
-        (1, 1),
-        "VALID",
-        rhs_dilation=strides,
-        dimension_numbers=_NHWC,
-    )
-    return by_channel.transpose(1, 2, 0, 3)

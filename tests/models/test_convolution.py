@@ -1,18 +1,31 @@
 """Convolution and its gradients against JAX's own."""
 
+import concurrent.futures
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from mammo_jax.models import foreign, onednn
 from mammo_jax.models.convolution import convolve
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.fixture(params=["onednn", "xla"])
+def kernels(request, monkeypatch):
+    """Whose kernels convolve on the CPU."""
+    if request.param == "xla":
+        monkeypatch.setattr(onednn, "computes_in", lambda dtype: False)
+
+
+def test_onednn_is_installed():
+    assert onednn.computes_in(jnp.float32)
 
 
 def plain(x, kernel, strides, padding):
@@ -45,7 +58,12 @@ def kernels_and_paddings(draw):
     return size, draw(st.sampled_from(["SAME", "VALID", pads]))
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.usefixtures("kernels")
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
     kernel_and_padding=kernels_and_paddings(),
@@ -73,6 +91,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)]
@@ -95,6 +114,7 @@ def loop_over_microbatches(function, x, kernel, strides, padding):
     return lax.scan(add, jnp.zeros_like(kernel), x)[0]
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_loop_over_microbatches_has_the_same_gradient(layer):
     shape, kernel_shape, stride, padding = LAYERS[layer]
@@ -139,3 +159,62 @@ def test_it_can_be_recomputed_in_the_backward_pass():
         kernel
     )
     assert_close([found], [expected], 1e-5)
+
+
+def lowered(function, *arguments):
+    return jax.jit(function).lower(*arguments).as_text()
+
+
+def test_onednn_is_left_out_where_devices_share_an_image():
+    x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
+    call = functools.partial(convolve, strides=(1, 1), padding="SAME")
+    assert "mammo_jax_onednn" in lowered(call, x, kernel)
+    shared = jax.sharding.AbstractMesh((2,), ("spatial",))
+    with jax.sharding.use_abstract_mesh(shared):
+        assert "mammo_jax_onednn" not in lowered(call, x, kernel)
+
+
+def test_what_onednn_refuses_is_an_error_of_the_program():
+    geometry = onednn.Geometry((1, 1), ((0, 0), (0, 0)))
+
+    def mistaken(x, kernel):
+        call = onednn.convolve(x, kernel[..., :3, :], geometry)
+        return call.block_until_ready()
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="primitive_desc_create"):
+        mistaken(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4)))
+
+
+def test_an_exception_in_python_is_an_error_of_the_program():
+    def fail(arguments, results, integers):
+        (x,), (y,) = arguments, results
+        assert x.dtype == y.dtype == foreign.FLOAT32
+        raise ValueError(f"{x.shape} {integers}")
+
+    foreign.register("mammo_jax_test_fail", fail)
+    call = jax.ffi.ffi_call(
+        "mammo_jax_test_fail", jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    )
+    with pytest.raises(
+        jax.errors.JaxRuntimeError, match=r"ValueError: \(2, 3\) \[4, 5\]"
+    ):
+        jax.block_until_ready(
+            jax.jit(lambda x: call(x, integers=np.array([4, 5])))(jnp.zeros((2, 3)))
+        )
+
+
+def test_onednn_convolves_in_many_shapes_at_once():
+    """Compiled functions run its convolutions from several threads."""
+    shapes = [(1, 8 + n, 9, 4) for n in range(12)]
+    kernel = normal(1, 3, 3, 4, 4)
+    inputs = [normal(n, *shape) for n, shape in enumerate(shapes)]
+
+    @jax.jit
+    def all_of(inputs, kernel):
+        return [convolve(x, kernel, (1, 1), "SAME") for x in inputs]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: all_of(inputs, kernel), range(8)))
+    expected = [plain(x, kernel, (1, 1), "SAME") for x in inputs]
+    for found in runs:
+        assert_close(found, expected, 1e-5)

@@ -1,0 +1,338 @@
+"""Convolutions of the library oneDNN, for the CPU, in compiled functions.
+
+XLA's own kernels reach about two thirds of a CPU's float32 speed in convolutions, and
+a tenth of its bfloat16 speed where it has matrix units. oneDNN is what PyTorch and
+TensorFlow call. Its C interface is called from here, and this module by XLA
+(`mammo_jax.models.foreign`), so nothing is compiled at installation. Where the package
+or something that it needs is not there, `computes_in` says so.
+"""
+
+import ctypes
+import functools
+import importlib.metadata
+import itertools
+import logging
+import threading
+from collections.abc import Sequence
+from ctypes import byref, c_int, c_int64, c_size_t, c_void_p
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mammo_jax.models import foreign
+from mammo_jax.models.geometry import Geometry
+
+_log = logging.getLogger(__name__)
+
+_PACKAGE, _FILE = "onednn-cpu-gomp", "libdnnl.so.3"
+_TARGET = "mammo_jax_onednn"
+
+# Values of the enumerations in oneDNN's headers dnnl_types.h and dnnl_common_types.h.
+_CPU, _IN_ORDER, _TRAINING, _DIRECT, _ANY_LAYOUT = 1, 1, 64, 1, 1
+_BFLOAT16, _FLOAT32 = 2, 3
+_SOURCE, _RESULT, _WEIGHTS = 1, 17, 33
+_SOURCE_GRADIENT, _RESULT_GRADIENT, _WEIGHTS_GRADIENT = 129, 145, 161
+_WEIGHTS_LAYOUT, _WEIGHTS_GRADIENT_LAYOUT = 131, 132
+
+_DTYPES = {foreign.FLOAT32: _FLOAT32, foreign.BFLOAT16: _BFLOAT16}
+_DTYPE_NAMES = {"float32": _FLOAT32, "bfloat16": _BFLOAT16}
+# `dnnl_memory_create` allocates what has this address.
+_ALLOCATE = -1
+_MOST_DIMENSIONS = 12
+# oneDNN's dimensions are batch, channels, rows, columns, of kernels the channels after,
+# before, rows, columns; these are the orders of the arrays here, slowest first.
+_FEATURES_ORDER, _KERNEL_ORDER = (0, 2, 3, 1), (2, 3, 1, 0)
+
+_FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
+# What the features before, the kernel, and the features after are to oneDNN.
+_ROLES = {
+    _FORWARD: (_SOURCE, _WEIGHTS, _RESULT),
+    _INPUT_GRADIENT: (_SOURCE_GRADIENT, _WEIGHTS, _RESULT_GRADIENT),
+    _KERNEL_GRADIENT: (_SOURCE, _WEIGHTS_GRADIENT, _RESULT_GRADIENT),
+}
+
+Shape = tuple[int, ...]
+
+
+class _Argument(ctypes.Structure):
+    """`dnnl_exec_arg_t`."""
+
+    _fields_ = (("role", c_int), ("memory", c_void_p))
+
+
+class _Primitive(NamedTuple):
+    """A convolution, or a gradient of one, of given shapes.
+
+    Attributes:
+      run: oneDNN's primitive.
+      roles: see `_ROLES`.
+      layouts: of the three arrays as they are here.
+      inner: the kernel's layout that oneDNN chose.
+      reorder: primitive that brings the kernel from one layout to the other.
+    """
+
+    run: c_void_p
+    roles: tuple[int, int, int]
+    layouts: tuple[c_void_p, c_void_p, c_void_p]
+    inner: c_void_p
+    reorder: c_void_p
+
+
+class Library:
+    """oneDNN on the CPU; its primitives are kept.
+
+    Args:
+      loaded: the shared library.
+
+    Raises:
+      RuntimeError: it refuses to start.
+    """
+
+    def __init__(self, loaded: ctypes.CDLL):
+        self._loaded = loaded
+        loaded.dnnl_primitive_desc_query_md.restype = c_void_p
+        self._engine = self._make("engine_create", _CPU, c_size_t(0))
+        self._stream = self._make("stream_create", self._engine, _IN_ORDER)
+        self._primitives: dict[tuple, _Primitive] = {}
+        # One convolution at a time: it uses all cores.
+        self._lock = threading.Lock()
+
+    def computes_in(self, dtype: int) -> bool:
+        """Whether the processor can; bfloat16 needs AVX-512."""
+        shapes = ((1, 8, 8, 16), (3, 3, 16, 16), (1, 8, 8, 16))
+        geometry = Geometry((1, 1), ((1, 1), (1, 1)))
+        try:
+            for kind in _ROLES:
+                self._prepare(kind, geometry, dtype, shapes)
+        except RuntimeError:
+            return False
+        return True
+
+    def convolve(
+        self, kind: int, geometry: Geometry, arrays: Sequence[foreign.Buffer]
+    ) -> None:
+        """Fills one of the arrays from the two others.
+
+        Args:
+          kind: key of `_ROLES`; says which one.
+          geometry: of the convolution.
+          arrays: features before, kernel, features after; the kernel's gradient is
+            float32, everything else of one dtype.
+        """
+        dtype = _DTYPES[arrays[2 if kind == _INPUT_GRADIENT else 0].dtype]
+        key = kind, geometry, dtype, tuple(array.shape for array in arrays)
+        with self._lock:
+            if key not in self._primitives:
+                self._primitives[key] = self._prepare(*key)
+            self._run(self._primitives[key], [array.address for array in arrays])
+
+    def _run(self, primitive: _Primitive, addresses: Sequence[int]) -> None:
+        into_kernel = _WEIGHTS_GRADIENT in primitive.roles
+        memories = [
+            self._make("memory_create", layout, self._engine, c_void_p(address))
+            for layout, address in zip(
+                (*primitive.layouts, primitive.inner),
+                (*addresses, _ALLOCATE),
+                strict=True,
+            )
+        ]
+        before, outer, after, inner = memories
+        try:
+            if not into_kernel:
+                self._execute(primitive.reorder, (_SOURCE, _RESULT), (outer, inner))
+            self._execute(primitive.run, primitive.roles, (before, inner, after))
+            if into_kernel:
+                self._execute(primitive.reorder, (_SOURCE, _RESULT), (inner, outer))
+            self._call("stream_wait", self._stream)
+        finally:
+            for memory in memories:
+                self._call("memory_destroy", memory)
+
+    def _execute(
+        self, primitive: c_void_p, roles: Sequence[int], memories: Sequence[c_void_p]
+    ) -> None:
+        pairs = [_Argument(*pair) for pair in zip(roles, memories, strict=True)]
+        arguments = (_Argument * len(pairs))(*pairs)
+        self._call("primitive_execute", primitive, self._stream, len(pairs), arguments)
+
+    def _prepare(
+        self, kind: int, geometry: Geometry, dtype: int, shapes: tuple[Shape, ...]
+    ) -> _Primitive:
+        into_kernel = kind == _KERNEL_GRADIENT
+        # oneDNN reorders a gradient of bfloat16 very slowly, one of float32 fast.
+        kernel_dtype = _FLOAT32 if into_kernel else dtype
+        (batch, *before), (*window, inputs, outputs), (_, *after) = shapes
+        source, result = (
+            self._layout(dtype, (batch, size[2], *size[:2]), _FEATURES_ORDER)
+            for size in (before, after)
+        )
+        kernel_shape = (outputs, inputs, *window)
+        outer = self._layout(kernel_dtype, kernel_shape, _KERNEL_ORDER)
+        description = self._describe(
+            kind,
+            (source, self._layout(dtype, kernel_shape, None), result),
+            self._layout(kernel_dtype, kernel_shape, None),
+            geometry,
+        )
+        query = _WEIGHTS_GRADIENT_LAYOUT if into_kernel else _WEIGHTS_LAYOUT
+        inner = c_void_p(
+            self._loaded.dnnl_primitive_desc_query_md(description, query, 0)
+        )
+        start, end = (inner, outer) if into_kernel else (outer, inner)
+        reorder = self._make(
+            "reorder_primitive_desc_create",
+            *(start, self._engine, end, self._engine, None),
+        )
+        return _Primitive(
+            self._make("primitive_create", description),
+            _ROLES[kind],
+            (source, outer, result),
+            inner,
+            self._make("primitive_create", reorder),
+        )
+
+    def _describe(
+        self,
+        kind: int,
+        layouts: tuple[c_void_p, c_void_p, c_void_p],
+        gradient: c_void_p,
+        geometry: Geometry,
+    ) -> c_void_p:
+        """A primitive's description; a gradient's needs the convolution's own."""
+        source, kernel, result = layouts
+        no_dilation = (0, 0)
+        place = [
+            _dims(values)
+            for values in (
+                geometry.strides,
+                no_dilation,
+                *zip(*geometry.padding, strict=True),
+            )
+        ]
+
+        def make(direction: str, *arguments: object) -> c_void_p:
+            name = f"convolution_{direction}_primitive_desc_create"
+            return self._make(name, self._engine, *arguments, None)
+
+        forward = make(
+            "forward", _TRAINING, _DIRECT, source, kernel, None, result, *place
+        )
+        if kind == _INPUT_GRADIENT:
+            return make(
+                "backward_data", _DIRECT, source, kernel, result, *place, forward
+            )
+        if kind == _KERNEL_GRADIENT:
+            return make(
+                "backward_weights",
+                *(_DIRECT, source, gradient, None, result, *place, forward),
+            )
+        return forward
+
+    def _layout(
+        self, dtype: int, shape: Sequence[int], order: Sequence[int] | None
+    ) -> c_void_p:
+        """Of a dense array, `order` from the slowest dimension on; None: any layout."""
+        rank, dims = len(shape), _dims(shape)
+        if order is None:
+            return self._make(
+                "memory_desc_create_with_tag", rank, dims, dtype, _ANY_LAYOUT
+            )
+        strides, step = [0] * rank, 1
+        for axis in reversed(order):
+            strides[axis], step = step, step * shape[axis]
+        return self._make(
+            "memory_desc_create_with_strides", rank, dims, dtype, _dims(strides)
+        )
+
+    def _make(self, name: str, *arguments: object) -> c_void_p:
+        made = c_void_p()
+        self._call(name, byref(made), *arguments)
+        return made
+
+    def _call(self, name: str, *arguments: object) -> None:
+        status = getattr(self._loaded, f"dnnl_{name}")(*arguments)
+        if status:
+            raise RuntimeError(f"oneDNN's {name} failed with status {status}")
+
+
+def _dims(values: Sequence[int]) -> Any:
+    """`dnnl_dims_t`."""
+    return (c_int64 * _MOST_DIMENSIONS)(*values)
+
+
+@functools.cache
+def _library() -> Library | None:
+    """oneDNN, with the target that XLA calls; None where it is not installed."""
+    try:
+        files = importlib.metadata.files(_PACKAGE) or ()
+        path = next(file.locate() for file in files if file.name == _FILE)
+        library = Library(ctypes.CDLL(str(path)))
+    except (ImportError, StopIteration, OSError, RuntimeError) as error:
+        _log.info("XLA's own convolutions are used, which are slower (%r)", error)
+        return None
+    foreign.register(_TARGET, functools.partial(_convolve, library))
+    return library
+
+
+@functools.cache
+def computes_in(dtype: Any) -> bool:
+    """Whether this module has convolutions of a dtype on this machine."""
+    library, name = _library(), jnp.dtype(dtype).name
+    return (
+        library is not None
+        and name in _DTYPE_NAMES
+        and library.computes_in(_DTYPE_NAMES[name])
+    )
+
+
+def _convolve(
+    library: Library,
+    arguments: Sequence[foreign.Buffer],
+    results: Sequence[foreign.Buffer],
+    integers: Sequence[int],
+) -> None:
+    """What XLA calls."""
+    kind, rows, columns, top, bottom, left, right = integers
+    geometry = Geometry((rows, columns), ((top, bottom), (left, right)))
+    first, second, result = *arguments, *results
+    arrays = {
+        _FORWARD: (first, second, result),
+        _INPUT_GRADIENT: (result, first, second),
+        _KERNEL_GRADIENT: (first, result, second),
+    }[kind]
+    library.convolve(kind, geometry, arrays)
+
+
+def convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """`x` (batch, rows, columns, channels) with `kernel` (rows, columns, in, out).
+
+    For functions that are compiled for the CPU, in a dtype of `computes_in`.
+    """
+    size = [
+        (length + sum(pads) - window) // stride + 1
+        for length, pads, window, stride in zip(
+            x.shape[1:3], geometry.padding, kernel.shape, geometry.strides, strict=False
+        )
+    ]
+    shape = (x.shape[0], *size, kernel.shape[3])
+    return _call(_FORWARD, geometry, shape, x.dtype, x, kernel)
+
+
+def gradients(
+    x: Array, kernel: Array, gradient: Array, geometry: Geometry
+) -> tuple[Array, Array]:
+    """By `x` and by `kernel`, from the gradient by the result of `convolve`."""
+    of_x = _call(_INPUT_GRADIENT, geometry, x.shape, x.dtype, kernel, gradient)
+    of_kernel = _call(
+        _KERNEL_GRADIENT, geometry, kernel.shape, jnp.float32, x, gradient
+    )
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+def _call(kind: int, geometry: Geometry, shape: Shape, dtype: Any, *arrays: Array):
+    integers = (kind, *geometry.strides, *itertools.chain(*geometry.padding))
+    call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(shape, dtype))
+    return call(*arrays, integers=np.array(integers, np.int64))
