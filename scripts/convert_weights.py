@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mammo_jax.errors import UserError, run_command
 from mammo_jax.models.download import download
-from mammo_jax.models.pretrained import PUBLISHED, convert_file
+from mammo_jax.models.pretrained import convert_file
+from mammo_jax.models.published import PUBLISHED
 from mammo_jax.models.weight_names import SCHEMES
 
 

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from mammo_jax.errors import UserError
-from mammo_jax.models.pretrained import verify_checksum
+from mammo_jax.models.published import verify_checksum
 from mammo_jax.progress import progress_bar
 
 _CHUNK_BYTES = 1 << 20

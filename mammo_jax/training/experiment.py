@@ -18,6 +18,7 @@ from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
 from mammo_jax.models.config import checked_config
 from mammo_jax.models.groups import groups_of
+from mammo_jax.models.published import download_name
 from mammo_jax.training import devices, optimizer, step
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
@@ -214,13 +215,14 @@ def check_config(config: ConfigDict, name: str = "config") -> None:
     zoom = tuple(config.augment.zoom)
     if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
         raise UserError(f"{name}.augment.zoom is {zoom}; it must be (lowest, highest)")
+    _check_model(config, name)
     if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
+        key = download_name(config.model.trunk, config.model.wiring)
         raise UserError(
             f"{name}.pretrained: there is no weight file {config.pretrained}; get it "
-            f"with python scripts/convert_weights.py --download={config.model.trunk} "
+            f"with python scripts/convert_weights.py --download={key} "
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
-    _check_model(config, name)
     _check_microbatches(config, name)
     optimizer.stages_from_config(config.stages)
 

@@ -17,15 +17,14 @@ from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
 from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.pretrained import (
-    PUBLISHED,
     convert,
     convert_file,
     load_trunk,
     put_trunk,
     save_trunk,
     trunk_shapes,
-    verify_checksum,
 )
+from mammo_jax.models.published import PUBLISHED, download_name, verify_checksum
 from mammo_jax.models.weight_files import read_weights
 from mammo_jax.models.weight_names import SCHEMES
 
@@ -213,6 +212,18 @@ def test_published_checksums_are_those_that_keras_and_torchvision_state():
         if "pytorch.org" in published.url:
             digits = published.file_name.removesuffix(".pth").rpartition("-")[2]
             assert published.checksum == f"sha256:{digits}"
+
+
+def test_every_trunk_and_wiring_has_weights_to_download():
+    found = {
+        (name, scheme.wiring): PUBLISHED[download_name(name, scheme.wiring)]
+        for name, schemes in SCHEMES.items()
+        for scheme in schemes
+    }
+    assert len(found) == 5
+    for (name, wiring), published in found.items():
+        assert (published.architecture, published.wiring) == (name, wiring)
+    assert download_name("vgg16", "keras2017") == "vgg16"
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".pth", ".safetensors"])

@@ -16,6 +16,7 @@ from mammo_jax.errors import UserError
 from mammo_jax.models import pretrained
 from mammo_jax.models.download import download
 from mammo_jax.models.pretrained import trunk_shapes
+from mammo_jax.models.published import PUBLISHED
 from mammo_jax.models.weight_names import SCHEMES
 from scripts import convert_weights
 
@@ -210,7 +211,7 @@ def narrow(monkeypatch):
 
 def publish(server, name, monkeypatch, folder):
     """Serves made-up weights as the published file `name`; returns its address."""
-    published = pretrained.PUBLISHED[name]
+    published = PUBLISHED[name]
     file = folder / "published" / published.file_name
     file.parent.mkdir()
     weights = library_weights(
@@ -222,13 +223,11 @@ def publish(server, name, monkeypatch, folder):
     server.content = file.read_bytes()
     checksum = "sha256:" + hashlib.sha256(server.content).hexdigest()[:8]
     url = server.url.replace("weights.bin", published.file_name)
-    monkeypatch.setitem(
-        pretrained.PUBLISHED, name, published._replace(url=url, checksum=checksum)
-    )
+    monkeypatch.setitem(PUBLISHED, name, published._replace(url=url, checksum=checksum))
     return url
 
 
-@pytest.mark.parametrize("name", pretrained.PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_command_downloads_and_converts_every_published_file(
     name, server, narrow, tmp_path, monkeypatch, capsys
 ):
@@ -237,7 +236,8 @@ def test_command_downloads_and_converts_every_published_file(
     run(f"--download={name}", f"--out={out}")
     printed = capsys.readouterr().out
     assert f"published_at: {url}\n" in printed
-    wiring = PUBLISHED_SCHEMES[name].wiring
+    wiring = PUBLISHED[name].wiring
+    assert wiring == PUBLISHED_SCHEMES[name].wiring
     assert f"  architecture: {name.partition('-')[0]}\n" in printed
     assert (f"  wiring: {wiring}\n" in printed) == bool(wiring)
     assert out.exists()
@@ -250,13 +250,13 @@ def test_files_published_under_one_name_do_not_meet_on_the_disk(
         publish(server, name, monkeypatch, tmp_path)
         run(f"--download={name}", f"--out={tmp_path / name}.safetensors")
         (tmp_path / "published").rename(tmp_path / f"published of {name}")
-    again = pretrained.PUBLISHED["resnet50-keras"].file_name
+    again = PUBLISHED["resnet50-keras"].file_name
     source = tmp_path / "resnet50-keras" / again
     run("--arch=resnet50", f"--source={source}", f"--out={tmp_path / 'b'}.safetensors")
 
 
 def test_a_truncated_published_file_is_to_be_downloaded_again(tmp_path):
-    file = tmp_path / pretrained.PUBLISHED["vgg16"].file_name
+    file = tmp_path / PUBLISHED["vgg16"].file_name
     file.write_bytes(b"\x89HDF\r\n\x1a\n, and no more")
     with pytest.raises(UserError, match="download it again"):
         run("--arch=vgg16", f"--source={file}", f"--out={tmp_path / 'o'}.safetensors")

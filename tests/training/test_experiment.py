@@ -52,3 +52,15 @@ def test_a_model_that_cannot_be_built_is_refused_before_any_work(
     config.update_from_flattened_dict({f"model.{field}": value})
     with pytest.raises(UserError, match=re.escape(message)):
         experiment.check_config(config, name)
+
+
+@pytest.mark.parametrize(
+    ("wiring", "key"),
+    [("keras2017", "resnet50"), ("torchvision", "resnet50-torchvision")],
+)
+def test_the_weights_to_get_are_those_of_the_wiring(wiring, key, tmp_path):
+    config = base.patch_config()
+    config.pretrained = str(tmp_path / "none.safetensors")
+    config.model.wiring = wiring
+    with pytest.raises(UserError, match=f"--download={key} "):
+        experiment.check_config(config)
