@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mammo_jax.evaluation.prediction_table import PredictionTable, mean_table
-from mammo_jax.reproduction import ensembles, outcomes
+from mammo_jax.reproduction import ensembles, outcomes, untransferred
 from mammo_jax.reproduction.ensembles import ENSEMBLES
 from mammo_jax.reproduction.outcomes import Effect, Ends
 from mammo_jax.reproduction.plan import PlannedRun, Setting
@@ -38,7 +38,6 @@ _HEATMAPS = {
     trunk: tuple(f"{trunk}_s10_heatmap_{pool}" for pool in ("1x1", "2x2", "5x5"))
     for trunk in ("resnet50", "vgg16")
 }
-_TRANSFERRED = (_BIG, "vgg16_s10_vgg_512x1", "vgg16_s10_residual_512-512-1024x2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +127,8 @@ CLAIMS = (
         "Few patients suffice for transfer",
         "AUC with all patients less that with 20, mean of three models; at most "
         f"{_MARGIN}",
-        tuple(f"inbreast_{row}" for row in _TRANSFERRED),
-        tuple(f"inbreast_{row}_20patients" for row in _TRANSFERRED),
+        tuple(f"inbreast_{model}" for model in untransferred.MODELS),
+        untransferred.ROWS,
         _AT_MOST,
     ),
 )
@@ -196,6 +195,7 @@ def judge(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> list[F
     """Every claim about rows and ensembles, judged by the finished runs."""
     return [
         *(_judge_rows(claim, found) for claim in CLAIMS),
+        _judge_transfer(found, setting),
         *_judge_ensembles(found, setting),
     ]
 
@@ -238,6 +238,34 @@ def _judge_rows(claim: Claim, found: Mapping[str, Sequence[PlannedRun]]) -> Find
     return Finding(claim.text, claim.effect, effect, verdict(effect, claim.holds))
 
 
+def _judge_transfer(
+    found: Mapping[str, Sequence[PlannedRun]], setting: Setting
+) -> Finding:
+    text = "Transfer with 20 patients helps"
+    measured = (
+        "AUC with 20 patients less that of the same models before any transfer, mean "
+        "of three models"
+    )
+    rows = untransferred.ROWS
+    before = untransferred.tables(rows, found, setting)
+    if not before:
+        why = _missing(rows, found)
+        if outcomes.common_seeds(rows, found):
+            why = "not scored before transfer; --table=4 does it"
+        return Finding(text, measured, None, why)
+    after = [
+        [
+            ensembles.single(run)
+            for row in rows
+            for run in found[row]
+            if run.seed == seed
+        ]
+        for seed in before
+    ]
+    effect = outcomes.auc_effect(after, list(before.values()))
+    return Finding(text, measured, effect, verdict(effect, _POSITIVE))
+
+
 def _judge_ensembles(
     found: Mapping[str, Sequence[PlannedRun]], setting: Setting
 ) -> list[Finding]:
@@ -252,16 +280,22 @@ def _judge_ensembles(
                 f"Averaging models helps ({ensemble.title})",
                 "AUC of the mean of the models less their mean AUC, all with flips",
             ),
+            (
+                f"Averaging models beats the best of them ({ensemble.title})",
+                "AUC of the mean of the models less that of the best, all with flips; "
+                "the test images choose the best of each seed, which favours it",
+            ),
         )
         tables = ensemble_tables(ensemble.rows, found, setting)
         if not tables:
             why = why_no_ensemble(ensemble.rows, found)
             findings += [Finding(*text, None, why) for text in texts]
             continue
-        singles = [seed[0] for seed in tables]
-        flips = [seed[1] for seed in tables]
+        singles = [seed[0] for seed in tables.values()]
+        flips = [seed[1] for seed in tables.values()]
         means = [[mean_table(seed)] for seed in flips]
-        pairs = ((flips, singles), (means, flips))
+        best = [[max(seed, key=outcomes.auc)] for seed in flips]
+        pairs = ((flips, singles), (means, flips), (means, best))
         for text, pair in zip(texts, pairs, strict=True):
             effect = outcomes.auc_effect(*pair)
             findings.append(Finding(*text, effect, verdict(effect, _POSITIVE)))
@@ -281,16 +315,14 @@ def ensemble_tables(
     rows: Sequence[str],
     found: Mapping[str, Sequence[PlannedRun]],
     setting: Setting,
-) -> list[tuple[list[PredictionTable], list[PredictionTable]]]:
+) -> dict[int, tuple[list[PredictionTable], list[PredictionTable]]]:
     """For each common seed, the models' scores without and with flips."""
-    result = []
+    result = {}
     for seed in outcomes.common_seeds(rows, found):
         runs = [run for row in rows for run in found[row] if run.seed == seed]
         if all(ensembles.flipped_table(run, setting).exists() for run in runs):
-            result.append(
-                (
-                    [ensembles.single(run) for run in runs],
-                    [ensembles.flipped(run, setting) for run in runs],
-                )
+            result[seed] = (
+                [ensembles.single(run) for run in runs],
+                [ensembles.flipped(run, setting) for run in runs],
             )
     return result

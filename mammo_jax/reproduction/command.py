@@ -9,6 +9,7 @@ from pathlib import Path
 from mammo_jax.errors import UserError
 from mammo_jax.files import replace_file
 from mammo_jax.reproduction import (
+    boards,
     claims,
     ensembles,
     figures,
@@ -19,9 +20,11 @@ from mammo_jax.reproduction import (
     presets,
     tables,
     timing,
+    untransferred,
 )
+from mammo_jax.reproduction.conditions import TIME_FILE, read_seconds
 from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.reproduction.results import TIME_FILE, read_seconds, results_text
+from mammo_jax.reproduction.results import results_text
 from mammo_jax.reproduction.rows import TABLES, Row, by_name
 from mammo_jax.reproduction.run import Train, run_all
 from mammo_jax.training import workdir as workdirs
@@ -143,26 +146,69 @@ _SEEDED_ROWS = (
 def describe(request: Request) -> str:
     """The plan as text; runs nothing.
 
-    At the paper's scale a step of each kind is timed for an estimate of the hours;
-    where inputs are missing, they are named instead.
+    At the paper's scale a step of each kind is timed for an estimate of the hours, the
+    appendix's included; where inputs are missing, they are named instead.
 
     Raises:
       UserError: a finished run has another configuration.
     """
     runs = request.plan
     plan.check_finished(runs)
+    besides = _besides(request, runs)
     if request.setting.scale is not None:
-        return plan.describe_plan(runs, {})
+        return plan.describe_plan(runs, {}, besides=besides)
+    read = [*runs, *request.designs]
     try:
-        plan.check_inputs([*runs, *request.designs])
+        plan.check_inputs(read)
     except UserError as error:
-        return f"{plan.describe_plan(runs, {})}\n{error}"
-    seconds = timing.time_steps(runs)
+        return f"{plan.describe_plan(runs, {}, besides=besides)}\n{error}"
+    left = [run for run in runs if not run.finished]
+    seconds = timing.time_steps(left + [run for part in besides for run in part.runs])
     return plan.describe_plan(
         runs,
-        plan.count_examples(runs),
+        plan.count_examples(read),
         lambda run: seconds.get(timing.kind_of_step(run), 0.0),
+        besides,
     )
+
+
+def _besides(request: Request, runs: Sequence[PlannedRun]) -> list[plan.Besides]:
+    """What is left to do besides the runs; nothing where there is none of it."""
+    setting = request.setting
+    work: list[tuple[int, str, tuple[PlannedRun, ...], int]] = []
+    if setting.scale is not None:
+        trunks = [] if _is_complete(request, runs) else plan.pretrained_trunks(runs)
+        missing = phantoms.missing_trunks(setting.folder, trunks)
+        steps = phantoms.pretraining_steps(setting.folder, missing, setting.scale)
+        work.append((len(missing), "trunks to pretrain", (), steps))
+    repeated = gradients.trainings_left(request.designs, setting)
+    work.append((len(repeated), "trainings for the appendix", repeated, 0))
+    files = {
+        "models to score in four flips": (
+            ENSEMBLE,
+            ensembles.ROWS,
+            ensembles.flipped_table,
+        ),
+        "models to score before transfer": (
+            "4",
+            untransferred.ROWS,
+            untransferred.table_file,
+        ),
+    }
+    for what, (table, rows, file_of) in files.items():
+        left = [
+            run
+            for run in runs
+            if table in request.tables
+            and run.row.name in rows
+            and not file_of(run, setting).exists()
+        ]
+        work.append((len(left), what, (), 0))
+    return [
+        plan.Besides(f"besides, {what}: {count}", repeats, steps)
+        for count, what, repeats, steps in work
+        if count
+    ]
 
 
 def reproduce(
@@ -170,8 +216,8 @@ def reproduce(
 ) -> tuple[str, dict[str, str]]:
     """Runs what is not finished.
 
-    Writes each table as `table_N.csv` and `table_N.md`, and the figures, into the
-    preset's folder.
+    Writes each table as `table_N.csv` and `table_N.md`, the figures, and TensorBoard's
+    files, into the preset's folder.
 
     Args:
       request: see `check_request`.
@@ -199,9 +245,12 @@ def reproduce(
             found = outcomes.by_row(runs)
             if ENSEMBLE in request.tables:
                 ensembles.score_flips(found, request.setting)
+            if "4" in request.tables:
+                untransferred.score_models(found, request.setting)
             if request.designs:
                 gradients.measure_all(request.designs, request.setting)
             parts = [*_tables(request, found), *_draw(request, found)]
+            boards.write_boards(found, request.setting)
     return "\n\n".join(parts), failures
 
 
@@ -218,12 +267,17 @@ def _clocked(folder: Path, runs: Sequence[PlannedRun]) -> Iterator[None]:
                 workdirs.write_json(folder / TIME_FILE, {"seconds": round(seconds, 1)})
 
 
+def _is_complete(request: Request, runs: Sequence[PlannedRun]) -> bool:
+    """Whether no training is left, so that its data need not be there."""
+    return all(run.finished for run in runs) and not request.designs
+
+
 def _prepare(request: Request, runs: Sequence[PlannedRun], train: Train) -> None:
     setting, read = request.setting, [*runs, *request.designs]
     if setting.scale is None:
         plan.check_inputs(read)
         return
-    if all(run.finished for run in runs) and not request.designs:
+    if _is_complete(request, runs):
         return
     phantoms.prepare(
         setting.folder,
@@ -249,8 +303,11 @@ def _tables(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list
     cells = {
         name: tables.row_table(rows, found, absent) for name, rows in shown.items()
     }
+    labels = {name: row.label for name, row in request.rows.items()}
+    if "4" in request.tables:
+        before = tables.untransferred_table(found, labels, setting, absent)
+        cells["untransferred"] = before
     if ENSEMBLE in request.tables:
-        labels = {name: row.label for name, row in request.rows.items()}
         cells[ENSEMBLE] = tables.ensemble_table(found, labels, setting, absent)
     for name, table in cells.items():
         stem = setting.folder / f"table_{name}"

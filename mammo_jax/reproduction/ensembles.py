@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
@@ -13,7 +11,6 @@ from mammo_jax.model_directory import load_variables
 from mammo_jax.reproduction import outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.training import experiment as experiments
-from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.signals import StopRequest
 
 _RESIDUAL = "residual_512-512-1024x2"
@@ -74,16 +71,31 @@ def score_flips(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> 
     with StopRequest() as stop:
         for row in ROWS:
             for run in found.get(row, ()):
-                if not flipped_table(run, setting).exists():
-                    _score(run, flipped_table(run, setting), stop)
+                out = flipped_table(run, setting)
+                if not out.exists():
+                    score(run, run.directory, out, stop, flips=True)
 
 
-def _score(run: PlannedRun, out: Path, stop: StopRequest) -> None:
-    config = ConfigDict(workdirs.read_json(run.directory / workdirs.CONFIG_FILE))
-    config.tta = True
+def score(
+    run: PlannedRun, model: Path, out: Path, stop: StopRequest, *, flips: bool
+) -> None:
+    """Scores the test images of a run.
+
+    Args:
+      run: whose data and design are taken.
+      model: directory of the finished run whose weights are taken.
+      out: the table to write.
+      stop: checked after every batch.
+      flips: whether the scores of four flips are averaged.
+
+    Raises:
+      RunStoppedError: a signal arrived.
+    """
+    config = run.config.copy_and_resolve_references()
+    config.tta = flips
     dataset = experiments.open_data(config)
     experiment, _, _ = experiments.make_experiment(config, dataset)
-    _, params, stats = load_variables(run.directory)
+    _, params, stats = load_variables(model)
     write_predictions(out, scoring.predict(experiment, params, stats, "test", stop))
 
 

@@ -23,7 +23,7 @@ from mammo_jax.models import conversion, variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.progress import progress
 from mammo_jax.reproduction import claims, outcomes
-from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same
+from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same, moved
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.inputs import network_input
@@ -138,11 +138,21 @@ def check_curves(plan: Sequence[PlannedRun], setting: Setting) -> None:
         if path.exists():
             there, wanted = workdirs.read_json(path), _identity(config)
             points = "points_per_epoch"
+            config_there = moved(
+                there.get("config", {}), wanted["config"], setting.folder
+            )
             check_same(
-                {**there.get("config", {}), points: there.get(points)},
+                {**config_there, points: there.get(points)},
                 {**wanted["config"], points: wanted[points]},
                 path,
             )
+
+
+def trainings_left(
+    plan: Sequence[PlannedRun], setting: Setting
+) -> tuple[PlannedRun, ...]:
+    """The runs whose training is still to be repeated, once for each design."""
+    return tuple(run for run, _, path in _trainings(plan, setting) if not path.exists())
 
 
 def _trainings(

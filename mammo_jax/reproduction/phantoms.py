@@ -19,13 +19,16 @@ from mammo_jax.errors import UserError
 from mammo_jax.phantom import LAYOUTS
 from mammo_jax.reproduction import presets
 from mammo_jax.reproduction.presets import Scale
-from mammo_jax.reproduction.run import commit_of_program
+from mammo_jax.reproduction.run import commit_of_program, last_change
 from mammo_jax.training import workdir as workdirs
 
 _log = logging.getLogger(__name__)
 
 _PRETRAINING = "pretraining"
-_COMMIT = "commit"
+# Of the program, and of the last change to what draws, when a set was drawn.
+_COMMIT, _GENERATOR = "commit", "generator_commit"
+_GENERATOR_CODE = "mammo_jax/phantom"
+_UNKNOWN = "not recorded"
 _PRETRAINING_SET = "cbis_ddsm/paper_s10"
 
 
@@ -53,7 +56,7 @@ def prepare(
         for layout in sorted({name.partition("/")[0] for name in datasets}):
             raw = _draw(data / "raw" / layout, layout, scale)
             _package(raw, data, [n for n in datasets if n.partition("/")[0] == layout])
-        missing = [t for t in trunks if not presets.weights_file(folder, t).exists()]
+        missing = missing_trunks(folder, trunks)
         if missing:
             pretraining = folder / _PRETRAINING
             raw = _draw(pretraining / "raw", _PRETRAINING, scale)
@@ -103,7 +106,8 @@ def _draw(raw: Path, layout: str, scale: Scale) -> Path:
     record = _record(raw)
     if record.exists():
         there = workdirs.read_json(record)
-        there.pop(_COMMIT, None)  # Most commits do not change the phantoms.
+        for key in (_COMMIT, _GENERATOR):  # Most commits do not change the phantoms.
+            there.pop(key, None)
         if there != settings:
             raise UserError(
                 f"{raw} holds phantoms made with {there}, not {settings}; choose "
@@ -111,7 +115,9 @@ def _draw(raw: Path, layout: str, scale: Scale) -> Path:
             )
     if not raw.exists():
         raw.parent.mkdir(parents=True, exist_ok=True)
-        workdirs.write_json(record, settings | {_COMMIT: commit_of_program()})
+        commit = commit_of_program()
+        generator = last_change(_GENERATOR_CODE) or _UNKNOWN
+        workdirs.write_json(record, settings | {_COMMIT: commit, _GENERATOR: generator})
         _log.info("drawing phantoms in %s", raw)
         LAYOUTS["cbis_ddsm" if layout == _PRETRAINING else layout](raw, **settings)
     return raw
@@ -123,10 +129,24 @@ def _record(raw: Path) -> Path:
 
 def commits(folder: Path) -> list[str]:
     """Of the program when it drew the sets of phantoms in a preset's folder."""
+    return list(dict.fromkeys(str(r.get(_COMMIT, _UNKNOWN)) for r in _records(folder)))
+
+
+def generator_commits(folder: Path) -> list[str]:
+    """The last changes to what draws phantoms, before these sets were drawn."""
+    found = (
+        str(r[_GENERATOR])
+        if _GENERATOR in r
+        else last_change(_GENERATOR_CODE, str(r.get(_COMMIT, ""))) or _UNKNOWN
+        for r in _records(folder)
+    )
+    return list(dict.fromkeys(found))
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
     raws = [presets.data_dir(folder) / "raw" / layout for layout in sorted(LAYOUTS)]
     raws.append(folder / _PRETRAINING / "raw")
-    there = [workdirs.read_json(_record(r)) for r in raws if _record(r).exists()]
-    return list(dict.fromkeys(str(r.get(_COMMIT, "not recorded")) for r in there))
+    return [workdirs.read_json(_record(r)) for r in raws if _record(r).exists()]
 
 
 def _package(raw: Path, data: Path, datasets: Sequence[str]) -> None:
@@ -150,6 +170,20 @@ def pretraining_config(folder: Path, trunk: str, scale: Scale) -> ConfigDict:
     for group in config.stages.stage1.rates:
         config.stages.stage1.rates[group] = scale.pretraining_rates[trunk]
     return config
+
+
+def pretraining_steps(folder: Path, trunks: Sequence[str], scale: Scale) -> int:
+    """Optimiser steps of all these trunks' pretraining."""
+    configs = [pretraining_config(folder, trunk, scale) for trunk in trunks]
+    return sum(
+        config.steps_per_epoch * sum(s.epochs for s in config.stages.values())
+        for config in configs
+    )
+
+
+def missing_trunks(folder: Path, trunks: Sequence[str]) -> list[str]:
+    """Those that are not pretrained yet."""
+    return [t for t in trunks if not presets.weights_file(folder, t).exists()]
 
 
 def _pretrain(

@@ -179,7 +179,38 @@ def check_finished(plan: Sequence[PlannedRun]) -> None:
     for run in plan:
         if run.finished:
             there = workdirs.read_json(run.directory / workdirs.CONFIG_FILE)
-            check_same(there, workdirs.as_json(run.config), run.directory)
+            wanted = workdirs.as_json(run.config)
+            folder = run.directory.parents[1]
+            check_same(moved(there, wanted, folder), wanted, run.directory)
+
+
+def moved(
+    there: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """A recorded configuration as it reads after its preset's folder was moved.
+
+    What lies below the folder is the same wherever the folder is, so results may be
+    moved and those of several machines merged; all other paths stay as they are.
+
+    Args:
+      there: as recorded, as JSON has it.
+      wanted: of the plan, likewise.
+      folder: the preset's, as the plan has it.
+    """
+    result = {**there, "data": dict(there.get("data", {}))}
+    for ours, theirs, field in (
+        (wanted["data"], result["data"], "data_dir"),
+        (wanted, result, "init_from"),
+        (wanted, result, "pretrained"),
+    ):
+        here, old = ours.get(field), theirs.get(field)
+        if not (here and old and Path(here).is_relative_to(folder)):
+            continue
+        # With the folder's own name, or every other folder `data` would do.
+        inside = (folder.name, *Path(here).relative_to(folder).parts)
+        if Path(old).parts[-len(inside) :] == inside:
+            theirs[field] = here
+    return result
 
 
 def check_same(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
@@ -224,10 +255,33 @@ def count_examples(plan: Sequence[PlannedRun]) -> dict[str, int]:
     return counts
 
 
+@dataclasses.dataclass(frozen=True)
+class Besides:
+    """Work that is left besides the plan's runs.
+
+    Attributes:
+      what: in words, with how many there are.
+      runs: those whose steps it repeats.
+      steps: of the optimiser, besides those of `runs`.
+    """
+
+    what: str
+    runs: tuple[PlannedRun, ...] = ()
+    steps: int = 0
+
+
+def _known_steps(run: PlannedRun, examples: Mapping[str, int]) -> int | None:
+    name = run.config.data.dataset
+    if name not in examples and not run.config.steps_per_epoch:
+        return None
+    return number_of_steps(run, examples.get(name, 0))
+
+
 def describe_plan(
     plan: Sequence[PlannedRun],
     examples: Mapping[str, int],
     seconds: Callable[[PlannedRun], float] | None = None,
+    besides: Sequence[Besides] = (),
 ) -> str:
     """The plan as a table, with the hours that are left where a step was timed.
 
@@ -236,24 +290,28 @@ def describe_plan(
       examples: see `count_examples`; a data set that is missing has steps only where
         the configuration says how many an epoch has.
       seconds: of a run's optimiser step.
+      besides: what else is left to do; a line for each.
     """
     lines = [f"{'row':<52}{'seed':>4}  {'starts from':<32}{'steps':>8}  state"]
-    total, hours = 0, 0.0
     for run in plan:
-        name = run.config.data.dataset
-        known = name in examples or run.config.steps_per_epoch
-        steps = number_of_steps(run, examples.get(name, 0)) if known else None
-        state = "finished" if run.finished else "to run"
-        if steps is not None and not run.finished:
-            total += steps
-            hours += steps * (seconds(run) if seconds else 0.0) / 3600
-        shown = "?" if steps is None else str(steps)
+        steps = _known_steps(run, examples)
         lines.append(
             f"{run.row.name:<52}{run.seed:>4}  {run.row.start or '-':<32}"
-            f"{shown:>8}  {state}"
+            f"{'?' if steps is None else steps:>8}  "
+            f"{'finished' if run.finished else 'to run'}"
         )
-    to_run = sum(not run.finished for run in plan)
-    lines.append(f"{len(plan)} runs, {to_run} to run, {total} optimiser steps")
+    left = tuple(run for run in plan if not run.finished)
+    work = [Besides(f"{len(plan)} runs, {len(left)} to run", left), *besides]
+    hours = 0.0
+    for part in work:
+        counted = [(run, _known_steps(run, examples)) for run in part.runs]
+        known = [(run, steps) for run, steps in counted if steps is not None]
+        least = "at least " if len(known) < len(counted) else ""
+        total = part.steps + sum(steps for _, steps in known)
+        steps_left = f", {least}{total} optimiser steps" if counted or total else ""
+        lines.append(f"{part.what}{steps_left}")
+        if seconds:
+            hours += sum(steps * seconds(run) for run, steps in known) / 3600
     if seconds:
         lines.append(
             f"about {hours:.1f} hours of steps on this machine: every step counted "

@@ -196,10 +196,10 @@ def _apply_stages(config: ConfigDict, name: str, scale: Scale) -> None:
         highest = max(row.rates.values())
         for group in row.rates:
             row.rates[group] *= rate / highest
-        row.l2 = min(row.l2, _L2)
+        row.l2 = min(row.l2, LARGEST_L2)
         row.warmup_epochs = min(row.warmup_epochs, float(epochs - 1))
         row.decay = scale.decay.get(name, row.decay)
 
 
 # The demo's; the paper's are for a hundred times as many steps.
-_L2 = 1e-6
+LARGEST_L2 = 1e-6

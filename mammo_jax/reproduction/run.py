@@ -142,19 +142,45 @@ def _record_file(run: PlannedRun) -> Path:
 
 def commit_of_program() -> str:
     """The commit, with a + where files were changed since; "unknown" without git."""
-    root = Path(__file__).parents[2]
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        return _git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def last_change(part: str, commit: str | None = None) -> str:
+    """The commit that last changed a part of the program.
+
+    Args:
+      part: a path from the repository's root, such as `mammo_jax/phantom`.
+      commit: to look back from, as `commit_of_program` gives it; its + is passed on,
+        because what was changed then is not known. None looks at the files as they
+        are, and puts a + where those of the part were changed since.
+
+    Returns:
+      The commit; "" where git cannot tell.
+    """
+    at = "HEAD" if commit is None else commit.removesuffix("+")
+    try:
+        found = _git(
+            *("log", "-1", "--format=%h", "--abbrev=12"),
+            *("--end-of-options", at, "--", part),
+        )
+        if commit is None:
+            dirty = bool(_git("status", "--porcelain", "--", part))
+        else:
+            dirty = commit.endswith("+")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found + ("+" if dirty and found else "")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(Path(__file__).parents[2]), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    ).stdout.strip()

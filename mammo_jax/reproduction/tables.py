@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mammo_jax.evaluation.prediction_table import mean_table
-from mammo_jax.reproduction import claims, ensembles, outcomes
+from mammo_jax.reproduction import claims, ensembles, outcomes, untransferred
 from mammo_jax.reproduction.ensembles import ENSEMBLES
 from mammo_jax.reproduction.outcomes import Effect, Ends
 from mammo_jax.reproduction.plan import PlannedRun, Setting
@@ -21,6 +21,7 @@ TITLES = {
     "3": "Table 3: whole-image classifiers on VGG, test AUC",
     "4": "Table 4 and section 3.2: transfer to INbreast, validation AUC",
     "ours": "Beyond the paper: designs of this project, the same budget",
+    "untransferred": "Table 4's models before any transfer, INbreast validation AUC",
     "ensemble": "Section 4: four-flip averages and means of models, AUC",
 }
 NOT_RUN = {"paper": "not run: needs the data", "phantom": "not run"}
@@ -142,8 +143,10 @@ def ensemble_table(
             if not tables:
                 cells.append((name, *known, why, *[NOTHING] * 3))
                 continue
-            plain = outcomes.auc_effect([[seed[0][number]] for seed in tables])
-            flips = outcomes.auc_effect([[seed[1][number]] for seed in tables])
+            plain, flips = (
+                outcomes.auc_effect([[seed[part][number]] for seed in tables.values()])
+                for part in (0, 1)
+            )
             cells.append((name, *known, f"{plain.value:.3f}", *_flip_cells(flips)))
         name = f"{ensemble.title}: mean of the {len(ensemble.rows)}"
         known = [NOTHING, f"{ensemble.paper_mean:.2f}"]
@@ -151,7 +154,7 @@ def ensemble_table(
             cells.append((name, *known, why, *[NOTHING] * 3))
             continue
         plain, flips = (
-            outcomes.auc_effect([[mean_table(seed[part])] for seed in tables])
+            outcomes.auc_effect([[mean_table(seed[part])] for seed in tables.values()])
             for part in (0, 1)
         )
         cells.append((name, *known, f"{plain.value:.3f}", *_flip_cells(flips)))
@@ -160,6 +163,35 @@ def ensemble_table(
 
 def _flip_cells(flips: Effect) -> Sequence[str]:
     return f"{flips.value:.3f}", interval(flips.by_patients), str(flips.seeds)
+
+
+UNTRANSFERRED_HEADER = (
+    *("model", "measured", "95 %, patients", "95 %, seeds", "seeds"),
+)
+
+
+def untransferred_table(
+    found: Mapping[str, Sequence[PlannedRun]],
+    labels: Mapping[str, str],
+    setting: Setting,
+    absent: str,
+) -> list[Sequence[str]]:
+    """The cells of the table of the models before transfer, the header first."""
+    cells: list[Sequence[str]] = [UNTRANSFERRED_HEADER]
+    for model, row in zip(untransferred.MODELS, untransferred.ROWS, strict=True):
+        scored = untransferred.tables([row], found, setting)
+        if not scored:
+            cells.append((labels[model], absent, *[NOTHING] * 3))
+            continue
+        effect = outcomes.auc_effect(list(scored.values()))
+        cells.append(
+            (
+                *(labels[model], f"{effect.value:.3f}"),
+                *(interval(effect.by_patients), interval(effect.by_seeds)),
+                str(effect.seeds),
+            )
+        )
+    return cells
 
 
 CLAIM_HEADER = (

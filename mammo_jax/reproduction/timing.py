@@ -18,11 +18,11 @@ def kind_of_step(run: PlannedRun) -> Key:
     return config.task, row.trunk, config.model.stem, row.original
 
 
-def time_steps(plan: Sequence[PlannedRun]) -> dict[Key, float]:
-    """Seconds of a step of the last stage, for each kind of step that is to run."""
+def time_steps(runs: Sequence[PlannedRun]) -> dict[Key, float]:
+    """Seconds of a step of the last stage, for each kind of step that runs have."""
     seconds: dict[Key, float] = {}
-    for run in plan:
-        if run.finished or run.row.kind == "forest":
+    for run in runs:
+        if run.row.kind == "forest":
             continue
         if kind_of_step(run) not in seconds:
             seconds[kind_of_step(run)] = _time_step(run)

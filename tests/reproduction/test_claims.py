@@ -19,6 +19,7 @@ from mammo_jax.reproduction import (
     gradients,
     outcomes,
     tables,
+    untransferred,
 )
 from mammo_jax.reproduction.outcomes import Effect
 from mammo_jax.reproduction.results import results_text
@@ -139,7 +140,8 @@ def finished_request(out, rows):
 def test_claims_without_their_rows_say_so(tmp_path):
     request = finished_request(tmp_path, {"resnet50_s10_heatmap_1x1": 1.0})
     findings = claims.judge(outcomes.by_row(request.plan), request.setting)
-    assert len(findings) == len(claims.CLAIMS) + 4
+    # The transfer from nothing, and three claims about each of two ensembles.
+    assert len(findings) == len(claims.CLAIMS) + 1 + 3 * 2
     assert all(finding.effect is None for finding in findings)
     assert all(finding.verdict.startswith("not run") for finding in findings)
 
@@ -213,10 +215,114 @@ def test_finished_ensembles_without_flips_say_so(tmp_path):
         if finding.text.startswith("Averaging")
     ]
     why = "four flips not scored; --table=ensemble scores them"
-    assert verdicts == [why] * 4
+    assert verdicts == [why] * 6
     labels = {name: row.label for name, row in request.rows.items()}
     _, *rows = tables.ensemble_table(found, labels, request.setting, "not run")
     assert {cells[3] for cells in rows} == {why}
+
+
+def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path):
+    rows = dict(zip(ensembles.ROWS, (1.0, 0.5, 2.0, 1.0, 1.0), strict=True))
+    request = finished_request(tmp_path, rows)
+    found = outcomes.by_row(request.plan)
+    flips, number = {}, 0
+    for row in ensembles.ENSEMBLES["cbis_ddsm"].rows:
+        for run in found[row]:
+            path = ensembles.flipped_table(run, request.setting)
+            number += 1
+            table = write_table(path, rows[row] + 0.2, 500 + number)
+            flips.setdefault(run.seed, []).append(table)
+    by_mean, by_best = (
+        next(
+            finding.effect
+            for finding in claims.judge(found, request.setting)
+            if finding.text == f"Averaging models {text} (CBIS-DDSM)"
+        )
+        for text in ("helps", "beats the best of them")
+    )
+    means, bests = [], []
+    for tables_of_seed in flips.values():
+        order = {image: i for i, image in enumerate(tables_of_seed[0].image_ids)}
+        scores = np.zeros((len(tables_of_seed), len(order)))
+        for member, table in enumerate(tables_of_seed):
+            scores[member, [order[image] for image in table.image_ids]] = table.scores
+        labels = tables_of_seed[0].labels
+        auc = sklearn.metrics.roc_auc_score(labels, scores.mean(0))
+        alone = [sklearn.metrics.roc_auc_score(labels, member) for member in scores]
+        means.append(auc - np.mean(alone))
+        bests.append(auc - max(alone))
+    assert by_mean.value == pytest.approx(np.mean(means))
+    assert by_best.value == pytest.approx(np.mean(bests))
+
+
+def test_a_transfer_is_compared_with_the_same_models_before_it(tmp_path):
+    request = finished_request(tmp_path, dict.fromkeys(untransferred.ROWS, 3.0))
+    found = outcomes.by_row(request.plan)
+
+    def finding():
+        findings = claims.judge(found, request.setting)
+        return next(f for f in findings if f.text == "Transfer with 20 patients helps")
+
+    assert finding().verdict == "not scored before transfer; --table=4 does it"
+    differences = []
+    for seed in range(3):
+        for row in untransferred.ROWS:
+            run = found[row][seed]
+            path = untransferred.table_file(run, request.setting)
+            before = write_table(path, 0.0, 900 + 10 * seed + len(differences))
+            after = outcomes.test_table(run.directory)
+            differences.append(reference_auc(after) - reference_auc(before))
+    assert finding().effect.value == pytest.approx(np.mean(differences))
+    assert finding().verdict == "for"
+    labels = {name: row.label for name, row in request.rows.items()}
+    header, *cells = tables.untransferred_table(
+        found, labels, request.setting, "not run"
+    )
+    assert len(cells) == 3
+    assert cells[1][0] == "VGG16 (s10), 512x1 twice"
+    table = untransferred.tables([untransferred.ROWS[1]], found, request.setting)
+    expected = np.mean([reference_auc(of_seed[0]) for of_seed in table.values()])
+    assert cells[1][header.index("measured")] == f"{expected:.3f}"
+
+
+def test_models_before_transfer_are_scored_once_with_the_sources_weights(
+    tmp_path, monkeypatch
+):
+    row = untransferred.ROWS[1]
+    request = finished_request(tmp_path, {row: 1.0})
+    calls = []
+
+    def score(run, model, out, stop, *, flips):
+        calls.append((run.row.name, run.seed, model, flips))
+        write_table(out, 0.0, run.seed)
+
+    monkeypatch.setattr(ensembles, "score", score)
+    found = outcomes.by_row(request.plan)
+    for _ in range(2):
+        untransferred.score_models(found, request.setting)
+    source = tmp_path / "phantom" / "vgg16_s10_vgg_512x1"
+    assert calls == [(row, s, source / f"seed{s}", False) for s in range(3)]
+
+
+def test_results_tell_the_conditions_and_the_number_of_claims(tmp_path):
+    rows = {"resnet50_s10_forest": 0.0, "resnet50_s10_heatmap_1x1": 6.0}
+    request = finished_request(tmp_path, rows)
+    paper = dataclasses.replace(request.setting, preset="paper", scale=None)
+    text = results_text(request.rows, (request.plan, request.setting), ([], paper), {})
+    for part in (
+        "Batches of 32 patches or 4 whole images; an epoch has 40 steps with patches, "
+        "40 with whole images, 20 in a transfer.",
+        "The L2 penalty is at most 1e-06 (the paper: 0.001 and 0.01).",
+        "at a highest rate of 0.004 with cosine decay (the paper: 0.001, constant)",
+        "splits 80 images or more (the paper: 300)",
+        "All seeds share one pretrained trunk of each kind",
+        "Claims judged here: 1; designs judged further below: 0.",
+    ):
+        assert part in text
+    caption = text.partition("## Table 1:")[2].partition("## Table 2:")[0]
+    assert "on phantoms it learned the patch classes on other phantom patients" in (
+        caption
+    )
 
 
 def test_results_of_an_empty_folder_have_no_measured_number(tmp_path):

@@ -1,6 +1,8 @@
 """What stands in for real data and for ImageNet's weights."""
 
 import dataclasses
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from flax import nnx
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, pretrained, variables
-from mammo_jax.reproduction import phantoms, presets
+from mammo_jax.reproduction import phantoms, presets, run
+from mammo_jax.training import workdir as workdirs
 
 TINY = dataclasses.replace(
     presets.PHANTOM,
@@ -65,6 +68,7 @@ def test_a_hostile_width_is_refused(tmp_path, width):
 
 def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(phantoms, "commit_of_program", lambda: "first")
+    monkeypatch.setattr(phantoms, "last_change", lambda part: f"of {part}")
 
     def no_training(config, directory):
         raise AssertionError
@@ -77,8 +81,42 @@ def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
     assert before == sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
     assert phantoms.commits(tmp_path) == ["first"]
+    assert phantoms.generator_commits(tmp_path) == ["of mammo_jax/phantom"]
     other = dataclasses.replace(
         TINY, phantoms=dataclasses.replace(TINY.phantoms, contrast=1.0)
     )
     with pytest.raises(UserError, match="choose another folder with --out"):
         phantoms.prepare(tmp_path, other, ["inbreast/whole_h288"], [], no_training)
+
+
+def git(*words):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no history here: {done.stderr}")
+    return done.stdout.split()
+
+
+def test_the_generators_last_change_comes_from_the_history():
+    newest, *older = git("log", "--format=%H", "--", "mammo_jax/phantom")
+    found = run.last_change("mammo_jax/phantom")
+    assert newest.startswith(found.removesuffix("+"))  # +: being worked on.
+    assert run.last_change("mammo_jax/phantom", "HEAD") == found.removesuffix("+")
+    assert len(found) >= 12
+    if older:  # Before the newest change the one before it was the last.
+        before = run.last_change("mammo_jax/phantom", f"{newest}~1+")
+        assert before.endswith("+")
+        assert older[0].startswith(before[:-1])
+    assert run.last_change("mammo_jax/phantom", "unknown") == ""
+    assert run.last_change("mammo_jax/phantom", "--help") == ""
+
+
+def test_records_of_earlier_drawings_get_the_generators_change(tmp_path):
+    (head,) = git("rev-parse", "--short=12", "HEAD")
+    raw = presets.data_dir(tmp_path) / "raw"
+    raw.mkdir(parents=True)
+    workdirs.write_json(raw / "cbis_ddsm.json", {"seed": 0, "commit": head})
+    expected = run.last_change("mammo_jax/phantom", head)
+    assert phantoms.generator_commits(tmp_path) == [expected]
+    workdirs.write_json(raw / "cbis_ddsm.json", {"seed": 0, "commit": "unknown"})
+    assert phantoms.generator_commits(tmp_path) == ["not recorded"]

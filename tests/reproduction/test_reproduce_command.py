@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_jax.reproduction import command, presets
+from mammo_jax.reproduction import command, outcomes, presets, untransferred
 from mammo_jax.reproduction.rows import load_rows
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def tiny(scale):
     return dataclasses.replace(
         scale,
         phantoms=presets.Phantoms(
-            cases=30, inbreast_cases=14, pretraining_cases=20, height=288
+            cases=30, inbreast_cases=40, pretraining_cases=20, height=288
         ),
         height=288,
         fields=fields,
@@ -73,7 +73,11 @@ def tiny(scale):
 def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path):
     request = command.check_request(
         ROWS,
-        names=["inbreast_vgg16_s10_vgg_512x1", "vgg16_s10_heatmap_1x1"],
+        names=[
+            "inbreast_vgg16_s10_vgg_512x1",
+            "inbreast_vgg16_s10_vgg_512x1_20patients",
+            "vgg16_s10_heatmap_1x1",
+        ],
         preset="phantom",
         seeds=1,
         out=tmp_path,
@@ -87,6 +91,14 @@ def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path):
     assert "VGG16, all patients" in text
     assert "VGG16 (s10), heatmap 1x1" in text
     assert all(planned.finished for planned in request.plan)
+    found = outcomes.by_row(request.plan)
+    untransferred.score_models(found, request.setting)
+    row = "inbreast_vgg16_s10_vgg_512x1_20patients"
+    ((before,),) = untransferred.tables([row], found, request.setting).values()
+    after = outcomes.test_table(found[row][0].directory)
+    assert sorted(before.image_ids) == sorted(after.image_ids)
+    assert sorted(before.scores) != sorted(after.scores)
+    assert list((tmp_path / "phantom" / "tensorboard").rglob("events.*"))
     again = command.reproduce(request)  # Nothing is left to do.
     assert again == (text, {})
     command.write_results(request, tmp_path / "RESULTS.md")

@@ -36,8 +36,8 @@ def finish(config, directory):
     """What a run leaves at its end."""
     directory.mkdir(parents=True, exist_ok=True)
     workdirs.write_json(directory / "config.json", workdirs.as_json(config))
-    test = {"auc": None, "accuracy": 0.5}
-    metrics = {"seed": config.seed, "best_epoch": 1, "test": test}
+    test = {"auc": None, "accuracy": 0.5, "loss": 0.7}
+    metrics = {"best_epoch": 1, "steps": 3, "validation": test, "test": test}
     (directory / "metrics.json").write_text(json.dumps(metrics))
 
 
@@ -176,6 +176,55 @@ def test_the_plan_tells_rows_steps_and_hours(tmp_path):
     assert "resnet50_s10_forest" in text
     assert "2 runs, 2 to run, 120 optimiser steps" in text
     assert "about 1.2 hours" in text
+
+
+def test_the_plan_tells_what_is_left_besides_the_runs(tmp_path):
+    request = request_for(tmp_path, tables=["4", "ensemble"], figures=["appendix"])
+    text = command.describe(request)
+    lines = text.splitlines()
+    # Four epochs of 200 steps for each of two trunks.
+    assert "besides, trunks to pretrain: 2, 1600 optimiser steps" in lines
+    # Three designs of two trunks with three seeds, of 3 + 1 epochs of 40 steps.
+    assert "besides, trainings for the appendix: 18, 2880 optimiser steps" in lines
+    assert "besides, models to score in four flips: 15" in lines
+    assert "besides, models to score before transfer: 9" in lines
+    trunk = presets.weights_file(request.setting.folder, "vgg16")
+    curve = gradients.curve_file(gradients.DESIGNS[0], 0, request.setting)
+    for path in (trunk, curve):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    # A curve is read before the plan is told; this one is of the same configuration.
+    planned = next(r for r in request.designs if r.row.name == gradients.DESIGNS[0].row)
+    config = workdirs.as_json(planned.config)
+    workdirs.write_json(curve, {"config": config, "points_per_epoch": 5})
+    text = command.describe(request)
+    assert "besides, trunks to pretrain: 1, 800 optimiser steps" in text
+    assert "besides, trainings for the appendix: 17" in text
+    only = command.describe(request_for(tmp_path, names=["patch_vgg16_s10"], seeds=1))
+    assert "besides" not in only
+
+
+def test_the_papers_hours_hold_the_appendix(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "check_inputs", lambda runs: None)
+    counts = {"cbis_ddsm/paper_s10": 3200, "cbis_ddsm/paper_whole": 2000}
+    monkeypatch.setattr(plan, "count_examples", lambda runs: counts)
+    timed = []
+
+    def time_steps(runs):
+        timed.extend(runs)
+        return {command.timing.kind_of_step(run): 3.6 for run in runs}
+
+    monkeypatch.setattr(command.timing, "time_steps", time_steps)
+    request = command.check_request(
+        ROWS, preset="paper", out=tmp_path, figures=["appendix"]
+    )
+    text = command.describe(request)
+    # Two patch classifiers of 50 epochs, and six designs of 50 epochs.
+    steps = 2 * 50 * 100, 6 * 50 * 1000
+    assert f"2 runs, 2 to run, {steps[0]} optimiser steps" in text
+    assert f"besides, trainings for the appendix: 6, {steps[1]} optimiser" in text
+    assert f"about {sum(steps) / 1000:.1f} hours" in text
+    assert {run.row.kind for run in timed} == {"patch", "whole"}
 
 
 def test_finished_runs_are_not_run_again(tmp_path):
@@ -345,6 +394,69 @@ def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
         run.run_all(changed.plan, train)
     assert (tmp_path / "phantom" / "table_rows.csv").read_text() == before
     assert command.reproduce(request, train)[1] == {}
+
+
+def test_results_may_be_moved_and_merged(tmp_path):
+    names = ["inbreast_vgg16_s10_vgg_512x1", "patch_vgg16_s10"]
+    before = request_for(tmp_path / "here", names=names, seeds=1)
+    for planned in before.plan:
+        finish(planned.config, planned.directory)
+    design = gradients.DESIGNS[3]
+    appendix = request_for(tmp_path / "here", figures=["appendix"], seeds=1)
+    (run_of_design,) = (r for r in appendix.designs if r.row.name == design.row)
+    curve = gradients.curve_file(design, 0, appendix.setting)
+    curve.parent.mkdir(parents=True)
+    recorded = {
+        "config": workdirs.as_json(run_of_design.config),
+        "points_per_epoch": 5,
+    }
+    workdirs.write_json(curve, recorded)
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = request_for(tmp_path / "there", names=names, seeds=1)
+    plan.check_finished(after.plan)
+    assert all(planned.finished for planned in after.plan)
+    moved = request_for(tmp_path / "there", figures=["appendix"], seeds=1)
+    gradients.check_curves(moved.designs, moved.setting)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data_dir", "/elsewhere/data"),
+        ("data_dir", "/elsewhere/phantom/data/raw"),
+        ("init_from", "/elsewhere/phantom/patch_vgg16_s10/seed1"),
+        ("init_from", "/elsewhere/patch_vgg16_s10/seed0"),
+    ],
+)
+def test_what_a_moved_run_read_must_be_the_same(tmp_path, field, value):
+    names = ["vgg16_s10_vgg_512x1"]
+    *_, planned = request_for(tmp_path, names=names, seeds=1).plan
+    finish(planned.config, planned.directory)
+    path = planned.directory / "config.json"
+    config = json.loads(path.read_text())
+    part = config["data"] if field == "data_dir" else config
+    part[field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"use another --out"):
+        plan.check_finished([planned])
+
+
+def test_real_data_in_another_folder_are_other_data(tmp_path):
+    def planned(data_dir):
+        request = command.check_request(
+            ROWS,
+            preset="paper",
+            out=tmp_path / "out",
+            data_dir=str(data_dir),
+            names=["patch_vgg16_s10"],
+        )
+        return request.plan[0]
+
+    first = planned(tmp_path / "one" / "data")
+    finish(first.config, first.directory)
+    plan.check_finished([first])
+    with pytest.raises(UserError, match=r"\(data\); use another --out"):
+        plan.check_finished([planned(tmp_path / "two" / "data")])
 
 
 def test_a_curve_of_another_configuration_is_refused(tmp_path):
