@@ -65,9 +65,10 @@ def _scale(scale: presets.Scale) -> list[str]:
         f"lesion contrast {drawn.contrast:g}, as in `make demo`.",
         f"Images {scale.height}x{scale.height * 896 // 1152}, trunks and tops "
         f"{scale.width:g} as wide as the paper's, torchvision's wiring, residual units "
-        "that start as identities, batch statistics of the whole-image stage frozen, "
-        "no turns, shears or zooms, no early stopping; the stages are the paper's with "
-        "fewer epochs and higher rates (`mammo_jax/reproduction/presets.py`).",
+        "that start as identities, the trunk's batch statistics frozen in the "
+        "whole-image stage, no turns, shears or zooms, no early stopping; the stages "
+        "are the paper's with fewer epochs and higher rates "
+        "(`mammo_jax/reproduction/presets.py`).",
     ]
 
 

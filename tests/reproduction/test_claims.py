@@ -311,7 +311,7 @@ def test_results_tell_the_conditions_and_the_number_of_claims(tmp_path):
     text = results_text(request.rows, (request.plan, request.setting), ([], paper), {})
     for part in (
         "Batches of 32 patches or 4 whole images; an epoch has 40 steps with patches, "
-        "40 with whole images, 20 in a transfer.",
+        "80 with whole images, 20 in a transfer.",
         "The L2 penalty is at most 1e-06 (the paper: 0.001 and 0.01).",
         "at a highest rate of 0.004 with cosine decay (the paper: 0.001, constant)",
         "splits 80 images or more (the paper: 300)",

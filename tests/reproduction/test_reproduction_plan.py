@@ -185,7 +185,7 @@ def test_the_plan_tells_what_is_left_besides_the_runs(tmp_path):
     # Four epochs of 200 steps for each of two trunks.
     assert "besides, trunks to pretrain: 2, 1600 optimiser steps" in lines
     # Three designs of two trunks with three seeds, of 3 + 1 epochs of 40 steps.
-    assert "besides, trainings for the appendix: 18, 2880 optimiser steps" in lines
+    assert "besides, trainings for the appendix: 18, 5760 optimiser steps" in lines
     assert "besides, models to score in four flips: 15" in lines
     assert "besides, models to score before transfer: 9" in lines
     trunk = presets.weights_file(request.setting.folder, "vgg16")
