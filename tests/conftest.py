@@ -6,6 +6,9 @@ from pathlib import Path
 # Before jax is imported: tests run on the CPU, and compiled steps are kept for the
 # session so that tests in processes of their own do not compile them again.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads of convolutions wait for each other; with several test processes they would
+# wait for a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest

@@ -85,11 +85,13 @@ def _backward(
     dy = gradients[0].astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
-    centred = x - kept.mean
+    # Not written as in the forward pass: XLA would keep the centred input from there.
+    normal = x * kept.inverse_deviation - kept.mean * kept.inverse_deviation
     d_bias = dy.sum(axes)
-    d_scale = (dy * centred).sum(axes) * kept.inverse_deviation
-    slope = d_scale * kept.inverse_deviation / count
-    dx = (kept.scale * kept.inverse_deviation) * (dy - d_bias / count - centred * slope)
+    d_scale = (dy * normal).sum(axes)
+    dx = (kept.scale * kept.inverse_deviation) * (
+        dy - d_bias / count - normal * (d_scale / count)
+    )
     return dx.astype(kept.x.dtype), d_scale, d_bias
 
 

@@ -35,12 +35,12 @@ _CPU, _IN_ORDER, _TRAINING, _DIRECT, _ANY_LAYOUT = 1, 1, 64, 1, 1
 _BFLOAT16, _FLOAT32 = 2, 3
 _SOURCE, _RESULT, _WEIGHTS = 1, 17, 33
 _SOURCE_GRADIENT, _RESULT_GRADIENT, _WEIGHTS_GRADIENT = 129, 145, 161
-_WEIGHTS_LAYOUT, _WEIGHTS_GRADIENT_LAYOUT = 131, 132
+_SCRATCHPAD, _SCRATCHPAD_OF_CALLER = 80, 1
+_WEIGHTS_LAYOUT, _WEIGHTS_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
 
 _DTYPES = {foreign.FLOAT32: _FLOAT32, foreign.BFLOAT16: _BFLOAT16}
 _DTYPE_NAMES = {"float32": _FLOAT32, "bfloat16": _BFLOAT16}
-# `dnnl_memory_create` allocates what has this address.
-_ALLOCATE = -1
+_ALIGNMENT = 64
 _MOST_DIMENSIONS = 12
 # oneDNN's dimensions are batch, channels, rows, columns, of kernels the channels after,
 # before, rows, columns; these are the orders of the arrays here, slowest first.
@@ -71,6 +71,8 @@ class _Primitive(NamedTuple):
       roles: see `_ROLES`.
       layouts: of the three arrays as they are here.
       inner: the kernel's layout that oneDNN chose.
+      scratchpad: layout of the memory that it works in.
+      sizes: of the inner kernel and the scratchpad, in bytes.
       reorder: primitive that brings the kernel from one layout to the other.
     """
 
@@ -78,6 +80,8 @@ class _Primitive(NamedTuple):
     roles: tuple[int, int, int]
     layouts: tuple[c_void_p, c_void_p, c_void_p]
     inner: c_void_p
+    scratchpad: c_void_p
+    sizes: tuple[int, int]
     reorder: c_void_p
 
 
@@ -94,9 +98,17 @@ class Library:
     def __init__(self, loaded: ctypes.CDLL):
         self._loaded = loaded
         loaded.dnnl_primitive_desc_query_md.restype = c_void_p
+        loaded.dnnl_memory_desc_get_size.restype = c_size_t
         self._engine = self._make("engine_create", _CPU, c_size_t(0))
         self._stream = self._make("stream_create", self._engine, _IN_ORDER)
+        self._attributes = self._make("primitive_attr_create")
+        self._call(
+            "primitive_attr_set_scratchpad_mode",
+            *(self._attributes, _SCRATCHPAD_OF_CALLER),
+        )
         self._primitives: dict[tuple, _Primitive] = {}
+        # What all convolutions work in, as large as the largest needs.
+        self._space = np.empty(0, np.uint8)
         # One convolution at a time: it uses all cores.
         self._lock = threading.Lock()
 
@@ -131,25 +143,36 @@ class Library:
 
     def _run(self, primitive: _Primitive, addresses: Sequence[int]) -> None:
         into_kernel = _WEIGHTS_GRADIENT in primitive.roles
+        layouts = (*primitive.layouts, primitive.inner, primitive.scratchpad)
         memories = [
             self._make("memory_create", layout, self._engine, c_void_p(address))
             for layout, address in zip(
-                (*primitive.layouts, primitive.inner),
-                (*addresses, _ALLOCATE),
-                strict=True,
+                layouts, (*addresses, *self._places(primitive.sizes)), strict=True
             )
         ]
-        before, outer, after, inner = memories
+        before, outer, after, inner, scratchpad = memories
         try:
             if not into_kernel:
                 self._execute(primitive.reorder, (_SOURCE, _RESULT), (outer, inner))
-            self._execute(primitive.run, primitive.roles, (before, inner, after))
+            self._execute(
+                primitive.run,
+                (*primitive.roles, _SCRATCHPAD),
+                (before, inner, after, scratchpad),
+            )
             if into_kernel:
                 self._execute(primitive.reorder, (_SOURCE, _RESULT), (inner, outer))
             self._call("stream_wait", self._stream)
         finally:
             for memory in memories:
                 self._call("memory_destroy", memory)
+
+    def _places(self, sizes: tuple[int, int]) -> tuple[int, int]:
+        """Addresses of that many bytes, aligned, one place after the other."""
+        first, second = (-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
+        if self._space.size < first + second + _ALIGNMENT:
+            self._space = np.empty(first + second + _ALIGNMENT, np.uint8)
+        start = -(-self._space.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        return start, start + first
 
     def _execute(
         self, primitive: c_void_p, roles: Sequence[int], memories: Sequence[c_void_p]
@@ -178,8 +201,9 @@ class Library:
             geometry,
         )
         query = _WEIGHTS_GRADIENT_LAYOUT if into_kernel else _WEIGHTS_LAYOUT
-        inner = c_void_p(
-            self._loaded.dnnl_primitive_desc_query_md(description, query, 0)
+        inner, scratchpad = (
+            c_void_p(self._loaded.dnnl_primitive_desc_query_md(description, what, 0))
+            for what in (query, _SCRATCHPAD_LAYOUT)
         )
         start, end = (inner, outer) if into_kernel else (outer, inner)
         reorder = self._make(
@@ -191,6 +215,8 @@ class Library:
             _ROLES[kind],
             (source, outer, result),
             inner,
+            scratchpad,
+            (self._size(inner), self._size(scratchpad)),
             self._make("primitive_create", reorder),
         )
 
@@ -215,7 +241,7 @@ class Library:
 
         def make(direction: str, *arguments: object) -> c_void_p:
             name = f"convolution_{direction}_primitive_desc_create"
-            return self._make(name, self._engine, *arguments, None)
+            return self._make(name, self._engine, *arguments, self._attributes)
 
         forward = make(
             "forward", _TRAINING, _DIRECT, source, kernel, None, result, *place
@@ -246,6 +272,9 @@ class Library:
         return self._make(
             "memory_desc_create_with_strides", rank, dims, dtype, _dims(strides)
         )
+
+    def _size(self, layout: c_void_p) -> int:
+        return self._loaded.dnnl_memory_desc_get_size(layout)
 
     def _make(self, name: str, *arguments: object) -> c_void_p:
         made = c_void_p()

@@ -75,12 +75,14 @@ def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
 
 
 def _compared(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    return functools.reduce(jnp.maximum, _places(x, size, stride, pads))
+    return functools.reduce(jnp.maximum, _places(x, -jnp.inf, size, stride, pads))
 
 
-def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:
+def _places(
+    x: Array, edge: float, size: int, stride: int, pads: Pads
+) -> Iterator[Array]:
     """The values at each place of all windows: arrays of the result's shape."""
-    padded = _pad(x, -jnp.inf, pads)
+    padded = _pad(x, edge, pads)
     rows, columns = (
         (length - size) // stride * stride + 1 for length in padded.shape[1:3]
     )
@@ -107,7 +109,10 @@ def _gradient(
     reach = (size - 1) // stride
     phases = [[jnp.zeros((), x.dtype)] * stride for _ in range(stride)]
     free = jnp.ones(y.shape, bool)
-    places = enumerate(_places(x, size, stride, pads))
+    # Another value at the edges than in the forward pass, which never wins either:
+    # XLA would keep the padded input from there.
+    lowest = float(jnp.finfo(x.dtype).min)
+    places = enumerate(_places(x, lowest, size, stride, pads))
     for place, values in places:
         row, column = divmod(place, size)
         wins = free & (values == y)
