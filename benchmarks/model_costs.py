@@ -25,7 +25,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
-from benchmarks.train_steps import abstract_step
+from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.config import apply_preset, whole_config
 from mammo_jax.errors import UserError, run_command
 from mammo_jax.models import TOPS, build_model, variables
@@ -83,7 +83,7 @@ def forward_flops(config: ConfigDict) -> float:
         return variables.merge(graphdef, params, stats)(images, train=False)
 
     images = jax.ShapeDtypeStruct((1, *plain.image_size, 3), jnp.float32)
-    return jax.jit(forward).lower(params, stats, images).cost_analysis()["flops"]
+    return count_flops(jax.jit(forward), params, stats, images)
 
 
 def training_bytes(config: ConfigDict) -> int:

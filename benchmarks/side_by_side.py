@@ -109,12 +109,15 @@ def _row(name: str, key: str, found: dict[str, Results]) -> str:
     return f"| {name} | {key} | {' | '.join(cells)} | {best / medians[OURS]:.2f} |"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Of the reader's comparison: cores, and the processor's name and matrix units."""
     model = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as lines:
             names = [line.split(":")[1] for line in lines if "model name" in line]
-        model = names[0].strip()
+            lines.seek(0)
+            units = "with AMX" if "amx_bf16" in lines.read() else "without AMX"
+        model = f"{names[0].strip()}, {units}"
     return f"{len(os.sched_getaffinity(0))} cores, {model}"
 
 
@@ -132,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peer, name, steps = flags.as_visit
         print(json.dumps(visit(peer, name, int(steps))))
         return
-    print(f"On {_machine()}:\n")
+    print(f"On {machine()}:\n")
     print("| network | what | mammo_jax | PyTorch | Keras | best peer / mammo_jax |")
     print("|---|---|---|---|---|---|")
     for name in flags.workloads.split(","):

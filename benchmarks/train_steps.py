@@ -62,6 +62,16 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
     return AbstractStep(function, jax.eval_shape(state), _abstract_batch(config))
 
 
+def count_flops(function: Any, *arguments: Any) -> float:
+    """Floating-point operations of a jitted function, by XLA's count.
+
+    Of the program that a GPU is given; it is lowered only. On a CPU the convolutions
+    are another library's, which XLA does not count.
+    """
+    lowered = function.trace(*arguments).lower(lowering_platforms=("cuda",))
+    return lowered.cost_analysis()["flops"]
+
+
 def _abstract_batch(config: ConfigDict) -> dict[str, Any]:
     micros = config.batch_size // config.accum_steps
     leading = (config.accum_steps, micros)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.peers.workload import SIZES, Steps, Workload
-from benchmarks.train_steps import abstract_step
+from benchmarks.train_steps import AbstractStep, abstract_step
 from mammo_jax import config as base
 from mammo_jax.data.memory import keep_freed_memory
 from mammo_jax.models import build_model, variables
@@ -19,6 +19,11 @@ keep_freed_memory()
 
 def prepare(workload: Workload) -> Steps:
     """Random values in the real train step and evaluation step."""
+    return prepare_with_program(workload)[0]
+
+
+def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
+    """The same, and the train step as it is compiled."""
     config = base.whole_config()
     if workload.task == "patch":
         config = config.patch
@@ -57,4 +62,4 @@ def prepare(workload: Workload) -> Steps:
         state = kept["state"]
         jax.block_until_ready(evaluate(state.params, state.batch_stats, scored))
 
-    return Steps(train, score)
+    return Steps(train, score), abstract

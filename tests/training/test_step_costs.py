@@ -3,13 +3,12 @@
 import pytest
 
 from benchmarks.model_costs import HYBRID, forward_flops, model_config
-from benchmarks.train_steps import abstract_step
+from benchmarks.train_steps import abstract_step, count_flops
 
 
 def step_flops(config, stage):
     """XLA's count for one microbatch; lowered only, since nothing is compiled."""
-    function, state, batch = abstract_step(config, stage)
-    return function.lower(state, batch).cost_analysis()["flops"]
+    return count_flops(*abstract_step(config, stage))
 
 
 @pytest.mark.slow
