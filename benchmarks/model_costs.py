@@ -25,6 +25,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
+from benchmarks.pages import write_between_markers
 from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.config import apply_preset, whole_config
 from mammo_jax.errors import UserError, run_command
@@ -55,7 +56,6 @@ COLUMNS = (
 )
 # What a card of 8 GB has left beside the CUDA context and cuDNN's scratch space.
 MOST_BYTES = 7e9
-_MARKERS = ("<!-- model costs -->\n", "<!-- end of model costs -->\n")
 
 
 def model_config(trunk: str, top: str, preset: str = "paper") -> ConfigDict:
@@ -185,30 +185,12 @@ def print_table(costs: Iterable[Costs], readme: Path | None) -> None:
         if row.is_too_large():
             too_large.append(f"{row.trunk} {row.top}")
     if readme:
-        write_between_markers(readme, "".join(lines))
+        write_between_markers(readme, "model costs", "".join(lines))
     if too_large:
         raise UserError(
             f"these models need more than {MOST_BYTES / 1e9:g} GB: "
             f"{', '.join(too_large)}"
         )
-
-
-def write_between_markers(path: Path, table: str) -> None:
-    """Replaces what is between the markers of a file.
-
-    Raises:
-      UserError: the file has no such markers.
-    """
-    text = path.read_text(encoding="utf-8")
-    begin, end = _MARKERS
-    before, found, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found and found_end):
-        raise UserError(
-            f"{path} has no lines {begin.strip()!r} and {end.strip()!r}; write them "
-            "where the table is to be"
-        )
-    path.write_text(f"{before}{begin}{table}{end}{after}", encoding="utf-8")
 
 
 def main() -> None:

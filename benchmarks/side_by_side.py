@@ -22,7 +22,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from benchmarks.pages import write_between_markers
 from benchmarks.peers.workload import Workload
 
 OURS, PYTORCH, KERAS = "mammo_jax", "pytorch", "keras"
@@ -129,21 +131,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument(
+        "--readme", type=Path, help="write the table between the markers of this file"
+    )
     parser.add_argument("--as_visit", nargs=3, help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     if flags.as_visit:
         peer, name, steps = flags.as_visit
         print(json.dumps(visit(peer, name, int(steps))))
         return
-    print(f"On {machine()}:\n")
-    print("| network | what | mammo_jax | PyTorch | Keras | best peer / mammo_jax |")
-    print("|---|---|---|---|---|---|")
+    unknown = {*flags.workloads.split(",")} - {*WORKLOADS}
+    if unknown:
+        parser.error(f"there is no {', '.join(unknown)}; choose from {[*WORKLOADS]}")
+    lines: list[str] = []
+
+    def add(line: str) -> None:
+        lines.append(f"{line}\n")
+        print(line, flush=True)
+
+    add(f"On {machine()}; medians of {flags.rounds} x {flags.steps}.\n")
+    add("| network | what | mammo_jax | PyTorch | Keras | best peer / mammo_jax |")
+    add("|---|---|---|---|---|---|")
     for name in flags.workloads.split(","):
-        if name not in WORKLOADS:
-            parser.error(f"{name!r} is none of {', '.join(WORKLOADS)}")
         found = measure(name, flags.rounds, flags.steps)
         for key in ("train", "score", "memory"):
-            print(_row(name, key, found), flush=True)
+            add(_row(name, key, found))
+    if flags.readme:
+        write_between_markers(flags.readme, "speed table", "".join(lines))
 
 
 if __name__ == "__main__":

@@ -36,26 +36,34 @@ def max_pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    windowed = functools.partial(_windowed, size=size, stride=stride, pads=pads)
-    compared = functools.partial(_compared, size=size, stride=stride, pads=pads)
-    return lax.platform_dependent(x, cpu=compared, default=windowed)
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: functools.reduce(jnp.maximum, _places(x, size, stride, pads)),
+        default=functools.partial(_windowed, size=size, stride=stride, pads=pads),
+    )
 
 
 def _forward(x: Array, size: int, stride: int, pads: Pads):
     y = _max_pool(x, size, stride, pads)
-    return y, (x, y)
+    first = lax.platform_dependent(
+        x,
+        y,
+        cpu=lambda x, y: _first_place(_places(x, size, stride, pads), y),
+        default=lambda x, y: jnp.zeros(y.shape, jnp.uint8),
+    )
+    return y, (x, first)
 
 
 def _backward(
     size: int, stride: int, pads: Pads, kept: tuple[Array, Array], gradient: Array
 ) -> tuple[Array]:
-    def windowed(x: Array, y: Array, gradient: Array) -> Array:
-        del y
+    def windowed(x: Array, first: Array, gradient: Array) -> Array:
+        del first
         pool = functools.partial(_windowed, size=size, stride=stride, pads=pads)
         return jax.vjp(pool, x)[1](gradient)[0]
 
-    def compared(x: Array, y: Array, gradient: Array) -> Array:
-        return _gradient(x, y, gradient, size, stride, pads)
+    def compared(x: Array, first: Array, gradient: Array) -> Array:
+        return _gradient(x.shape, first, gradient, size, stride, pads)
 
     return (lax.platform_dependent(*kept, gradient, cpu=compared, default=windowed),)
 
@@ -74,15 +82,9 @@ def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
     )
 
 
-def _compared(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    return functools.reduce(jnp.maximum, _places(x, -jnp.inf, size, stride, pads))
-
-
-def _places(
-    x: Array, edge: float, size: int, stride: int, pads: Pads
-) -> Iterator[Array]:
+def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:
     """The values at each place of all windows: arrays of the result's shape."""
-    padded = _pad(x, edge, pads)
+    padded = _pad(x, -jnp.inf, pads)
     rows, columns = (
         (length - size) // stride * stride + 1 for length in padded.shape[1:3]
     )
@@ -93,13 +95,27 @@ def _places(
             ]
 
 
+def _first_place(places: Iterator[Array], largest: Array) -> Array:
+    """Of each window, the first place that holds its largest value."""
+    values = list(places)
+    first = jnp.full(largest.shape, len(values) - 1, jnp.uint8)
+    for place in reversed(range(len(values) - 1)):
+        first = jnp.where(values[place] == largest, jnp.uint8(place), first)
+    return first
+
+
 def _pad(x: Array, value: float, pads: Sequence[tuple[int, int]]) -> Array:
     edges = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
     return lax.pad(x, jnp.asarray(value, x.dtype), edges)
 
 
 def _gradient(
-    x: Array, y: Array, gradient: Array, size: int, stride: int, pads: Pads
+    shape: Sequence[int],
+    first: Array,
+    gradient: Array,
+    size: int,
+    stride: int,
+    pads: Pads,
 ) -> Array:
     """Sums what every place of a window sends back, by the place's phase.
 
@@ -107,37 +123,27 @@ def _gradient(
     window always meets the same one.
     """
     reach = (size - 1) // stride
-    phases = [[jnp.zeros((), x.dtype)] * stride for _ in range(stride)]
-    free = jnp.ones(y.shape, bool)
-    # Another value at the edges than in the forward pass, which never wins either:
-    # XLA would keep the padded input from there.
-    lowest = float(jnp.finfo(x.dtype).min)
-    places = enumerate(_places(x, lowest, size, stride, pads))
-    for place, values in places:
+    exact = gradient.astype(jnp.float32)
+    phases = [[jnp.float32(0)] * stride for _ in range(stride)]
+    for place in range(size**2):
         row, column = divmod(place, size)
-        wins = free & (values == y)
-        free &= ~wins
         shift = [(k // stride, reach - k // stride) for k in (row, column)]
-        sent = _pad(jnp.where(wins, gradient, 0), 0, shift)
+        sent = _pad(jnp.where(first == place, exact, 0), 0, shift)
         row, column = row % stride, column % stride
         phases[row][column] = phases[row][column] + sent
-    shape = (
-        y.shape[0],
-        y.shape[1] + reach,
-        y.shape[2] + reach,
-        y.shape[3],
-    )
+    batch, rows, columns, channels = gradient.shape
+    plane = (batch, rows + reach, columns + reach, channels)
     planes = jnp.stack(
         [
-            jnp.stack([jnp.broadcast_to(plane, shape) for plane in row], axis=3)
+            jnp.stack([jnp.broadcast_to(phase, plane) for phase in row], axis=3)
             for row in phases
         ],
         axis=2,
     )
-    joined = planes.reshape(shape[0], shape[1] * stride, shape[2] * stride, shape[3])
+    joined = planes.reshape(batch, plane[1] * stride, plane[2] * stride, channels)
     # Cut to the padded input, then to the input; no window sees what is missing.
     edges = [
         (-pad[0], length + pad[0] - joined.shape[axis])
-        for axis, pad, length in zip((1, 2), pads, x.shape[1:3], strict=True)
+        for axis, pad, length in zip((1, 2), pads, shape[1:3], strict=True)
     ]
-    return _pad(joined, 0, edges)
+    return _pad(joined, 0, edges).astype(gradient.dtype)
