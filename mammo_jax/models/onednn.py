@@ -300,7 +300,9 @@ def _library() -> Library | None:
         path = next(file.locate() for file in files if file.name == _FILE)
         library = Library(ctypes.CDLL(str(path)))
     except (ImportError, StopIteration, OSError, RuntimeError) as error:
-        _log.info("XLA's own convolutions are used, which are slower (%r)", error)
+        _log.info(
+            "on a CPU, XLA's own convolutions are used, which are slower (%r)", error
+        )
         return None
     foreign.register(_TARGET, functools.partial(_convolve, library))
     return library
