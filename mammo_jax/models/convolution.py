@@ -1,10 +1,10 @@
 """Convolution, of the kernels that are fastest on a platform, with its gradients.
 
-On a CPU, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not installed, where
-several devices share the arrays, and in a program that others are to run without this
-package, XLA does, with its operations in an order that it is fast at
-(`mammo_jax.models.xla_convolution`). Every other platform compiles the plain
-convolution and its own gradients.
+On a CPU, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not installed, on a
+mesh of several devices (`mammo_jax.training.devices.on_mesh`), and for an unknown
+number of images, as in a program that is exported, XLA does, with its operations in an
+order that it is fast at (`mammo_jax.models.xla_convolution`). Every other platform
+compiles the plain convolution and its own gradients.
 """
 
 import functools
@@ -69,7 +69,6 @@ def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def _onednn_can(x: Array) -> bool:
-    # An exported program has no number of images yet.
     known = all(isinstance(size, int) for size in x.shape)
     mesh = jax.sharding.get_abstract_mesh()
     return known and (mesh.empty or mesh.size == 1) and onednn.computes_in(x.dtype)

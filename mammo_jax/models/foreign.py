@@ -137,6 +137,8 @@ def register(name: str, function: Function) -> None:
             if extension and extension.contents.type == _METADATA:
                 version = extension.contents.metadata.contents.version
                 version.major, version.minor = _API_VERSION
+            elif frame.struct_size < ctypes.sizeof(_Frame):
+                raise RuntimeError("XLA's calls have another form than is known here")
             elif frame.stage == _EXECUTE:
                 integers = frame.attributes.items[0].contents
                 function(
@@ -144,7 +146,7 @@ def register(name: str, function: Function) -> None:
                     _buffers(frame.results),
                     integers.data[: integers.size],
                 )
-        except Exception as error:
+        except BaseException as error:  # Whatever passes by here is lost.
             arguments = _ErrorArguments(
                 ctypes.sizeof(_ErrorArguments),
                 None,

@@ -7,6 +7,7 @@ TensorFlow call. Its C interface is called from here, and this module by XLA
 or something that it needs is not there, `computes_in` says so.
 """
 
+import concurrent.futures
 import ctypes
 import functools
 import importlib.metadata
@@ -53,6 +54,9 @@ _ROLES = {
     _INPUT_GRADIENT: (_SOURCE_GRADIENT, _WEIGHTS, _RESULT_GRADIENT),
     _KERNEL_GRADIENT: (_SOURCE, _WEIGHTS_GRADIENT, _RESULT_GRADIENT),
 }
+
+# No package or file; not loadable; a function is missing; XLA or oneDNN refuses.
+_NOT_THERE = (ImportError, StopIteration, OSError, AttributeError, RuntimeError)
 
 Shape = tuple[int, ...]
 
@@ -109,11 +113,12 @@ class Library:
         self._primitives: dict[tuple, _Primitive] = {}
         # What all convolutions work in, as large as the largest needs.
         self._space = np.empty(0, np.uint8)
-        # One convolution at a time: it uses all cores.
-        self._lock = threading.Lock()
+        # One convolution at a time, since it uses all cores; and always of the same
+        # thread, since OpenMP gives every thread that calls a team of its own.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "onednn")
 
     def computes_in(self, dtype: int) -> bool:
-        """Whether the processor can; bfloat16 needs AVX-512."""
+        """Whether it has all three kinds of convolution for this processor."""
         shapes = ((1, 8, 8, 16), (3, 3, 16, 16), (1, 8, 8, 16))
         geometry = Geometry((1, 1), ((1, 1), (1, 1)))
         try:
@@ -136,10 +141,14 @@ class Library:
         """
         dtype = _DTYPES[arrays[2 if kind == _INPUT_GRADIENT else 0].dtype]
         key = kind, geometry, dtype, tuple(array.shape for array in arrays)
-        with self._lock:
-            if key not in self._primitives:
-                self._primitives[key] = self._prepare(*key)
-            self._run(self._primitives[key], [array.address for array in arrays])
+        self._thread.submit(
+            self._convolve, key, [array.address for array in arrays]
+        ).result()
+
+    def _convolve(self, key: tuple, addresses: Sequence[int]) -> None:
+        if key not in self._primitives:
+            self._primitives[key] = self._prepare(*key)
+        self._run(self._primitives[key], addresses)
 
     def _run(self, primitive: _Primitive, addresses: Sequence[int]) -> None:
         into_kernel = _WEIGHTS_GRADIENT in primitive.roles
@@ -201,6 +210,7 @@ class Library:
             geometry,
         )
         query = _WEIGHTS_GRADIENT_LAYOUT if into_kernel else _WEIGHTS_LAYOUT
+        # These belong to the description, which lives as long as the process.
         inner, scratchpad = (
             c_void_p(self._loaded.dnnl_primitive_desc_query_md(description, what, 0))
             for what in (query, _SCRATCHPAD_LAYOUT)
@@ -292,19 +302,27 @@ def _dims(values: Sequence[int]) -> Any:
     return (c_int64 * _MOST_DIMENSIONS)(*values)
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def _library() -> Library | None:
     """oneDNN, with the target that XLA calls; None where it is not installed."""
+    with _loading:
+        return _load()
+
+
+@functools.cache
+def _load() -> Library | None:
     try:
         files = importlib.metadata.files(_PACKAGE) or ()
         path = next(file.locate() for file in files if file.name == _FILE)
         library = Library(ctypes.CDLL(str(path)))
-    except (ImportError, StopIteration, OSError, RuntimeError) as error:
+        foreign.register(_TARGET, functools.partial(_convolve, library))
+    except _NOT_THERE as error:
         _log.info(
             "on a CPU, XLA's own convolutions are used, which are slower (%r)", error
         )
         return None
-    foreign.register(_TARGET, functools.partial(_convolve, library))
     return library
 
 
@@ -365,5 +383,7 @@ def gradients(
 
 def _call(kind: int, geometry: Geometry, shape: Shape, dtype: Any, *arrays: Array):
     integers = (kind, *geometry.strides, *itertools.chain(*geometry.padding))
-    call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(shape, dtype))
+    call = jax.ffi.ffi_call(
+        _TARGET, jax.ShapeDtypeStruct(shape, dtype), vmap_method="sequential"
+    )
     return call(*arrays, integers=np.array(integers, np.int64))

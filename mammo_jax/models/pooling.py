@@ -45,11 +45,12 @@ def _max_pool(x: Array, size: int, stride: int, pads: Pads) -> Array:
 
 def _forward(x: Array, size: int, stride: int, pads: Pads):
     y = _max_pool(x, size, stride, pads)
+    number = jnp.uint8 if size**2 <= 256 else jnp.int32
     first = lax.platform_dependent(
         x,
         y,
-        cpu=lambda x, y: _first_place(_places(x, size, stride, pads), y),
-        default=lambda x, y: jnp.zeros(y.shape, jnp.uint8),
+        cpu=lambda x, y: _first_place(_places(x, size, stride, pads), y).astype(number),
+        default=lambda x, y: jnp.zeros(y.shape, number),
     )
     return y, (x, first)
 
@@ -98,9 +99,9 @@ def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:
 def _first_place(places: Iterator[Array], largest: Array) -> Array:
     """Of each window, the first place that holds its largest value."""
     values = list(places)
-    first = jnp.full(largest.shape, len(values) - 1, jnp.uint8)
+    first = jnp.full(largest.shape, len(values) - 1, jnp.int32)
     for place in reversed(range(len(values) - 1)):
-        first = jnp.where(values[place] == largest, jnp.uint8(place), first)
+        first = jnp.where(values[place] == largest, place, first)
     return first
 
 

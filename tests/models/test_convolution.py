@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import functools
+import importlib.metadata
+import platform
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,10 @@ def kernels(request, monkeypatch):
         monkeypatch.setattr(onednn, "computes_in", lambda dtype: False)
 
 
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="there is no such package",
+)
 def test_onednn_is_installed():
     assert onednn.computes_in(jnp.float32)
 
@@ -218,3 +225,34 @@ def test_onednn_convolves_in_many_shapes_at_once():
     expected = [plain(x, kernel, (1, 1), "SAME") for x in inputs]
     for found in runs:
         assert_close(found, expected, 1e-5)
+
+
+def test_an_interrupt_in_python_is_an_error_of_the_program():
+    def fail(arguments, results, integers):
+        raise KeyboardInterrupt
+
+    foreign.register("mammo_jax_test_interrupt", fail)
+    call = jax.ffi.ffi_call(
+        "mammo_jax_test_interrupt", jax.ShapeDtypeStruct((2,), jnp.float32)
+    )
+    with pytest.raises(jax.errors.JaxRuntimeError, match="KeyboardInterrupt"):
+        jax.block_until_ready(call(jnp.zeros(2), integers=np.array([0])))
+
+
+def test_without_onednn_the_log_says_so(monkeypatch, caplog):
+    def no_files(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "files", no_files)
+    with caplog.at_level("INFO", "mammo_jax"):
+        assert onednn._load.__wrapped__() is None
+    assert "XLA's own convolutions are used" in caplog.text
+    assert "onednn-cpu-gomp" in caplog.text
+
+
+def test_many_convolutions_at_once_are_batched_one_by_one():
+    x, kernel = normal(0, 3, 1, 6, 6, 2), normal(1, 3, 3, 2, 4)
+    call = functools.partial(convolve, strides=(1, 1), padding="SAME")
+    found = jax.vmap(call, (0, None))(x, kernel)
+    expected = [plain(one, kernel, (1, 1), "SAME") for one in x]
+    assert_close(found, expected, 1e-5)

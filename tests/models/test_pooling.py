@@ -63,3 +63,11 @@ def test_a_gpu_gets_the_windowed_form():
     assert (
         "select_and_scatter" not in traced.lower(lowering_platforms=("cpu",)).as_text()
     )
+
+
+def test_a_window_with_more_places_than_a_byte_can_number():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 40, 38, 2)), jnp.float32)
+    found = value_and_gradient(max_pool, x, 17, 9, "SAME")
+    expected = value_and_gradient(reference, x, 17, 9, "SAME")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
