@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
     environment, phantom_data, tmp_path
 ):
     whole = tiny_run(phantom_data, tmp_path / "undisturbed")
+    start = time.perf_counter()
     undisturbed = run(environment, *whole)
+    seconds = time.perf_counter() - start
     assert undisturbed.returncode == 0, undisturbed.stderr
     killed = tiny_run(phantom_data, tmp_path / "killed")
     chance = random.Random(0)
@@ -45,7 +48,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
         )
         try:
             # At any moment: before the first step, in one, in a save, in a test.
-            process.communicate(timeout=chance.uniform(2, 9))
+            process.communicate(timeout=seconds * chance.uniform(0.1, 0.6))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

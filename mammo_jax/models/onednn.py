@@ -7,7 +7,6 @@ TensorFlow call. Its C interface is called from here, and this module by XLA
 or something that it needs is not there, `computes_in` says so.
 """
 
-import concurrent.futures
 import ctypes
 import functools
 import importlib.metadata
@@ -113,9 +112,10 @@ class Library:
         self._primitives: dict[tuple, _Primitive] = {}
         # What all convolutions work in, as large as the largest needs.
         self._space = np.empty(0, np.uint8)
-        # One convolution at a time, since it uses all cores; and always of the same
-        # thread, since OpenMP gives every thread that calls a team of its own.
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "onednn")
+        # One convolution at a time, since it uses all cores. To hand it to a thread of
+        # its own would spare OpenMP a team for every thread that calls, and made a
+        # train step a seventh slower.
+        self._lock = threading.Lock()
 
     def computes_in(self, dtype: int) -> bool:
         """Whether it has all three kinds of convolution for this processor."""
@@ -141,14 +141,10 @@ class Library:
         """
         dtype = _DTYPES[arrays[2 if kind == _INPUT_GRADIENT else 0].dtype]
         key = kind, geometry, dtype, tuple(array.shape for array in arrays)
-        self._thread.submit(
-            self._convolve, key, [array.address for array in arrays]
-        ).result()
-
-    def _convolve(self, key: tuple, addresses: Sequence[int]) -> None:
-        if key not in self._primitives:
-            self._primitives[key] = self._prepare(*key)
-        self._run(self._primitives[key], addresses)
+        with self._lock:
+            if key not in self._primitives:
+                self._primitives[key] = self._prepare(*key)
+            self._run(self._primitives[key], [array.address for array in arrays])
 
     def _run(self, primitive: _Primitive, addresses: Sequence[int]) -> None:
         into_kernel = _WEIGHTS_GRADIENT in primitive.roles

@@ -48,8 +48,9 @@ def _provenance(
     return [
         f"{sum(map(len, found.values()))} runs of {len(found)} rows: "
         f"{seconds / 60:.0f} minutes; with drawing, packaging, pretraining, flips and "
-        f"gradients all calls together took {whole / 60:.0f} minutes, waiting for each "
-        "other included.",
+        f"gradients all calls together took {whole / 60:.0f} minutes: those of "
+        "processes that ran at the same time are added up, and so are waiting for each "
+        "other and pauses.",
         f"Program: commit {', '.join(commits)} (+: with uncommitted changes). The "
         f"phantoms were drawn at commit {', '.join(phantoms.commits(setting.folder))}; "
         "before that, what draws them (`mammo_jax/phantom`) last changed in commit "
