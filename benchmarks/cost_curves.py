@@ -6,8 +6,9 @@ The whole train step of the paper's network, all layers, Adam, float32, in two f
 its time on this machine's CPU, and the memory that it takes on a CUDA card, which
 benchmarks/cuda_target.py plans without one (it says what FOLDER must hold). Against
 the size of the image, from a quarter of the paper's to the original resolution, the
-batch, the microbatches that it is cut into, the devices, and the number of training
-images: for these, the time until the first batch and the memory of the process.
+batch, the microbatches that it is cut into, the devices (a core each, with XLA's own
+kernels), and the number of training images: for these, the time until the first batch
+and the memory of the process.
 
 One curve alone: --curves=size. The rows of the others stay as they are in the table.
 """
@@ -15,6 +16,7 @@ One curve alone: --curves=size. The rows of the others stay as they are in the t
 import argparse
 import csv
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -34,16 +36,16 @@ from benchmarks.train_steps import STEPS_PER_EPOCH, abstract_step
 from mammo_jax.compilation_cache import use_compilation_cache
 from mammo_jax.data import pipeline
 from mammo_jax.data.augment import Augmentation
-from mammo_jax.models import build_model, groups_of, variables
+from mammo_jax.models import build_model, groups_of, onednn, variables
 from mammo_jax.training import devices, optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState
 
+RUN = (sys.executable, "-m", "benchmarks.cost_curves")
 DOCS = Path(__file__).parents[1] / "docs"
 COLUMNS = ("curve", "line", "x", "seconds", "gigabytes")
-# Heights that take too long to run on a CPU; their memory is still planned.
-TIMED_HEIGHT = 1152
+PAPER_HEIGHT = 1152
 BASE_HEIGHT = 288
-# Memory is planned for as many, no time measured.
+# Time is measured for as many as there are cores, memory planned for all.
 DEVICES = (1, 2, 4)
 STAGE = "stage2"
 CUT_BATCH = 4
@@ -79,9 +81,8 @@ def make_step(
     return step.make_train_step(graphdef, transform, options, mesh), state
 
 
-def time_step(config: ConfigDict, steps: int = 3) -> float:
-    """Seconds of a step on the CPU; the fastest of a few."""
-    function, state = make_step(config)
+def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """One batch of noise."""
     batch = {
         key: np.zeros(value.shape, value.dtype)
         for key, value in abstract_step(config, STAGE).batch.items()
@@ -89,6 +90,18 @@ def time_step(config: ConfigDict, steps: int = 3) -> float:
     batch["image"] = np.random.default_rng(0).integers(
         0, 65536, batch["image"].shape, dtype=np.uint16
     )
+    return batch
+
+
+def time_step(
+    config: ConfigDict, steps: int = 3, mesh: jax.sharding.Mesh | None = None
+) -> float:
+    """Seconds of a step on the CPU; the fastest of a few."""
+    function, state = make_step(config, mesh)
+    batch: Mapping[str, Any] = make_batch(config)
+    if mesh is not None:
+        batch = devices.put_batch(mesh, batch, leading=1)
+        state = devices.put_replicated(mesh, state)
     seconds = []
     for _ in range(steps + 1):
         start = time.perf_counter()
@@ -109,10 +122,15 @@ def plan_memory(config: ConfigDict) -> float | None:
 def size_rows() -> Iterator[Row]:
     """Against the height of an image; one image a step."""
     for height in (288, 576, 1152, 2304, 4608):
+        steps = 3 if height <= PAPER_HEIGHT else 1
         config = make_config(height, 1, 1)
-        seconds = time_step(config) if height <= TIMED_HEIGHT else None
+        # Without recomputing, the largest needs more memory than most machines have.
+        seconds = time_step(config, steps) if height < 4 * PAPER_HEIGHT else None
         yield "size", "float32", height, seconds, plan_memory(config)
-        if height >= TIMED_HEIGHT:
+        if height >= PAPER_HEIGHT:
+            config = make_config(height, 1, 1, remat=True)
+            seconds = time_step(config, steps)
+            yield "size", "float32, recomputed", height, seconds, plan_memory(config)
             small = make_config(height, 1, 1, compute_dtype="bfloat16", remat=True)
             yield "size", "bfloat16, recomputed", height, None, plan_memory(small)
 
@@ -132,8 +150,31 @@ def accumulation_rows() -> Iterator[Row]:
         yield "accumulation", line, parts, time_step(config), plan_memory(config)
 
 
+def time_on_devices(data: int, spatial: int) -> float | None:
+    """Seconds of a step on CPU devices, a core for each; None without the cores."""
+    cores = sorted(os.sched_getaffinity(0))[: data * spatial]
+    if len(cores) < data * spatial:
+        return None
+    done = subprocess.run(
+        [*RUN, "--as_devices", str(data), str(spatial)],
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def print_time_on_devices(data: int, spatial: int) -> None:
+    """What `time_on_devices` reads; XLA's kernels on one device, too."""
+    onednn.computes_in = lambda dtype: False  # type: ignore[assignment]
+    jax.config.update("jax_num_cpu_devices", data * spatial)
+    config = make_config(BASE_HEIGHT, CUT_BATCH, 1)
+    print(time_step(config, mesh=devices.make_mesh(data, spatial)))
+
+
 def device_rows() -> Iterator[Row]:
-    """Against the devices: the memory of each, planned for CPU devices."""
+    """Against the devices: time, and the memory of each, planned for CPU devices."""
     for number in DEVICES:
         for line, (data, spatial) in {
             "images spread": (number, 1),
@@ -142,18 +183,11 @@ def device_rows() -> Iterator[Row]:
             config = make_config(BASE_HEIGHT, CUT_BATCH, 1)
             mesh = devices.make_mesh(data, spatial)
             function, state = make_step(config, mesh)
-            batch = devices.put_batch(
-                mesh,
-                {
-                    key: np.zeros(value.shape, value.dtype)
-                    for key, value in abstract_step(config, STAGE).batch.items()
-                },
-                leading=1,
-            )
+            batch = devices.put_batch(mesh, make_batch(config), leading=1)
             state = devices.put_replicated(mesh, state)
             compiled = function.lower(state, batch).compile()
             gigabytes = cuda_target.peak_bytes(compiled) / 1e9
-            yield "devices", line, number, None, gigabytes
+            yield "devices", line, number, time_on_devices(data, spatial), gigabytes
 
 
 class Repeated:
@@ -275,11 +309,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
-    chosen = parser.parse_args().curves
+    parser.add_argument("--as_devices", nargs=2, type=int, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    chosen = flags.curves
+    if flags.as_devices:
+        print_time_on_devices(*flags.as_devices)
+        return
     if len(chosen) > 1:  # Each in a process of its own: JAX keeps memory and devices.
         for name in chosen:
-            command = [sys.executable, "-m", "benchmarks.cost_curves", "--curves", name]
-            subprocess.run(command, check=True)
+            subprocess.run([*RUN, "--curves", name], check=True)
         return
     if chosen == ["devices"]:
         jax.config.update("jax_num_cpu_devices", DEVICES[-1])
