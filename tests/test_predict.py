@@ -279,6 +279,19 @@ def test_patients_without_a_name_are_told_apart_by_study(nobody, tmp_path):
         assert all(name.patient_id == name.case for name in names)
 
 
+@pytest.mark.parametrize("study", ["REMOVED", "0", "1", "1.2.", "1.02.3", "1..2"])
+def test_a_study_that_stands_for_any_makes_no_case(study, tmp_path):
+    for number in range(2):
+        dataset = make_dataset(_breast(0), PatientID="ANON")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.StudyInstanceUID = study
+        save(dataset, tmp_path / f"{number}.dcm")
+    book = CaseBook(keep_identifiers=False)
+    found = read_inputs(sorted(tmp_path.iterdir()), [], with_original=False)
+    assert [book.name(image).case for image in found] == ["case_0001", "case_0002"]
+
+
 @pytest.mark.parametrize("pseudonym", ["ANON0012", "anonym7", "X1", "0001", "P_NA_3"])
 def test_a_pseudonym_is_a_patient(pseudonym, tmp_path):
     for number in range(2):

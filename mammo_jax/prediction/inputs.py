@@ -2,7 +2,8 @@
 
 Nothing that identifies leaves this module unless it is asked for: images are named by
 case numbers. Which images are of one patient is read from PatientID (0010,0020), and
-where that names nobody from StudyInstanceUID (0020,000D); both stay in memory.
+where that names nobody from StudyInstanceUID (0020,000D), if that is a valid one;
+both stay in memory.
 """
 
 import collections
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
+from pydicom import config as pydicom_config
+from pydicom.uid import UID
 
 from mammo_jax.data.dicom import Mammogram, find_pseudonym
 from mammo_jax.data.pictures import READERS, read_image
@@ -51,7 +54,7 @@ class Input:
     Attributes:
       path: its file.
       patient: PatientID; empty where there is none or it stands for anybody.
-      study: StudyInstanceUID, or empty.
+      study: StudyInstanceUID; empty where there is none or it stands for any study.
       laterality: LEFT, RIGHT or empty.
       view: CC, MLO, another view's DICOM name, or empty.
       is_dicom: whether there is an instance for DICOM output to refer to.
@@ -208,7 +211,7 @@ def read_input(path: Path, grids: Sequence[Grid], *, with_original: bool) -> Inp
     return Input(
         path=path,
         patient=_patient(path) if is_dicom else "",
-        study=mammogram.study_instance_uid.strip(),
+        study=_study(mammogram.study_instance_uid.strip()),
         laterality=mammogram.laterality,
         view=mammogram.view,
         is_dicom=is_dicom,
@@ -241,6 +244,12 @@ def _patient(path: Path) -> str:
         return ""
     cbis = _CBIS_ID.fullmatch(patient)
     return cbis[1] if cbis else patient
+
+
+def _study(uid: str) -> str:
+    """The study; empty for "REMOVED", "0", "1" and the like, which all files share."""
+    known = "." in uid and UID(uid, validation_mode=pydicom_config.IGNORE).is_valid
+    return uid if known else ""
 
 
 def small_picture(
