@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mammo_jax.errors import UserError
@@ -22,7 +23,13 @@ from mammo_jax.reproduction import (
     timing,
     untransferred,
 )
-from mammo_jax.reproduction.conditions import TIME_FILE, read_seconds
+from mammo_jax.reproduction.conditions import (
+    FIRST_START,
+    LAST_END,
+    TIME_FILE,
+    read_seconds,
+    read_span,
+)
 from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.reproduction.results import results_text
 from mammo_jax.reproduction.rows import TABLES, Row, by_name
@@ -237,7 +244,8 @@ def reproduce(
     runs, folder = request.plan, request.setting.folder
     plan.check_finished(runs)
     gradients.check_curves(request.designs, request.setting)
-    with _clocked(folder, runs):
+    has_work = bool(_besides(request, runs)) or any(not run.finished for run in runs)
+    with _clocked(folder, runs, has_work=has_work):
         _prepare(request, runs, train)
         print(describe(request), flush=True)
         failures = run_all(runs, train)
@@ -255,16 +263,36 @@ def reproduce(
 
 
 @contextlib.contextmanager
-def _clocked(folder: Path, runs: Sequence[PlannedRun]) -> Iterator[None]:
-    """Adds this call's time to that of the earlier ones."""
-    start = time.perf_counter()
+def _clocked(
+    folder: Path, runs: Sequence[PlannedRun], *, has_work: bool
+) -> Iterator[None]:
+    """Adds this call's time to that of the earlier ones.
+
+    A call without work does not move the last end: tables may be printed much later.
+    """
+    start, began = time.perf_counter(), datetime.now(UTC)
     try:
         yield
     finally:
         if folder.exists() and runs:
             with phantoms.alone(folder, "time"):
+                span = _widened(folder, began if has_work else None)
                 seconds = read_seconds(folder) + time.perf_counter() - start
-                workdirs.write_json(folder / TIME_FILE, {"seconds": round(seconds, 1)})
+                values = {"seconds": round(seconds, 1), **span}
+                workdirs.write_json(folder / TIME_FILE, values)
+
+
+def _widened(folder: Path, began: datetime | None) -> dict[str, str]:
+    """First start and last end with this call's, which began then and ends now."""
+    span = read_span(folder)
+    if span is None:
+        if began is None or (folder / TIME_FILE).exists():
+            return {}  # When the earlier calls began is not known.
+        span = began, began
+    first, last = span
+    if began is not None:
+        first, last = min(first, began), max(last, datetime.now(UTC))
+    return {FIRST_START: first.isoformat(), LAST_END: last.isoformat()}
 
 
 def _is_complete(request: Request, runs: Sequence[PlannedRun]) -> bool:

@@ -1,6 +1,7 @@
 """What a reader needs to judge the phantoms' numbers: data, scale, commit, time."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from mammo_jax import config as base
@@ -10,12 +11,27 @@ from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.training import workdir as workdirs
 
 TIME_FILE = "time.json"
+# Keys of that file, besides the seconds; its times are in ISO 8601 and UTC.
+FIRST_START, LAST_END = "first_start", "last_end"
 
 
 def read_seconds(folder: Path) -> float:
     """The time that all calls took together; 0 where there was none."""
     path = folder / TIME_FILE
     return float(workdirs.read_json(path)["seconds"]) if path.exists() else 0.0
+
+
+def read_span(folder: Path) -> tuple[datetime, datetime] | None:
+    """When the first call began and the last that had work to do ended.
+
+    None where no call has, or where calls were made whose times were not kept.
+    """
+    path = folder / TIME_FILE
+    there = workdirs.read_json(path) if path.exists() else {}
+    if not (FIRST_START in there and LAST_END in there):
+        return None
+    start, end = (datetime.fromisoformat(there[k]) for k in (FIRST_START, LAST_END))
+    return start, end
 
 
 def conditions(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> str:
@@ -50,12 +66,20 @@ def _provenance(
         f"{seconds / 60:.0f} minutes; with drawing, packaging, pretraining, flips and "
         f"gradients all calls together took {whole / 60:.0f} minutes: those of "
         "processes that ran at the same time are added up, and so are waiting for each "
-        "other and pauses.",
+        f"other and pauses{_by_the_clock(setting.folder)}.",
         f"Program: commit {', '.join(commits)} (+: with uncommitted changes). The "
         f"phantoms were drawn at commit {', '.join(phantoms.commits(setting.folder))}; "
         "before that, what draws them (`mammo_jax/phantom`) last changed in commit "
         f"{', '.join(phantoms.generator_commits(setting.folder))}.",
     ]
+
+
+def _by_the_clock(folder: Path) -> str:
+    span = read_span(folder)
+    if span is None:
+        return ""
+    minutes = (span[1] - span[0]).total_seconds() / 60
+    return f"; from first start to last end {minutes:.0f} minutes by the clock"
 
 
 def _scale(scale: presets.Scale) -> list[str]:

@@ -5,6 +5,7 @@ import functools
 import json
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from mammo_jax.config import stage_table
 from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.reproduction import (
     command,
+    conditions,
     ensembles,
     gradients,
+    outcomes,
     phantoms,
     plan,
     presets,
@@ -365,6 +368,44 @@ def test_those_who_share_a_folder_sum_up_in_turn(tmp_path, monkeypatch):
     times = [*read, read_seconds(request.setting.folder)]
     assert len(read) == 3
     assert times == sorted(set(times))
+
+
+@pytest.mark.usefixtures("no_data")
+def test_the_time_by_the_clock_runs_from_first_start_to_last_end(tmp_path):
+    request = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1)
+    folder = request.setting.folder
+    path = folder / "time.json"
+    command.reproduce(request, finish)
+    start, end = conditions.read_span(folder)
+    now = datetime.now(UTC)
+    assert start <= end <= now
+    assert now - start < timedelta(minutes=1)
+    # An earlier process, and one that ended later.
+    times = {"first_start": start - timedelta(minutes=90), "last_end": now}
+    written = {name: when.isoformat() for name, when in times.items()}
+    workdirs.write_json(path, {"seconds": 60.0, **written})
+    command.reproduce(request, finish)  # Nothing is left to do: no later end.
+    assert conditions.read_span(folder) == (times["first_start"], now)
+    (request.plan[1].directory / "metrics.json").unlink()
+    command.reproduce(request, finish)
+    first, last = conditions.read_span(folder)
+    assert first == times["first_start"]
+    assert last > now
+    text = conditions.conditions(outcomes.by_row(request.plan), request.setting)
+    assert "pauses; from first start to last end 90 minutes by the clock." in text
+
+
+@pytest.mark.usefixtures("no_data")
+def test_times_that_were_not_kept_are_not_made_up(tmp_path):
+    request = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1)
+    folder = request.setting.folder
+    folder.mkdir(parents=True)
+    workdirs.write_json(folder / "time.json", {"seconds": 600.0})
+    command.reproduce(request, finish)
+    assert conditions.read_seconds(folder) > 600
+    assert conditions.read_span(folder) is None
+    text = conditions.conditions(outcomes.by_row(request.plan), request.setting)
+    assert "and pauses.\n" in text
 
 
 @pytest.mark.usefixtures("no_data")
