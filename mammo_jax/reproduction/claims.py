@@ -320,7 +320,7 @@ def ensemble_tables(
     result = {}
     for seed in outcomes.common_seeds(rows, found):
         runs = [run for row in rows for run in found[row] if run.seed == seed]
-        if all(ensembles.flipped_table(run, setting).exists() for run in runs):
+        if all(ensembles.is_flipped(run, setting) for run in runs):
             result[seed] = (
                 [ensembles.single(run) for run in runs],
                 [ensembles.flipped(run, setting) for run in runs],

@@ -185,30 +185,30 @@ def _besides(request: Request, runs: Sequence[PlannedRun]) -> list[plan.Besides]
     work: list[tuple[int, str, tuple[PlannedRun, ...], int]] = []
     if setting.scale is not None:
         trunks = [] if _is_complete(request, runs) else plan.pretrained_trunks(runs)
-        missing = phantoms.missing_trunks(setting.folder, trunks)
+        missing = phantoms.missing_trunks(setting.folder, trunks, setting.scale)
         steps = phantoms.pretraining_steps(setting.folder, missing, setting.scale)
         work.append((len(missing), "trunks to pretrain", (), steps))
     repeated = gradients.trainings_left(request.designs, setting)
     work.append((len(repeated), "trainings for the appendix", repeated, 0))
-    files = {
+    scores = {
         "models to score in four flips": (
             ENSEMBLE,
             ensembles.ROWS,
-            ensembles.flipped_table,
+            ensembles.is_flipped,
         ),
         "models to score before transfer": (
             "4",
             untransferred.ROWS,
-            untransferred.table_file,
+            untransferred.is_scored,
         ),
     }
-    for what, (table, rows, file_of) in files.items():
+    for what, (table, rows, is_done) in scores.items():
         left = [
             run
             for run in runs
             if table in request.tables
             and run.row.name in rows
-            and not file_of(run, setting).exists()
+            and not is_done(run, setting)
         ]
         work.append((len(left), what, (), 0))
     return [

@@ -8,12 +8,16 @@ from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.model_directory import load_variables
+from mammo_jax.models.pretrained import file_digest
 from mammo_jax.reproduction import outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.training import experiment as experiments
+from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.signals import StopRequest
 
 _RESIDUAL = "residual_512-512-1024x2"
+# Beside a table: of the test predictions that the scoring model's own run left.
+_SOURCE = "model_predictions_sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,21 +69,47 @@ def flipped_table(run: PlannedRun, setting: Setting) -> Path:
 def score_flips(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> None:
     """Scores the test images of the ensembles' runs in four flips, where not done.
 
+    A run that was trained anew since is scored anew.
+
     Raises:
       RunStoppedError: a signal arrived; the same command goes on.
     """
     with StopRequest() as stop:
         for row in ROWS:
             for run in found.get(row, ()):
-                out = flipped_table(run, setting)
-                if not out.exists():
+                if not is_flipped(run, setting):
+                    out = flipped_table(run, setting)
                     score(run, run.directory, out, stop, flips=True)
+
+
+def is_flipped(run: PlannedRun, setting: Setting) -> bool:
+    """Whether the four-flip scores are there, and of the run as it is."""
+    return is_scored(flipped_table(run, setting), run.directory)
+
+
+def is_scored(table: Path, model: Path) -> bool:
+    """Whether a table is there and of the finished run `model` as it is now."""
+    source = _source_file(table)
+    predictions = outcomes.test_file(model)
+    if not (table.exists() and source.exists() and predictions.exists()):
+        return False
+    return workdirs.read_json(source).get(_SOURCE) == file_digest(predictions, "sha256")
+
+
+def note_source(table: Path, model: Path) -> None:
+    """Writes beside a table from which run's state it was scored."""
+    digest = file_digest(outcomes.test_file(model), "sha256")
+    workdirs.write_json(_source_file(table), {_SOURCE: digest})
+
+
+def _source_file(table: Path) -> Path:
+    return table.with_suffix(".json")
 
 
 def score(
     run: PlannedRun, model: Path, out: Path, stop: StopRequest, *, flips: bool
 ) -> None:
-    """Scores the test images of a run.
+    """Scores the test images of a run, and notes which model did it.
 
     Args:
       run: whose data and design are taken.
@@ -97,6 +127,7 @@ def score(
     experiment, _, _ = experiments.make_experiment(config, dataset)
     _, params, stats = load_variables(model)
     write_predictions(out, scoring.predict(experiment, params, stats, "test", stop))
+    note_source(out, model)
 
 
 def single(run: PlannedRun) -> PredictionTable:

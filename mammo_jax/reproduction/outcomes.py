@@ -31,9 +31,14 @@ def figures(run: PlannedRun) -> dict[str, Any]:
     return workdirs.read_json(run.directory / workdirs.METRICS_FILE)
 
 
+def test_file(directory: Path) -> Path:
+    """Where a run's scores of the test images are."""
+    return directory / "predictions" / "test.csv"
+
+
 def test_table(directory: Path) -> PredictionTable:
     """The scores of the test images."""
-    return read_table(directory / "predictions" / "test.csv")
+    return read_table(test_file(directory))
 
 
 def auc(table: PredictionTable) -> float:

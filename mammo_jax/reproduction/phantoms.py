@@ -18,6 +18,7 @@ from mammo_jax import config as base
 from mammo_jax.errors import UserError
 from mammo_jax.phantom import LAYOUTS
 from mammo_jax.reproduction import presets
+from mammo_jax.reproduction.plan import check_same, moved
 from mammo_jax.reproduction.presets import Scale
 from mammo_jax.reproduction.run import commit_of_program, last_change
 from mammo_jax.training import workdir as workdirs
@@ -49,14 +50,15 @@ def prepare(
       train: runs a configuration in a directory.
 
     Raises:
-      UserError: the folder holds phantoms of other settings, or cannot be written.
+      UserError: the folder holds phantoms of other settings or trunks of another
+        pretraining, or cannot be written.
     """
     data = presets.data_dir(folder)
     with alone(folder, "data"):
         for layout in sorted({name.partition("/")[0] for name in datasets}):
             raw = _draw(data / "raw" / layout, layout, scale)
             _package(raw, data, [n for n in datasets if n.partition("/")[0] == layout])
-        missing = missing_trunks(folder, trunks)
+        missing = missing_trunks(folder, trunks, scale)
         if missing:
             pretraining = folder / _PRETRAINING
             raw = _draw(pretraining / "raw", _PRETRAINING, scale)
@@ -181,9 +183,31 @@ def pretraining_steps(folder: Path, trunks: Sequence[str], scale: Scale) -> int:
     )
 
 
-def missing_trunks(folder: Path, trunks: Sequence[str]) -> list[str]:
-    """Those that are not pretrained yet."""
-    return [t for t in trunks if not presets.weights_file(folder, t).exists()]
+def missing_trunks(folder: Path, trunks: Sequence[str], scale: Scale) -> list[str]:
+    """Those that are not pretrained yet.
+
+    Raises:
+      UserError: one was pretrained with another configuration, or none says with which.
+    """
+    missing = []
+    for trunk in trunks:
+        if presets.weights_file(folder, trunk).exists():
+            _check_trunk(folder, trunk, scale)
+        else:
+            missing.append(trunk)
+    return missing
+
+
+def _check_trunk(folder: Path, trunk: str, scale: Scale) -> None:
+    directory = folder / _PRETRAINING / trunk
+    record = directory / workdirs.CONFIG_FILE
+    if not record.exists():
+        raise UserError(
+            f"{presets.weights_file(folder, trunk)} is there, but not {record}, which "
+            "says how it was pretrained; delete the weights, or use another --out"
+        )
+    wanted = workdirs.as_json(pretraining_config(folder, trunk, scale))
+    check_same(moved(workdirs.read_json(record), wanted, folder), wanted, directory)
 
 
 def _pretrain(

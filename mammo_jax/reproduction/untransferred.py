@@ -30,16 +30,22 @@ def table_file(run: PlannedRun, setting: Setting) -> Path:
 def score_models(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> None:
     """Scores the models that the finished runs of `ROWS` started from, where not done.
 
+    A model that was trained anew since is scored anew.
+
     Raises:
       RunStoppedError: a signal arrived; the same command goes on.
     """
     with StopRequest() as stop:
         for row in ROWS:
             for run in found.get(row, ()):
-                out = table_file(run, setting)
-                if not out.exists():
-                    start = Path(run.config.init_from)
+                if not is_scored(run, setting):
+                    start, out = Path(run.config.init_from), table_file(run, setting)
                     ensembles.score(run, start, out, stop, flips=False)
+
+
+def is_scored(run: PlannedRun, setting: Setting) -> bool:
+    """Whether the scores before transfer are there, and of the model as it is."""
+    return ensembles.is_scored(table_file(run, setting), Path(run.config.init_from))
 
 
 def tables(
@@ -50,7 +56,7 @@ def tables(
         {
             run.seed: read_table(table_file(run, setting))
             for run in found.get(row, ())
-            if table_file(run, setting).exists()
+            if is_scored(run, setting)
         }
         for row in rows
     ]

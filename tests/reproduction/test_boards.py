@@ -18,6 +18,7 @@ from mammo_jax.reproduction import (
 from mammo_jax.reproduction.rows import load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
+FLIPPED = "vgg16_s10_vgg_512x1"
 TABLE = (
     "image_index,malignant_pred,malignant_label,patient_id,laterality,view\n"
     "a,0.9,1,P1,LEFT,CC\nb,{middle},0,P2,LEFT,CC\nc,0.4,1,P3,LEFT,CC\n"
@@ -43,12 +44,21 @@ def request_done(tmp_path):
     figures = {"auc": 0.75, "accuracy": 0.5, "loss": 0.6}
     metrics = {"steps": 7, "best_epoch": 1, "validation": figures, "test": figures}
     for run in request.plan:
-        write(run.directory / "predictions" / "test.csv", 0.5)
+        write(run.directory / "predictions" / "test.csv", 0.95)
         (run.directory / "metrics.json").write_text(json.dumps(metrics))
         if run.row.name in ensembles.ROWS:
-            write(ensembles.flipped_table(run, request.setting), 0.1)
+            # One model tells the images apart, the others the wrong way round.
+            middle = 0.1 if run.row.name == FLIPPED else 0.99
+            write(ensembles.flipped_table(run, request.setting), middle)
         if run.row.name in untransferred.ROWS:
-            write(untransferred.table_file(run, request.setting), 0.95)
+            write(untransferred.table_file(run, request.setting), 0.5)
+    for run in request.plan:  # All of them have their predictions now.
+        if run.row.name in ensembles.ROWS:
+            flipped = ensembles.flipped_table(run, request.setting)
+            ensembles.note_source(flipped, run.directory)
+        if run.row.name in untransferred.ROWS:
+            before = untransferred.table_file(run, request.setting)
+            ensembles.note_source(before, Path(run.config.init_from))
     design = gradients.DESIGNS[1]
     curve = gradients.curve_file(design, 0, request.setting)
     curve.parent.mkdir(parents=True)
@@ -61,14 +71,18 @@ def test_every_result_stands_there_once(request_done):
     for _ in range(2):
         boards.write_boards(found, request_done.setting)
     folder = request_done.setting.folder / boards.FOLDER
-    row = "vgg16_s10_vgg_512x1"
-    ensemble = read(folder / "ensemble" / row / "seed0")
-    assert [e.value for e in ensemble.Scalars("ensemble/auc")] == [0.5]
-    assert [e.value for e in ensemble.Scalars("ensemble/auc_flips")] == [1.0]
+    for row in ensembles.ENSEMBLES["cbis_ddsm"].rows:
+        ensemble = read(folder / "ensemble" / row / "seed0")
+        assert [e.value for e in ensemble.Scalars("ensemble/auc")] == [0.0]
+        expected = [1.0 if row == FLIPPED else 0.0]
+        assert [e.value for e in ensemble.Scalars("ensemble/auc_flips")] == expected
+    # The mean of the scores has another AUC than every model.
     mean = read(folder / "ensemble" / "mean_of_cbis_ddsm" / "seed0")
-    assert [e.value for e in mean.Scalars("ensemble/auc_flips")] == [1.0]
-    before = read(folder / "untransferred" / f"inbreast_{row}_20patients" / "seed0")
-    assert [e.value for e in before.Scalars("untransferred/auc")] == [0.0]
+    assert [e.value for e in mean.Scalars("ensemble/auc")] == [0.0]
+    assert [e.value for e in mean.Scalars("ensemble/auc_flips")] == [0.5]
+    row = f"inbreast_{FLIPPED}_20patients"
+    before = read(folder / "untransferred" / row / "seed0")
+    assert [e.value for e in before.Scalars("untransferred/auc")] == [0.5]
     name = gradients.DESIGNS[1].name
     curve = read(folder / "appendix" / name / "seed0").Scalars("appendix/gradient_norm")
     assert [(event.step, event.value) for event in curve] == [(0, 0.5), (5, 0.25)]

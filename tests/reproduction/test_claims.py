@@ -231,6 +231,7 @@ def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path)
             path = ensembles.flipped_table(run, request.setting)
             number += 1
             table = write_table(path, rows[row] + 0.2, 500 + number)
+            ensembles.note_source(path, run.directory)
             flips.setdefault(run.seed, []).append(table)
     by_mean, by_best = (
         next(
@@ -270,6 +271,7 @@ def test_a_transfer_is_compared_with_the_same_models_before_it(tmp_path):
             run = found[row][seed]
             path = untransferred.table_file(run, request.setting)
             before = write_table(path, 0.0, 900 + 10 * seed + len(differences))
+            ensembles.note_source(path, Path(run.config.init_from))
             after = outcomes.test_table(run.directory)
             differences.append(reference_auc(after) - reference_auc(before))
     assert finding().effect.value == pytest.approx(np.mean(differences))
@@ -285,23 +287,57 @@ def test_a_transfer_is_compared_with_the_same_models_before_it(tmp_path):
     assert cells[1][header.index("measured")] == f"{expected:.3f}"
 
 
-def test_models_before_transfer_are_scored_once_with_the_sources_weights(
-    tmp_path, monkeypatch
-):
-    row = untransferred.ROWS[1]
-    request = finished_request(tmp_path, {row: 1.0})
+@pytest.fixture
+def scored(monkeypatch):
+    """What was scored, by a scoring that only leaves its traces."""
     calls = []
 
     def score(run, model, out, stop, *, flips):
         calls.append((run.row.name, run.seed, model, flips))
         write_table(out, 0.0, run.seed)
+        ensembles.note_source(out, model)
 
     monkeypatch.setattr(ensembles, "score", score)
+    return calls
+
+
+def test_models_before_transfer_are_scored_once_with_the_sources_weights(
+    tmp_path, scored
+):
+    row = untransferred.ROWS[1]
+    request = finished_request(tmp_path, {row: 1.0})
     found = outcomes.by_row(request.plan)
     for _ in range(2):
         untransferred.score_models(found, request.setting)
     source = tmp_path / "phantom" / "vgg16_s10_vgg_512x1"
-    assert calls == [(row, s, source / f"seed{s}", False) for s in range(3)]
+    assert scored == [(row, s, source / f"seed{s}", False) for s in range(3)]
+
+
+def test_a_model_that_was_trained_anew_is_scored_anew(tmp_path, scored):
+    flips, transfer = ensembles.ENSEMBLES["inbreast"].rows[0], untransferred.ROWS[1]
+    request = finished_request(tmp_path, {flips: 1.0, transfer: 1.0})
+    found, setting = outcomes.by_row(request.plan), request.setting
+
+    def score_all():
+        scored.clear()
+        ensembles.score_flips({flips: found[flips]}, setting)
+        untransferred.score_models(found, setting)
+        return [call[:2] for call in scored]
+
+    assert len(score_all()) == 6
+    assert score_all() == []
+    write_table(outcomes.test_file(found[flips][1].directory), 1.0, 777)
+    model = Path(found[transfer][2].config.init_from)
+    write_table(outcomes.test_file(model), 1.0, 778)
+    assert not ensembles.is_flipped(found[flips][1], setting)
+    # Old scores are not compared with new ones meanwhile.
+    assert sorted(claims.ensemble_tables([flips], found, setting)) == [0, 2]
+    assert sorted(untransferred.tables([transfer], found, setting)) == [0, 1]
+    assert score_all() == [(flips, 1), (transfer, 2)]
+    assert score_all() == []
+    # Of tables without a source nobody knows.
+    ensembles.flipped_table(found[flips][0], setting).with_suffix(".json").unlink()
+    assert score_all() == [(flips, 0)]
 
 
 def test_results_tell_the_conditions_and_the_number_of_claims(tmp_path):

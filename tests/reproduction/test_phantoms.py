@@ -89,6 +89,43 @@ def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
         phantoms.prepare(tmp_path, other, ["inbreast/whole_h288"], [], no_training)
 
 
+def write_trunk(folder, trunk, config):
+    weights = presets.weights_file(folder, trunk)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.touch()
+    record = folder / "pretraining" / trunk / "config.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    workdirs.write_json(record, workdirs.as_json(config))
+    return record
+
+
+def test_a_trunk_of_another_pretraining_is_refused(tmp_path):
+    folder = tmp_path / "here" / "phantom"
+    config = phantoms.pretraining_config(folder, "vgg16", TINY)
+    record = write_trunk(folder, "vgg16", config)
+    trunks = ["resnet50", "vgg16"]
+    assert phantoms.missing_trunks(folder, trunks, TINY) == ["resnet50"]
+    other = dataclasses.replace(
+        TINY, pretraining={**TINY.pretraining, "stages.stage1.epochs": 5}
+    )
+    message = r"pretraining/vgg16 holds a run with another .*\(stages\); use another"
+    with pytest.raises(UserError, match=message):
+        phantoms.missing_trunks(folder, trunks, other)
+
+    def no_training(config, directory):
+        raise AssertionError
+
+    with pytest.raises(UserError, match=message):
+        phantoms.prepare(folder, other, [], ["vgg16"], no_training)
+    # The folder may be moved as a whole.
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = tmp_path / "there" / "phantom"
+    assert phantoms.missing_trunks(moved, ["vgg16"], TINY) == []
+    (moved / record.relative_to(folder)).unlink()
+    with pytest.raises(UserError, match=r"but not .*config\.json, which says how"):
+        phantoms.missing_trunks(moved, ["vgg16"], TINY)
+
+
 def git(*words):
     root = Path(__file__).parents[2]
     done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)

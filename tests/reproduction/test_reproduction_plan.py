@@ -191,7 +191,12 @@ def test_the_plan_tells_what_is_left_besides_the_runs(tmp_path):
     assert "besides, trainings for the appendix: 18, 5760 optimiser steps" in lines
     assert "besides, models to score in four flips: 15" in lines
     assert "besides, models to score before transfer: 9" in lines
-    trunk = presets.weights_file(request.setting.folder, "vgg16")
+    folder = request.setting.folder
+    trunk = presets.weights_file(folder, "vgg16")
+    config = phantoms.pretraining_config(folder, "vgg16", presets.PHANTOM)
+    pretraining = folder / "pretraining" / "vgg16"
+    pretraining.mkdir(parents=True)
+    workdirs.write_json(pretraining / "config.json", workdirs.as_json(config))
     curve = gradients.curve_file(gradients.DESIGNS[0], 0, request.setting)
     for path in (trunk, curve):
         path.parent.mkdir(parents=True)
