@@ -37,6 +37,10 @@ from mammo_jax.reproduction.run import Train, run_all
 from mammo_jax.training import workdir as workdirs
 
 ENSEMBLE = "ensemble"
+_FIGURE_2_CAPTION = (
+    "Figure 2: loss of two VGG tops; the train curve is the running mean since the "
+    "epoch's start, in training mode"
+)
 FIGURES = {
     "2": tuple(figures.FIGURE_2_ROWS),
     "appendix": tuple(dict.fromkeys(d.row for d in gradients.DESIGNS)),
@@ -383,7 +387,7 @@ def _account(request: Request, path: Path) -> str:
     found = outcomes.by_row(parts["phantom"][0])
     pictures = path.parent / "docs"
     drawn = {
-        "Figure 2: loss of two VGG tops": figures.draw_figure_2(
+        _FIGURE_2_CAPTION: figures.draw_figure_2(
             found, pictures / "results_figure_2.png"
         ),
         "Appendix 1: gradient at the last trunk layer": figures.draw_appendix(

@@ -118,15 +118,20 @@ def _training(scale: presets.Scale) -> list[str]:
         "constant). A tree of the forest splits "
         f"{fields['forest']['forest.min_samples_split']} images or more (the paper: "
         f"{base.FOREST['min_samples_split']}).",
+        "The preset's steps and rates were settled on earlier runs of these rows on "
+        "phantoms of the same generator, which was not changed for them.",
     ]
 
 
 def _pretrained(folder: Path, scale: presets.Scale) -> list[str]:
     drawn = scale.phantoms
+    steps = phantoms.pretraining_steps(folder, ["resnet50"], scale)
+    epochs = sum(epochs for epochs, _ in scale.stages["patch"].values())
+    steps_then = epochs * scale.fields["patch"]["steps_per_epoch"]
     lines = [
         '"Pretrained" means: the trunk learned the patch classes on '
-        f"{drawn.pretraining_cases} other phantom patients (seed {drawn.seed + 2}). "
-        "It is no ImageNet.",
+        f"{drawn.pretraining_cases} other phantom patients (seed {drawn.seed + 2}) in "
+        f"{steps} steps; a patch classifier then has {steps_then}. It is no ImageNet.",
         "All seeds share one pretrained trunk of each kind, the phantoms, their split, "
         "and the patients of each small transfer. What these would vary by is in no "
         "interval over seeds.",

@@ -2,7 +2,7 @@
 
 The designs start from the same patch classifier and train as their rows do, all epochs
 of every stage. On the way the size of the gradient is taken of a fixed batch's losses
-with respect to the trunk's last feature map.
+with respect to the trunk's last feature map: the first validation images.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from mammo_jax import config as base
 from mammo_jax.model_directory import load_variables
 from mammo_jax.models import conversion, variables
 from mammo_jax.models.compiling import jit_network
@@ -256,8 +257,8 @@ def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
     }
     text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
     measured = (
-        "log10 of the gradient's size, mean over all epochs of every stage, softmax "
-        "less other"
+        f"log10 of the gradient's size at the first {_probe_images(setting)} "
+        "validation images, mean over all epochs of every stage, softmax less other"
     )
     seeds = sorted(curves[_SOFTMAX].keys() & curves[other].keys())
     if not seeds:
@@ -270,6 +271,13 @@ def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
     return claims.Finding(
         text, measured, effect, claims.verdict(effect, (-math.inf, 0.0))
     )
+
+
+def _probe_images(setting: Setting) -> int:
+    """How many images the fixed batch has at most."""
+    if setting.scale is None:
+        return base.whole_config().eval_batch_size
+    return setting.scale.fields["whole"]["eval_batch_size"]
 
 
 def _mean_log(curve: Curve) -> float:

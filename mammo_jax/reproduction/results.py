@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mammo_jax.reproduction import claims, gradients, outcomes, tables
 from mammo_jax.reproduction.conditions import conditions
+from mammo_jax.reproduction.ensembles import ENSEMBLES
 from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.reproduction.rows import Row
 
@@ -71,7 +72,7 @@ def results_text(
         "The state that the transfers start from, on phantoms.",
         tables.as_markdown(tables.untransferred_table(*more)),
         f"## {tables.TITLES['ensemble']}",
-        f"Real data: {_real_ensemble(real)}. Phantoms:",
+        *_real_ensemble(real, labels, paper[1]),
         tables.as_markdown(tables.ensemble_table(*more)),
         *_claims(found, phantom[1]),
     ]
@@ -105,10 +106,17 @@ def _of(rows: Mapping[str, Row], table: str) -> list[Row]:
     return [row for row in rows.values() if row.table == table]
 
 
-def _real_ensemble(real: Mapping[str, Sequence[PlannedRun]]) -> str:
-    if real:
-        return "see `reproduce.py --preset=paper --table=ensemble`"
-    return tables.NOT_RUN["paper"]
+def _real_ensemble(
+    real: Mapping[str, Sequence[PlannedRun]],
+    labels: Mapping[str, str],
+    setting: Setting,
+) -> list[str]:
+    """Up to the table of the phantoms."""
+    absent = tables.NOT_RUN["paper"]
+    if not any(all(row in real for row in e.rows) for e in ENSEMBLES.values()):
+        return [f"Real data: {absent}. Phantoms:"]
+    measured = tables.ensemble_table(real, labels, setting, absent)
+    return ["Real data:", tables.as_markdown(measured), "Phantoms:"]
 
 
 _HEADER = (

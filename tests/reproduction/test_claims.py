@@ -276,6 +276,9 @@ def test_a_transfer_is_compared_with_the_same_models_before_it(tmp_path):
             differences.append(reference_auc(after) - reference_auc(before))
     assert finding().effect.value == pytest.approx(np.mean(differences))
     assert finding().verdict == "for"
+    assert finding().measured.endswith(
+        "the validation images choose the epoch of the first, which favours it"
+    )
     labels = {name: row.label for name, row in request.rows.items()}
     header, *cells = tables.untransferred_table(
         found, labels, request.setting, "not run"
@@ -285,6 +288,32 @@ def test_a_transfer_is_compared_with_the_same_models_before_it(tmp_path):
     table = untransferred.tables([untransferred.ROWS[1]], found, request.setting)
     expected = np.mean([reference_auc(of_seed[0]) for of_seed in table.values()])
     assert cells[1][header.index("measured")] == f"{expected:.3f}"
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "expected"),
+    [
+        (3.0, 0.0, "for"),  # As good as with all patients, and better than before.
+        (3.0, 3.0, "undecided"),  # No better with any number of patients.
+        (0.0, 0.0, "against"),  # All patients have an effect, and 20 have none.
+    ],
+)
+def test_few_patients_suffice_only_where_they_help(tmp_path, after, before, expected):
+    everybody = [f"inbreast_{model}" for model in untransferred.MODELS]
+    rows = dict.fromkeys(everybody, 3.0) | dict.fromkeys(untransferred.ROWS, after)
+    request = finished_request(tmp_path, rows)
+    found = outcomes.by_row(request.plan)
+    for row in untransferred.ROWS:
+        for run in found[row]:
+            path = untransferred.table_file(run, request.setting)
+            write_table(path, before, 900 + run.seed)
+            ensembles.note_source(path, Path(run.config.init_from))
+    findings = claims.judge(found, request.setting)
+    (few,) = (f for f in findings if f.text == "Few patients suffice for transfer")
+    (helps,) = (f for f in findings if f.text == "Transfer with 20 patients helps")
+    assert few.verdict == expected
+    assert (helps.verdict == "for") == (expected == "for")
+    assert few.measured.endswith("and for only where the transfer with 20 helps")
 
 
 @pytest.fixture
@@ -340,6 +369,40 @@ def test_a_model_that_was_trained_anew_is_scored_anew(tmp_path, scored):
     assert score_all() == [(flips, 0)]
 
 
+def test_flips_of_real_data_stand_in_the_results(tmp_path):
+    phantom = finished_request(tmp_path, {"resnet50_s10_forest": 1.0})
+    setting = dataclasses.replace(phantom.setting, preset="paper", scale=None)
+    ours = (phantom.plan, phantom.setting)
+
+    def section(rows):
+        request = dataclasses.replace(
+            phantom, chosen=tuple(rows), seeds=1, setting=setting
+        )
+        for number, run in enumerate(request.plan):
+            write_table(outcomes.test_file(run.directory), 1.0, number)
+            (run.directory / "metrics.json").write_text(
+                json.dumps({"best_epoch": 2, "test": {"auc": 0.5, "accuracy": 0.5}})
+            )
+            if run.row.name in ensembles.ROWS:
+                path = ensembles.flipped_table(run, setting)
+                table = write_table(path, 1.0, 50 + number)
+                ensembles.note_source(path, run.directory)
+        text = results_text(phantom.rows, ours, (request.plan, setting), {})
+        return table, text.partition("## Section 4")[2].partition("\n## ")[0]
+
+    inbreast = ensembles.ENSEMBLES["inbreast"].rows
+    # One of an ensemble's models alone gives no mean.
+    _, text = section(inbreast[:1])
+    assert "Real data: not run: needs the data. Phantoms:" in text
+    table, text = section(inbreast)
+    real, _, phantoms = text.partition("Phantoms:")
+    cells = cells_of(real, "INbreast: hybrid, all patients")
+    assert cells[4] == f"{reference_auc(table):.3f}"
+    missing = cells_of(real, "CBIS-DDSM: VGG16 (s10), 512x1 twice")
+    assert missing[3] == "not run: needs the data"
+    assert cells_of(phantoms, "INbreast: hybrid, all patients")[3] == "not run"
+
+
 def test_results_tell_the_conditions_and_the_number_of_claims(tmp_path):
     rows = {"resnet50_s10_forest": 0.0, "resnet50_s10_heatmap_1x1": 6.0}
     request = finished_request(tmp_path, rows)
@@ -352,6 +415,9 @@ def test_results_tell_the_conditions_and_the_number_of_claims(tmp_path):
         "at a highest rate of 0.004 with cosine decay (the paper: 0.001, constant)",
         "splits 80 images or more (the paper: 300)",
         "All seeds share one pretrained trunk of each kind",
+        "phantom patients (seed 2) in 800 steps; a patch classifier then has 120.",
+        "The preset's steps and rates were settled on earlier runs of these rows",
+        "pretrained (by the same task on other phantoms, not ImageNet) less random",
         "Claims judged here: 1; designs judged further below: 0.",
     ):
         assert part in text
@@ -381,3 +447,4 @@ def test_gradient_claim_compares_logarithms(tmp_path):
     findings = gradients.judge(request.setting)
     assert [finding.verdict for finding in findings] == ["for"] * 4
     assert findings[0].effect.value == pytest.approx(-2)
+    assert "at the first 8 validation images" in findings[0].measured
