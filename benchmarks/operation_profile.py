@@ -166,12 +166,17 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
-    if not onednn.computes_in("float32"):
+    names = [
+        name
+        for name in flags.workloads
+        if onednn.computes_in(side_by_side.WORKLOADS[name][0].dtype)
+    ]
+    if not names:
         parser.error("without oneDNN, convolutions cannot be told from the rest")
     products = {dtype: best_product(dtype) for dtype in ("float32", "bfloat16")}
     copy = best_copy()
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    for name in progress(flags.workloads, "profiles", unit="workload"):
+    for name in progress(names, "profiles", unit="workload"):
         rows.append(profile(name, products, copy))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     page = (

@@ -7,7 +7,7 @@ line (`--config.batch_size=4`).
 from ml_collections import ConfigDict
 
 from mammo_jax.errors import UserError
-from mammo_jax.models import default_model_config
+from mammo_jax.models import TOPS, default_model_config
 
 _GROUPS = ("bottom", "top_of_trunk", "head", "new_layers")
 
@@ -180,6 +180,21 @@ def whole_config() -> ConfigDict:
         {"cases": 0, "seed": 0, "height": 1152, "contrast": 1.0}
     )
     return config
+
+
+def set_top(config: ConfigDict, name: str) -> None:
+    """Gives a whole-image configuration a top of the paper's tables.
+
+    A heatmap's fully connected layers normalise one value of each image: in a
+    microbatch of one image nothing would be left of it, so the batch stays whole.
+
+    Args:
+      config: as of `whole_config`.
+      name: key of `mammo_jax.models.TOPS`.
+    """
+    config.model.top.update(TOPS[name])
+    if config.model.top.kind == "heatmap":
+        config.accum_steps = 1
 
 
 # What the patch stage of a whole-image run must have in common with it.

@@ -131,7 +131,10 @@ def test_scores_are_those_of_the_model(model, folder, tmp_path, capsys):
         rel=1e-4,
     )
     assert {row["malignant_label"] for row in table.values()} == {""}
-    assert "4 images scored" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "4 images scored" in printed.out
+    assert "scoring" in printed.err
+    assert "4/4" in printed.err
     files = _table(out / "files.csv")
     assert files["case_0002_RIGHT_CC"]["file"] == str(folder / "deep" / "2.dcm")
 

@@ -1,13 +1,14 @@
 """Convolution, of the kernels that are fastest on a platform, with its gradients.
 
 On a CPU, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not installed, on a
-mesh of several devices (`mammo_jax.training.devices.on_mesh`), and for an unknown
-number of images, as in a program that is exported, XLA does, with its operations in an
-order that it is fast at (`mammo_jax.models.xla_convolution`). Every other platform
-compiles the plain convolution and its own gradients.
+mesh of several devices (`mammo_jax.training.devices.on_mesh`), with negative padding,
+and for an unknown number of images, as in a program that is exported, XLA does, with
+its operations in an order that it is fast at (`mammo_jax.models.xla_convolution`).
+Every other platform compiles the plain convolution and its own gradients.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -59,7 +60,7 @@ def convolve(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    kernels = onednn if _onednn_can(x) else xla_convolution
+    kernels = onednn if _onednn_can(x, geometry) else xla_convolution
     return lax.platform_dependent(
         x,
         kernel,
@@ -68,10 +69,12 @@ def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
     )
 
 
-def _onednn_can(x: Array) -> bool:
+def _onednn_can(x: Array, geometry: Geometry) -> bool:
     known = all(isinstance(size, int) for size in x.shape)
     mesh = jax.sharding.get_abstract_mesh()
-    return known and (mesh.empty or mesh.size == 1) and onednn.computes_in(x.dtype)
+    alone = mesh.empty or mesh.size == 1
+    pads = min(itertools.chain(*geometry.padding)) >= 0
+    return known and alone and pads and onednn.computes_in(x.dtype)
 
 
 def _forward(x: Array, kernel: Array, geometry: Geometry):
@@ -85,7 +88,7 @@ def _backward(
         forward = functools.partial(xla_convolution.plain, geometry=geometry)
         return jax.vjp(forward, x, kernel)[1](gradient)
 
-    kernels = onednn if _onednn_can(kept[0]) else xla_convolution
+    kernels = onednn if _onednn_can(kept[0], geometry) else xla_convolution
     return lax.platform_dependent(
         *kept,
         gradient,

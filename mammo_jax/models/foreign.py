@@ -5,6 +5,7 @@ so nothing is copied, and costs some ten microseconds; unlike `jax.pure_callback
 calls it can be kept in the compile cache, since a target is found by its name.
 """
 
+import atexit
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
@@ -131,8 +132,8 @@ def register(name: str, function: Function) -> None:
     """
 
     def handle(frame_pointer):
-        frame = frame_pointer.contents
         try:
+            frame = frame_pointer.contents
             extension = frame.extension_start
             if extension and extension.contents.type == _METADATA:
                 version = extension.contents.metadata.contents.version
@@ -150,7 +151,7 @@ def register(name: str, function: Function) -> None:
             arguments = _ErrorArguments(
                 ctypes.sizeof(_ErrorArguments),
                 None,
-                f"{type(error).__name__}: {error}".encode(),
+                f"{type(error).__name__}: {error}".encode(errors="backslashreplace"),
                 _INTERNAL_ERROR,
             )
             return frame.api.contents.create_error(ctypes.byref(arguments))
@@ -160,6 +161,18 @@ def register(name: str, function: Function) -> None:
     _handlers.append(handler)
     capsule = jax.ffi.pycapsule(ctypes.cast(handler, c_void_p))
     jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+    # Registered after JAX's own, so it runs before that.
+    atexit.register(_wait)
+
+
+def _wait() -> None:
+    """Until nothing runs that could call.
+
+    Python's end waits for the programs that run, and what they call for Python. What
+    one thread starts runs one after the other, so the last of it is waited for.
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        jax.block_until_ready(jax.jit(lambda x: x + 1)(0))
 
 
 def _buffers(buffers: _Buffers) -> list[Buffer]:

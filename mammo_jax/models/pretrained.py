@@ -17,7 +17,6 @@ the weights as published.
 
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -312,7 +311,7 @@ def _is_std(value: Any) -> bool:
     """Whether an input's three channels can be divided by it."""
     is_list = isinstance(value, list) and len(value) == 3
     return is_list and all(
-        isinstance(number, (int, float)) and 0 < number < math.inf for number in value
+        isinstance(number, (int, float)) and 1e-6 < number < 1e6 for number in value
     )
 
 

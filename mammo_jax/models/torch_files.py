@@ -5,6 +5,7 @@ any Python function to call. This reader knows the few names that a state dict
 needs and refuses every other one before anything is called.
 """
 
+import io
 import math
 import mmap
 import pickle
@@ -57,6 +58,10 @@ _MAX_TENSORS = 100_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
+# PyTorch's own limit of dimensions; a size that no array in memory has.
+_MAX_DIMENSIONS, _SIZE_LIMIT = 64, 2**48
+
+
 class _Storage(NamedTuple):
     """A tensor's bytes, named in the pickle and stored beside it."""
 
@@ -73,30 +78,45 @@ class _Tensor(NamedTuple):
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_: Any) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    shape, strides = tuple(shape), tuple(strides)
+    sizes = (offset, *shape, *strides)
+    if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError("a tensor has impossible sizes")
+    if not all(isinstance(size, int) and 0 <= size < _SIZE_LIMIT for size in sizes):
+        raise ValueError("a tensor has impossible sizes")
+    return _Tensor(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor
 
 
-# The only names that a file may use; all of them only build what is above.
+# The only names that a file may use; all of them only build what is above, and none is
+# anything that a file could change for the rest of the program.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-} | {("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()}
+} | {("torch", name): name for name in _STORAGE_DTYPES}
 
 
 # The unpickler in Python and not the one in C, whose memo table a few bytes of a
 # hostile file can make gigabytes large.
 class _StateDictUnpickler(pickle._Unpickler):
+    stack: list[Any]
+
+    def load_build(self) -> None:
+        """Leaves out the attributes of an object: those of a state dict's are notes."""
+        self.stack.pop()
+        if not isinstance(self.stack[-1], OrderedDict):
+            raise pickle.UnpicklingError("its pickle changes what is no dictionary")
+
     # Without the opcode that allocates a length before it reads: no state dict has it.
-    dispatch: ClassVar = {
+    dispatch: ClassVar[dict[int, Any]] = {
         opcode: load
         for opcode, load in pickle._Unpickler.dispatch.items()
         if opcode != pickle.BYTEARRAY8[0]
-    }
+    } | {pickle.BUILD[0]: load_build}
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -114,9 +134,9 @@ class _StateDictUnpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         # ("storage", type, key, location, length[, view])
         kind, dtype, key, _, length = pid[:5]
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        if kind != "storage" or not isinstance(key, str) or not isinstance(length, int):
             raise pickle.UnpicklingError("its pickle refers to no tensor")
-        return _Storage(str(key), dtype, int(length))
+        return _Storage(key, _STORAGE_DTYPES[dtype], length)
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -173,22 +193,31 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
     ):
         # Three small pickles (magic, protocol, system), the state dict, the
         # storages' order, then each storage: its length and its bytes.
-        if _StateDictUnpickler(stream).load() != _LEGACY_MAGIC:
+        if _load_next(stream) != _LEGACY_MAGIC:
             raise ValueError("it has none of the known layouts")
         for _ in range(2):
-            _StateDictUnpickler(stream).load()
-        tensors = _tensors(_StateDictUnpickler(stream).load())
-        order = _StateDictUnpickler(stream).load()
+            _load_next(stream)
+        tensors = _tensors(_load_next(stream))
+        order = _load_next(stream)
         known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
         storages: dict[str, np.ndarray] = {}
         for key in order:
-            storage = known[str(key)]
+            storage = known[key]
             (count,) = struct.unpack("<q", stream.read(8))
             if count != storage.length:
                 raise ValueError(f"storage {key} has {count} elements")
             content = stream.read(count * storage.dtype.itemsize)
             storages[storage.key] = np.frombuffer(content, storage.dtype, count)
     return _arrays(tensors, storages)
+
+
+def _load_next(stream: mmap.mmap) -> Any:
+    """The pickle at a file's position, which moves behind it."""
+    start = stream.tell()
+    part = io.BytesIO(stream[start : start + _MAX_PICKLE_BYTES])
+    pickled = _StateDictUnpickler(part).load()
+    stream.seek(start + part.tell())
+    return pickled
 
 
 def _tensors(pickled: Any) -> dict[str, _Tensor]:
@@ -199,7 +228,11 @@ def _tensors(pickled: Any) -> dict[str, _Tensor]:
     inner = pickled.get("state_dict", pickled)
     if not isinstance(inner, dict) or len(inner) > _MAX_TENSORS:
         raise ValueError("it holds no dictionary of tensors")
-    tensors = {str(k): v for k, v in inner.items() if isinstance(v, _Tensor)}
+    tensors = {
+        name: value
+        for name, value in inner.items()
+        if isinstance(name, str) and isinstance(value, _Tensor)
+    }
     if not tensors:
         raise ValueError("it holds no dictionary of tensors")
     return tensors
@@ -216,11 +249,6 @@ def _view(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
     data = storages[tensor.storage.key]
     if math.prod(tensor.shape) > data.size:
         raise ValueError("a tensor has more elements than its storage")
-    if (
-        len(tensor.shape) != len(tensor.strides)
-        or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0
-    ):
-        raise ValueError("a tensor has impossible sizes")
     last = tensor.offset + sum(
         (size - 1) * stride
         for size, stride in zip(tensor.shape, tensor.strides, strict=True)

@@ -166,7 +166,7 @@ def _apply_whole(config: ConfigDict, row: Row) -> None:
         config.model.top.kind = "forest"
         config.forest = ConfigDict(base.FOREST)
     else:
-        config.model.top.update(TOPS[row.top])
+        base.set_top(config, row.top)
     if row.kind == "transfer":
         # The paper's figures are of the validation images.
         config.data.test_split = "validation"

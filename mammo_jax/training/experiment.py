@@ -16,7 +16,7 @@ from mammo_jax.data import pipeline
 from mammo_jax.data.augment import Augmentation
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, variables
-from mammo_jax.models.config import checked_config
+from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of
 from mammo_jax.models.published import download_name
 from mammo_jax.training import devices, optimizer, step
@@ -244,9 +244,17 @@ def _check_microbatches(config: ConfigDict, name: str) -> None:
             f"{name}.batch_size ({config.batch_size}) is not divisible by "
             f"{name}.accum_steps ({config.accum_steps})"
         )
+    microbatch = config.batch_size // config.accum_steps
+    by_batch = BATCH_NORM[config.model.batch_norm].top
+    if config.model.top.kind == "heatmap" and by_batch and microbatch == 1:
+        raise UserError(
+            f"a microbatch ({name}.batch_size / {name}.accum_steps) has 1 image, but "
+            "the fully connected layers of a heatmap top normalise over a microbatch's "
+            f"images and need 2; let {name}.batch_size be twice {name}.accum_steps or "
+            f"more, or set {name}.model.batch_norm=frozen"
+        )
     sizes = {
-        f"a microbatch ({name}.batch_size / {name}.accum_steps)": config.batch_size
-        // config.accum_steps,
+        f"a microbatch ({name}.batch_size / {name}.accum_steps)": microbatch,
         f"{name}.eval_batch_size": config.eval_batch_size,
     }
     for part, size in sizes.items():

@@ -157,16 +157,19 @@ def _averaging_model(config):
 
 
 @pytest.mark.parametrize(
-    ("trunk", "wiring", "kind"),
+    ("trunk", "wiring", "kind", "stem"),
     [
-        ("resnet50", "keras2017", "residual"),
-        ("resnet50", "torchvision", "residual"),
-        ("vgg16", "keras2017", "vgg"),
-        ("vgg16", "keras2017", "patch"),
+        ("resnet50", "keras2017", "residual", "standard"),
+        ("resnet50", "keras", "residual", "standard"),
+        ("resnet50", "torchvision", "residual", "standard"),
+        ("resnet50", "keras2017", "residual", "gentle"),
+        ("resnet50", "torchvision", "residual", "gentle"),
+        ("vgg16", "keras2017", "vgg", "standard"),
+        ("vgg16", "keras2017", "patch", "standard"),
     ],
 )
-def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind):
-    config = _config(kind, trunk=trunk, wiring=wiring, width=1 / 64)
+def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, stem):
+    config = _config(kind, trunk=trunk, wiring=wiring, stem=stem, width=1 / 64)
     config.top.blocks = _BLOCK[kind]
     step = np.array(saliency.map_positions(config, GRID[0]).step) * ORIGINAL / GRID
     images, centres = _spots(step)

@@ -135,6 +135,15 @@ def test_too_small_images_are_refused_with_the_size_needed():
         model(images(), train=False)
 
 
+@pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
+def test_images_too_small_for_a_trunk_are_refused_with_the_size_needed(trunk):
+    model = build_model(tiny(trunk, "patch"), nnx.Rngs(0))
+    with pytest.raises(
+        UserError, match=rf"31x64 are too small for {trunk} .* at least 32x32"
+    ):
+        model(jnp.zeros((1, 31, 64, 3)), train=False)
+
+
 def test_too_small_heatmap_is_refused_with_the_size_needed():
     config = tiny(top="heatmap_5x5")
     config.top.update({"pool": 5, "window": 7})

@@ -177,20 +177,32 @@ def test_the_command_names_its_options():
     assert "--workdir" not in done.stdout
 
 
-def test_the_command_prints_the_patch_classifier_that_a_forest_reads():
+def printed_rows(*arguments):
+    """Of the command's table: the words after the first of every line."""
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "mammo_jax.models"),
-            "--config=configs/paper_rows.py:resnet50_s10_forest",
-            "--config.model.width=0.0625",
-        ],
+        [sys.executable, "-m", "mammo_jax.models", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    return {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+
+
+def test_the_command_prints_the_papers_best_model():
+    rows = printed_rows("--config=configs/whole_res.py")
+    assert rows["trunk/conv1"] == ["576x448x64", "bottom", "9,472"]
+    assert rows["trunk/stage5/unit3/conv3"][:2] == ["36x28x2048", "top_of_trunk"]
+    assert rows["top/block2/unit2/conv3"][:2] == ["9x7x1024", "new_layers"]
+    assert rows["top/output"][:2] == ["2", "new_layers"]
+
+
+def test_the_command_prints_the_patch_classifier_that_a_forest_reads():
+    rows = printed_rows(
+        "--config=configs/paper_rows.py:resnet50_s10_forest",
+        "--config.model.width=0.0625",
+    )
     assert rows["head"] == ["30x22x5", "head", "645"]
     assert rows["random"][:4] == ["forest:", "500", "trees", "on"]
-    assert "816 features" in done.stdout
+    assert ["816", "features"] in (rows["random"][i : i + 2] for i in range(20))

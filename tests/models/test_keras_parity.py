@@ -86,6 +86,7 @@ CASES = [
     ("vgg16", "", True, SIZE),
     ("vgg16", "", False, ODD_SIZE),
     ("vgg19", "", True, SIZE),
+    ("vgg19", "", False, ODD_SIZE),
 ]
 
 

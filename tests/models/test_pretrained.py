@@ -336,6 +336,8 @@ def narrow_trunk():
         *[(field, None) for field in ("architecture", "wiring", "input_std")],
         *[("input_std", text) for text in ("x", "[1]", "[]", "null", "[1, 2]")],
         *[("input_std", text) for text in ("[0, 1, 1]", "[NaN, 1, 1]", "[-1, 1, 1]")],
+        # Zero and infinite in float32.
+        *[("input_std", f"[1, 1, {number}]") for number in ("1e-320", "1" + "0" * 400)],
         *[("input_std", text) for text in ("[1, 1, 1, 1]", '"abc"', '{"a": 1}')],
         *[("input_std", text) for text in ("[[1], [1], [1]]", '["1", "1", "1"]')],
         *[("width", text) for text in ("0", "-1", "nan", "inf", "1e9", "wide", "")],

@@ -22,7 +22,8 @@ from torch_layouts import (
 )
 
 from mammo_jax.errors import UserError
-from mammo_jax.models.torch_files import read_state_dict
+from mammo_jax.models import torch_files
+from mammo_jax.models.torch_files import _rebuild_tensor, read_state_dict
 
 
 @pytest.fixture
@@ -159,6 +160,60 @@ def test_every_change_of_a_byte_is_read_or_one_clear_error(write, example, tmp_p
         path.write_bytes(content)
         with contextlib.suppress(UserError):
             read_state_dict(path)
+
+
+def opcodes(*parts):
+    """A pickle of hand-made opcodes; a pair of texts is a name of a module."""
+    return b"\x80\x02" + b"".join(
+        part if isinstance(part, bytes) else f"c{part[0]}\n{part[1]}\n".encode()
+        for part in parts
+    )
+
+
+BFLOAT16 = ("torch", "BFloat16Storage")
+REBUILD = ("torch._utils", "_rebuild_tensor_v2")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        # A dtype's own state, in which its size stands.
+        (BFLOAT16, b"(K\x03U\x01<NNNK@K\x01K\x00tb."),
+        (REBUILD, b"}U\x0c__defaults__K\x01sb."),
+        (REBUILD, b"N}U\x0c__defaults__K\x01s\x86b."),
+    ],
+)
+def test_a_pickle_changes_nothing_of_the_program(changed, tmp_path):
+    before = _rebuild_tensor.__defaults__, np.dtype(ml_dtypes.bfloat16).itemsize
+    write_pickle_zip(tmp_path / "model.pth", opcodes(*changed))
+    with pytest.raises(UserError, match="changes what is no dictionary"):
+        read_state_dict(tmp_path / "model.pth")
+    after = _rebuild_tensor.__defaults__, np.dtype(ml_dtypes.bfloat16).itemsize
+    assert after == before
+
+
+def test_notes_of_a_state_dict_are_left_out(example, tmp_path):
+    content, storages = example
+    content._metadata = {"": {"version": 1}}
+    write_zip(tmp_path / "model.pth", content, storages)
+    assert list(read_state_dict(tmp_path / "model.pth")) == list(content)
+
+
+def test_a_key_that_is_no_text_is_refused_before_it_is_written_out(tmp_path):
+    # Every tuple holds the one before twice: written out it has 2 ** 100 parts.
+    doubled = b")" + b"q\x00h\x00\x86" * 100
+    key = b"(U\x07storage" + opcodes(("torch", "FloatStorage"))[2:] + doubled
+    write_pickle_zip(tmp_path / "model.pth", opcodes(key, b"U\x03cpuK\x01tQ."))
+    with pytest.raises(UserError, match="refers to no tensor"):
+        read_state_dict(tmp_path / "model.pth")
+
+
+def test_a_pickle_without_an_end_is_not_read_to_the_files_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_files, "_MAX_PICKLE_BYTES", 1000)
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"\x80\x02" + b"N0" * 1000 + b"N.")
+    with pytest.raises(UserError, match="EOFError"):
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, "f2", "f8", "u1", "?"])

@@ -114,6 +114,12 @@ def test_every_row_is_a_whole_configuration(row):
         assert config.init_from == f"runs/{row.start}"
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if "heatmap" in row.top])
+def test_a_heatmaps_connected_layers_normalise_by_two_images(row):
+    config = row_config(row, KNOWN)
+    assert (config.batch_size, config.accum_steps) == (2, 1)
+
+
 def test_randomly_initialised_rows_name_no_weights():
     config = row_config(KNOWN["patch_resnet50_s1_random"], KNOWN)
     assert config.pretrained == ""

@@ -54,6 +54,17 @@ def test_a_model_that_cannot_be_built_is_refused_before_any_work(
         experiment.check_config(config, name)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_heatmap_top_is_refused_one_image_to_normalise_by(batch_size):
+    config = base.whole_config()
+    base.set_top(config, "heatmap_1x1")
+    config.batch_size = config.accum_steps = batch_size
+    with pytest.raises(UserError, match=r"has 1 image, .* twice config.accum_steps"):
+        experiment.check_config(config, "config")
+    config.model.batch_norm = "frozen"
+    experiment.check_config(config, "config")
+
+
 @pytest.mark.parametrize(
     ("wiring", "key"),
     [("keras2017", "resnet50"), ("torchvision", "resnet50-torchvision")],
