@@ -1,10 +1,11 @@
 """Convolution, of the kernels that are fastest on a platform, with its gradients.
 
-On a CPU, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not installed, on a
-mesh of several devices (`mammo_jax.training.devices.on_mesh`), with negative padding,
-and for an unknown number of images, as in a program that is exported, XLA does, with
-its operations in an order that it is fast at (`mammo_jax.models.xla_convolution`).
-Every other platform compiles the plain convolution and its own gradients.
+On a CPU with AVX-512, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not
+installed, on other CPUs, on a mesh of several devices
+(`mammo_jax.training.devices.on_mesh`), with negative padding, and for an unknown number
+of images, as in a program that is exported, XLA does, with its operations in an order
+that it is fast at (`mammo_jax.models.xla_convolution`). Every other platform compiles
+the plain convolution and its own gradients.
 """
 
 import functools
@@ -70,11 +71,12 @@ def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def _onednn_can(x: Array, geometry: Geometry) -> bool:
+    if not (onednn.is_faster() and onednn.computes_in(x.dtype)):
+        return False
     known = all(isinstance(size, int) for size in x.shape)
     mesh = jax.sharding.get_abstract_mesh()
     alone = mesh.empty or mesh.size == 1
-    pads = min(itertools.chain(*geometry.padding)) >= 0
-    return known and alone and pads and onednn.computes_in(x.dtype)
+    return known and alone and min(itertools.chain(*geometry.padding)) >= 0
 
 
 def _forward(x: Array, kernel: Array, geometry: Geometry):

@@ -1,10 +1,11 @@
 """Convolutions of the library oneDNN, for the CPU, in compiled functions.
 
-XLA's own kernels reach about two thirds of a CPU's float32 speed in convolutions, and
-a tenth of its bfloat16 speed where it has matrix units. oneDNN is what PyTorch and
-TensorFlow call. Its C interface is called from here, and this module by XLA
-(`mammo_jax.models.foreign`), so nothing is compiled at installation. Where the package
-or something that it needs is not there, `computes_in` says so.
+On a CPU with AVX-512, XLA's own kernels reach about two thirds of its float32 speed in
+convolutions, and a tenth of its bfloat16 speed where it has matrix units; on one
+without, they are the faster ones. oneDNN is what PyTorch and TensorFlow call. Its C
+interface is called from here, and this module by XLA (`mammo_jax.models.foreign`), so
+nothing is compiled at installation. Where the package or something that it needs is
+not there, `computes_in` says so.
 """
 
 import ctypes
@@ -33,6 +34,7 @@ _TARGET = "mammo_jax_onednn"
 # Values of the enumerations in oneDNN's headers dnnl_types.h and dnnl_common_types.h.
 _CPU, _IN_ORDER, _TRAINING, _DIRECT, _ANY_LAYOUT = 1, 1, 64, 1, 1
 _BFLOAT16, _FLOAT32 = 2, 3
+_AVX512_CORE = 0x20
 _SOURCE, _RESULT, _WEIGHTS = 1, 17, 33
 _SOURCE_GRADIENT, _RESULT_GRADIENT, _WEIGHTS_GRADIENT = 129, 145, 161
 _SCRATCHPAD, _SCRATCHPAD_OF_CALLER = 80, 1
@@ -116,6 +118,10 @@ class Library:
         # its own would spare OpenMP a team for every thread that calls, and made a
         # train step a seventh slower.
         self._lock = threading.Lock()
+
+    def has_avx512(self) -> bool:
+        """Whether it uses AVX-512 on this processor."""
+        return bool(self._loaded.dnnl_get_effective_cpu_isa() & _AVX512_CORE)
 
     def computes_in(self, dtype: int) -> bool:
         """Whether it has all three kinds of convolution for this processor."""
@@ -320,6 +326,13 @@ def _load() -> Library | None:
         )
         return None
     return library
+
+
+@functools.cache
+def is_faster() -> bool:
+    """Whether it is installed, and convolves faster here than XLA."""
+    library = _library()
+    return library is not None and library.has_avx512()
 
 
 @functools.cache

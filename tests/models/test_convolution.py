@@ -21,18 +21,24 @@ from mammo_jax.models.convolution import convolve
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
+@pytest.fixture
+def onednn_convolves(monkeypatch):
+    """Also on a processor where XLA is faster."""
+    if not onednn.computes_in(jnp.float32):
+        pytest.skip("oneDNN is not installed")
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+
+
+@pytest.fixture
+def xla_convolves(monkeypatch):
+    monkeypatch.setattr(onednn, "is_faster", lambda: False)
+
+
 @pytest.fixture(params=["onednn", "xla"])
-def kernels(request, monkeypatch):
-    """Whose kernels convolve on the CPU, and whether they do in a dtype."""
-    if request.param == "onednn":
-        return onednn.computes_in
-    monkeypatch.setattr(onednn, "computes_in", lambda dtype: False)
-    return lambda dtype: True
-
-
-needs_onednn = pytest.mark.skipif(
-    not onednn.computes_in(jnp.float32), reason="oneDNN is not installed"
-)
+def kernels(request):
+    """Whose kernels convolve on the CPU."""
+    request.getfixturevalue(f"{request.param}_convolves")
+    return request.param
 
 
 @pytest.mark.skipif(
@@ -111,7 +117,7 @@ LAYERS = {
     ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)]
 )
 def test_layers_of_the_networks_equal_those_of_jax(kernels, layer, dtype, tolerance):
-    if not kernels(dtype):
+    if kernels == "onednn" and not onednn.computes_in(dtype):
         pytest.skip("oneDNN does not compute in it on this processor")
     shape, kernel_shape, stride, padding = LAYERS[layer]
     x = normal(0, *shape, dtype=dtype)
@@ -159,6 +165,7 @@ def operations(platform, function, layer):
     )
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_gpu_gets_the_plain_convolution_and_its_gradients(layer):
     expected = operations("cuda", plain, layer)
@@ -166,12 +173,13 @@ def test_a_gpu_gets_the_plain_convolution_and_its_gradients(layer):
     assert operations("cuda", convolve, layer) == expected
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn_convolves")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_onednn_does_all_of_a_convolution_and_its_gradients(layer):
     assert operations("cpu", convolve, layer) == []
 
 
+@pytest.mark.usefixtures("onednn_convolves")
 def test_it_can_be_recomputed_in_the_backward_pass():
     shape, kernel_shape, stride, padding = LAYERS["3x3, strided"]
     x, kernel = normal(0, *shape), normal(1, *kernel_shape)
@@ -187,7 +195,7 @@ def lowered(function, *arguments):
     return jax.jit(function).lower(*arguments).as_text()
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn_convolves")
 def test_onednn_is_left_out_where_devices_share_an_image():
     x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
     call = functools.partial(convolve, strides=(1, 1), padding="SAME")
@@ -213,7 +221,7 @@ ENDINGS = {
 }
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn_convolves")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_program_can_end_while_a_step_runs(ending):
     statement, code, message = ENDINGS[ending]
@@ -231,7 +239,10 @@ RUNNING_STEP = """
 import sys
 import jax
 import jax.numpy as jnp
+from mammo_jax.models import onednn
 from mammo_jax.models.convolution import convolve
+
+onednn.is_faster = lambda: True
 
 @jax.jit
 def step(x, kernel):
@@ -246,7 +257,7 @@ run()
 """
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn_convolves")
 def test_what_onednn_refuses_is_an_error_of_the_program():
     geometry = onednn.Geometry((1, 1), ((0, 0), (0, 0)))
 
@@ -276,6 +287,7 @@ def test_an_exception_in_python_is_an_error_of_the_program():
         )
 
 
+@pytest.mark.usefixtures("onednn_convolves")
 def test_onednn_convolves_in_many_shapes_at_once():
     """Compiled functions run its convolutions from several threads."""
     shapes = [(1, 8 + n, 9, 4) for n in range(12)]
@@ -316,6 +328,7 @@ def test_without_onednn_the_log_says_so(monkeypatch, caplog):
     assert "onednn-cpu-gomp" in caplog.text
 
 
+@pytest.mark.usefixtures("onednn_convolves")
 def test_many_convolutions_at_once_are_batched_one_by_one():
     x, kernel = normal(0, 3, 1, 6, 6, 2), normal(1, 3, 3, 2, 4)
     call = functools.partial(convolve, strides=(1, 1), padding="SAME")

@@ -97,7 +97,7 @@ def test_features_gradients_and_statistics_equal_pytorch(
     network, train, tmp_path, assert_close, monkeypatch
 ):
     # As in `test_keras_parity`: at a kink, rounding decides.
-    monkeypatch.setattr(onednn, "computes_in", lambda dtype: False)
+    monkeypatch.setattr(onednn, "is_faster", lambda: False)
     save(network, tmp_path / "trunk.pth")
     before = read_weights(tmp_path / "trunk.pth")
     converted, scheme = convert("resnet50", before)
