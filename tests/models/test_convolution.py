@@ -80,8 +80,11 @@ def kernels_and_paddings(draw):
 
 
 @pytest.mark.usefixtures("kernels")
+# The same examples every time: once in many runs XLA's compiler ended the process, which
+# then could not say at which of them.
 @settings(
     max_examples=40,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
