@@ -80,8 +80,8 @@ def kernels_and_paddings(draw):
 
 
 @pytest.mark.usefixtures("kernels")
-# The same examples every time: once in many runs XLA's compiler ended the process, which
-# then could not say at which of them.
+# The same examples every time: once in many runs XLA's compiler ended the process, and
+# which of them it was could not be told.
 @settings(
     max_examples=40,
     derandomize=True,
