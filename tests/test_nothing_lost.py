@@ -30,10 +30,13 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
     environment, phantom_data, tmp_path
 ):
     whole = tiny_run(phantom_data, tmp_path / "undisturbed")
-    start = time.perf_counter()
     undisturbed = run(environment, *whole)
-    seconds = time.perf_counter() - start
     assert undisturbed.returncode == 0, undisturbed.stderr
+    # Once more: what is killed below has its compiled steps in the cache, too.
+    start = time.perf_counter()
+    again = run(environment, *tiny_run(phantom_data, tmp_path / "again"))
+    seconds = time.perf_counter() - start
+    assert again.returncode == 0, again.stderr
     killed = tiny_run(phantom_data, tmp_path / "killed")
     chance = random.Random(0)
     kills = 0
@@ -48,7 +51,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
         )
         try:
             # At any moment: before the first step, in one, in a save, in a test.
-            process.communicate(timeout=seconds * chance.uniform(0.1, 0.6))
+            process.communicate(timeout=seconds * chance.uniform(0.1, 0.5))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
