@@ -152,22 +152,17 @@ def accumulation_rows() -> Iterator[Row]:
 
 def time_on_devices(data: int, spatial: int) -> float | None:
     """Seconds of a step on CPU devices, a core for each; None without the cores."""
-    cores = sorted(os.sched_getaffinity(0))[: data * spatial]
-    if len(cores) < data * spatial:
+    if len(os.sched_getaffinity(0)) < data * spatial:
         return None
-    done = subprocess.run(
-        [*RUN, "--as_devices", str(data), str(spatial)],
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    command = [*RUN, "--as_devices", str(data), str(spatial)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
 
 
 def print_time_on_devices(data: int, spatial: int) -> None:
     """What `time_on_devices` reads; XLA's kernels on one device, too."""
     onednn.is_faster = lambda: False  # type: ignore[assignment]
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: data * spatial])
     jax.config.update("jax_num_cpu_devices", data * spatial)
     config = make_config(BASE_HEIGHT, CUT_BATCH, 1)
     print(time_step(config, mesh=devices.make_mesh(data, spatial)))

@@ -6,12 +6,11 @@ Every whole-image model of the paper's Tables 2 and 3 at 1152x896, and its best 
 the gentler stem, with its own configuration (float32, a batch of 2 as two microbatches
 of 1, a heatmap's whole) and with the batch in one (`accum_steps=1`, as the paper's
 Keras had it), and the preset `full_resolution` at 4608x3584, which has one image a
-microbatch only. The memory is that of the second
-stage's whole train step, which trains all layers with Adam, compiled for a CUDA card of
-8 GB; benchmarks/cuda_target.py says what it needs for that and what it leaves out. A
-model at 1152x896 that takes more than 7 GB is an error. The arithmetic is that of the
-forward pass of one image by XLA's count, a multiplication and an addition being two
-operations. GB are 10^9 bytes.
+microbatch only. The memory is that of the second stage's whole train step, which trains
+all layers with Adam, compiled for a CUDA card of 8 GB; benchmarks/cuda_target.py says
+what it needs for that and what it leaves out. A model at 1152x896 that takes more than
+7 GB is an error. The arithmetic is that of the forward pass of one image by XLA's
+count, a multiplication and an addition being two operations. GB are 10^9 bytes.
 """
 
 import argparse

@@ -322,7 +322,8 @@ def _load() -> Library | None:
         foreign.register(_TARGET, functools.partial(_convolve, library))
     except _NOT_THERE as error:
         _log.info(
-            "on a CPU, XLA's own convolutions are used, which are slower (%r)", error
+            "without oneDNN XLA convolves, which is slower on a CPU with AVX-512 (%r)",
+            error,
         )
         return None
     return library

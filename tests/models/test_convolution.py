@@ -327,7 +327,7 @@ def test_without_onednn_the_log_says_so(monkeypatch, caplog):
     monkeypatch.setattr(importlib.metadata, "files", no_files)
     with caplog.at_level("INFO", "mammo_jax"):
         assert onednn._load.__wrapped__() is None
-    assert "XLA's own convolutions are used" in caplog.text
+    assert "without oneDNN XLA convolves" in caplog.text
     assert "onednn-cpu-gomp" in caplog.text
 
 
