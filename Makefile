@@ -48,16 +48,16 @@ $(VENV)/bin/python $(PEERS_VENV)/bin/python:
 	$(PYTHON) -m venv $(@D:/bin=)
 
 $(VENV)/.run-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --constraint requirements.lock --editable .
+	$(RUN) -m pip install --quiet --no-compile --constraint requirements.lock --editable .
 	touch $@
 
 $(VENV)/.test-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --constraint requirements.lock --editable '.[test,dev,real]'
+	$(RUN) -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[test,dev,real]'
 	touch $@ $(VENV)/.run-installed
 
 # TensorFlow wants an older protobuf than the rest.
 $(PEERS_VENV)/.installed: pyproject.toml requirements-peers.lock | $(PEERS_VENV)/bin/python
-	$(PEERS_VENV)/bin/python -m pip install --quiet --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
+	$(PEERS_VENV)/bin/python -m pip install --quiet --no-compile --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
 	touch $@
 
 # Beside the environment and not in it: JAX would look for a GPU at every start.

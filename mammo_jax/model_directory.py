@@ -1,7 +1,7 @@
 """A finished run's directory as a model: all that is needed to score images.
 
-Besides `config.json` and `checkpoints/` a run's directory holds `model.json`, which
-says how the training images were prepared; nothing of the data set is needed any more.
+Four files of it are the model: `config.json`, `model.json`, `model.safetensors` and
+`metrics.json`. Scoring needs nothing else of the run and nothing of the data set.
 """
 
 import dataclasses
@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import safetensors.numpy
 from flax import nnx
 from ml_collections import ConfigDict
 
 from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
 from mammo_jax.models import build_model, variables
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.config import checked_config
+from mammo_jax.models.conversion import list_names
+from mammo_jax.models.weight_files import read_weights
 from mammo_jax.training import workdir as workdirs
-from mammo_jax.training.checkpoint import Checkpoints
 
 DESCRIPTION_FILE = "model.json"
-CHECKPOINTS_DIR = "checkpoints"
+WEIGHTS_FILE = "model.safetensors"
 _MAX_SIDE = 1 << 16
 
 
@@ -62,7 +66,7 @@ class LoadedModel:
       model_config: of the network. Of a patch classifier, `top.window` is the side
         of its training patches.
       graphdef: the model without its variables.
-      params: of the best checkpoint.
+      params: of the best epoch.
       batch_stats: its running statistics.
       description: see `Description`.
     """
@@ -83,7 +87,7 @@ def save_description(directory: Path, description: Description) -> None:
 
 
 def load_model(directory: Path) -> LoadedModel:
-    """Reads the best checkpoint of a finished run, with all that scoring needs.
+    """Reads the model of a finished run's best epoch, with all that scoring needs.
 
     Raises:
       UserError: the directory is no run, its run is unfinished, or a file in it is
@@ -108,25 +112,65 @@ def load_model(directory: Path) -> LoadedModel:
     )
 
 
+def save_variables(
+    directory: Path, params: variables.Variables, batch_stats: variables.Variables
+) -> None:
+    """Writes `model.safetensors`: parameters and running statistics by their paths."""
+    values = {
+        name: np.ascontiguousarray(value)
+        for name, value in (params | batch_stats).items()
+    }
+    with replace_file(directory / WEIGHTS_FILE) as partial:
+        safetensors.numpy.save_file(values, partial)
+
+
 def load_variables(
     directory: Path,
 ) -> tuple[Any, variables.Variables, variables.Variables]:
-    """Structure, parameters and statistics of a finished run's best checkpoint.
+    """Structure, parameters and statistics of a finished run's best epoch.
 
     Raises:
       UserError: as `load_model`.
     """
-    graphdef, *like = variables.split(abstract_model(_read_config(directory)["model"]))
-    folder = directory / CHECKPOINTS_DIR
-    # Asked first: opening the checkpoints would make the folder.
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: the run has lost its checkpoints")
-    with Checkpoints(folder) as checkpoints:
-        last = checkpoints.last_step()
-        if last < 0:
-            raise UserError(f"{folder} holds no checkpoint")
-        best = checkpoints.progress(last).best_step
-        return graphdef, *checkpoints.load_model(best, *like)
+    model = abstract_model(_read_config(directory)["model"])
+    graphdef, params, batch_stats = variables.split(model)
+    path = directory / WEIGHTS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{directory} has no {WEIGHTS_FILE}, its weights; copy it back from where "
+            "the run was made"
+        )
+    values = jax.device_put(read_weights(path))
+    _check_weights(path, values, params | batch_stats)
+    return (
+        graphdef,
+        {name: values[name] for name in params},
+        {name: values[name] for name in batch_stats},
+    )
+
+
+def _check_weights(
+    path: Path, values: variables.Variables, like: variables.Variables
+) -> None:
+    def described(x: Any) -> str:
+        return f"{x.dtype}{list(x.shape)}"
+
+    problems = {
+        "missing": [name for name in like if name not in values],
+        "unexpected": [name for name in values if name not in like],
+        "misshapen": [
+            f"{name} is {described(values[name])}, not {described(expected)}"
+            for name, expected in like.items()
+            if name in values and described(values[name]) != described(expected)
+        ],
+    }
+    if any(problems.values()):
+        details = "; ".join(
+            f"{len(names)} {problem} ({list_names(names)})"
+            for problem, names in problems.items()
+            if names
+        )
+        raise UserError(f"{path} is damaged or of another model: {details}")
 
 
 def abstract_model(model_config: Any) -> nnx.Module:

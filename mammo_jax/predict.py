@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> int:
     keep_freed_memory()  # before JAX has threads
     from mammo_jax.model_directory import load_model
     from mammo_jax.prediction import run
-    from mammo_jax.prediction.scorer import Scorer, batch_size_for
+    from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
 
     if options.dicom:
         from mammo_jax.prediction.dicom_output import check_library
@@ -114,18 +114,16 @@ def main(options: argparse.Namespace) -> int:
         check_library()
     use_compilation_cache()
     models = [load_model(directory) for directory in directories]
-    scorer = Scorer(models, tta=options.tta)
-    exportable = scorer.exportable() if options.export else None
+    export = exportable(models, tta=options.tta) if options.export else None
     if options.paths:
         run.prepare_output(out)  # Before the export, which may lie in it.
-    if exportable:
-        _export(Path(options.export).expanduser(), *exportable)
+    if export:
+        _export(Path(options.export).expanduser(), *export)
     if not options.paths:
         return 0
     rows, problems = run.predict(
-        scorer,
+        Scorer(models, batch_size_for(models, len(files)), tta=options.tta),
         files,
-        batch_size_for(models, len(files)),
         run.Options(
             out=out,
             about=_about(models, tta=options.tta),

@@ -18,6 +18,7 @@ from mammo_jax.model_directory import (
     Description,
     load_variables,
     save_description,
+    save_variables,
 )
 from mammo_jax.models import conversion, pretrained
 from mammo_jax.training import devices
@@ -40,11 +41,12 @@ PATCH_DIR = "patch"
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Runs `config` in `workdir`, going on from where an earlier call stopped.
 
-    Writes `config.json`, `checkpoints/`, TensorBoard files, `predictions/*.csv`,
-    `report.html` and `metrics.json`. A whole-image run first trains its patch
-    classifier in `workdir/patch`, unless `config.init_from` names one or a
-    whole-image run to go on from. Runs in `config.ensemble` score the same images,
-    and the means are written to `workdir/ensemble`.
+    Writes `config.json`, `checkpoints/`, TensorBoard files, the model (`model.json`,
+    `model.safetensors`), `predictions/*.csv`, `report.html` and `metrics.json`. A
+    whole-image run first trains its patch classifier in `workdir/patch`, unless
+    `config.init_from` names one or a whole-image run to go on from. Runs in
+    `config.ensemble` score the same images, and the means are written to
+    `workdir/ensemble`.
 
     Returns:
       What `metrics.json` holds.
@@ -168,6 +170,8 @@ def _run(
             run = Run(experiment, checkpoints, logs, trace, stop)
             progress = train(run, state, progress)
             best = checkpoints.load_model(progress.best_step, *like)
+            if writes:
+                save_variables(workdir, *best)
             return _evaluate(run, *best, progress, workdir)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax.errors import UserError
@@ -56,6 +57,7 @@ def test_a_missing_directory_is_refused(tmp_path):
         ("config.json", "holds no model"),
         ("metrics.json", "no finished run"),
         ("model.json", "how its images are prepared"),
+        ("model.safetensors", "its weights; copy it back"),
     ],
 )
 def test_a_directory_that_lacks_a_file_is_refused(directory, missing, message):
@@ -64,25 +66,35 @@ def test_a_directory_that_lacks_a_file_is_refused(directory, missing, message):
         load_model(directory)
 
 
-def test_lost_checkpoints_are_refused_and_not_made(directory):
-    shutil.rmtree(directory / "checkpoints")
-    with pytest.raises(UserError, match="lost its checkpoints"):
-        load_model(directory)
-    assert not (directory / "checkpoints").exists()
-
-
-def test_an_empty_checkpoint_folder_is_refused(directory):
-    shutil.rmtree(directory / "checkpoints")
-    (directory / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="holds no checkpoint"):
+def test_damaged_weights_are_refused(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(directory)
 
 
-def test_a_damaged_checkpoint_is_refused(directory):
-    for path in (directory / "checkpoints").glob("1/model/**/*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[:7])
-    with pytest.raises(UserError, match="damaged"):
+def test_weights_of_another_model_are_refused(directory):
+    path = directory / "model.safetensors"
+    values = safetensors.numpy.load_file(path)
+    values["top/output/bias"] = np.zeros(3, np.float32)
+    values["top/more"] = values.pop("top/output/kernel")
+    safetensors.numpy.save_file(values, path)
+    with pytest.raises(UserError) as caught:
+        load_model(directory)
+    for part in (
+        "1 missing (top/output/kernel)",
+        "1 unexpected (top/more)",
+        "top/output/bias is float32[3], not float32[2]",
+    ):
+        assert part in str(caught.value)
+
+
+def test_integers_are_no_weights(directory):
+    path = directory / "model.safetensors"
+    values = safetensors.numpy.load_file(path)
+    values["top/output/bias"] = values["top/output/bias"].astype(np.int32)
+    safetensors.numpy.save_file(values, path)
+    with pytest.raises(UserError, match=r"int32\[2\], not float32\[2\]"):
         load_model(directory)
 
 

@@ -615,11 +615,11 @@ def test_a_stopped_prediction_keeps_its_scores(
         cv2.imwrite(str(tmp_path / f"{seed}.png"), _breast(seed))
     score, batches = Scorer.score, []
 
-    def stop_in_the_second(self, images, batch_size):
+    def stop_in_the_second(self, images):
         batches.append(images)
         if len(batches) == 2:
             os.kill(os.getpid(), number)
-        return score(self, images, batch_size)
+        return score(self, images)
 
     monkeypatch.setattr(Scorer, "score", stop_in_the_second)
     out = tmp_path / "out"

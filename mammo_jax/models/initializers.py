@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from flax import nnx
 from jaxtyping import Array
 
@@ -27,6 +26,8 @@ def _uniform(rng: np.random.Generator, shape: tuple[int, ...], std: float):
 
 
 def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float):
+    import scipy.special  # Late: a third of a second that a trained model needs not.
+
     low, high = scipy.special.ndtr([-_CUT_OFF, _CUT_OFF])
     return scipy.special.ndtri(rng.uniform(low, high, shape)) * std / _TRUNCATED_STD
 

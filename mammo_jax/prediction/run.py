@@ -104,7 +104,7 @@ def _clear(out: Path) -> None:
 
 
 def predict(
-    scorer: Scorer, files: Sequence[Path], batch_size: int, options: Options
+    scorer: Scorer, files: Sequence[Path], options: Options
 ) -> tuple[list[Row], list[Problem]]:
     """Scores the files and writes everything.
 
@@ -119,7 +119,7 @@ def predict(
     about, stopped = options.about, None
     with StopRequest() as stop, stop.deferred():
         try:
-            _score(scorer, files, batch_size, run, stop)
+            _score(scorer, files, run, stop)
         except RunStoppedError as error:
             stopped = error
             about = f"{about} Incomplete: {error}."
@@ -142,17 +142,13 @@ def predict(
 
 
 def _score(
-    scorer: Scorer,
-    files: Sequence[Path],
-    batch_size: int,
-    run: "_Run",
-    stop: StopRequest,
+    scorer: Scorer, files: Sequence[Path], run: "_Run", stop: StopRequest
 ) -> None:
     with progress_bar("scoring", total=len(files), unit="image") as bar:
         inputs = read_inputs(files, scorer.grids, with_original=run.draws_originals)
         images = _only_images(inputs, run, bar, stop)
-        for batch in _batches(images, batch_size):
-            found = scorer.score(batch, batch_size)
+        for batch in _batches(images, scorer.batch_size):
+            found = scorer.score(batch)
             for image, scored in zip(batch, found, strict=True):
                 run.add(image, scored)
                 bar.update()

@@ -1,6 +1,7 @@
 """Several models as one: the mean of their scores, and of their evidence."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -32,41 +33,44 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores batches of images with every model.
 
+    It compiles in a thread from its making on, while the first images are read.
+
     Args:
       models: at least one.
+      batch_size: images in a batch.
       tta: average over the four flips of every image (section 4).
     """
 
-    def __init__(self, models: Sequence[LoadedModel], *, tta: bool):
+    def __init__(self, models: Sequence[LoadedModel], batch_size: int, *, tta: bool):
+        self.batch_size = batch_size
         self._models = models
-        self._flips = flipping.FLIPS if tta else flipping.NO_FLIP
-        self._steps = [jit_network(self._step(model)) for model in models]
+        self._flips = _flips(tta=tta)
+        with_thread = ThreadPoolExecutor(1)
+        self._steps = [with_thread.submit(self._compile, model) for model in models]
+        with_thread.shutdown(wait=False)
 
     @property
     def grids(self) -> list[Grid]:
         """Of each model."""
         return [grid_of(model) for model in self._models]
 
-    def _step(self, model: LoadedModel, *, at_once: bool | None = None) -> Any:
-        if at_once is None:
-            at_once = jax.default_backend() == "cpu"
-        return saliency.make_evidence_step(
-            model.graphdef,
-            model.model_config,
-            pixel_mean=model.description.pixel_mean,
-            malignant_classes=model.description.malignant_classes,
-            flips=self._flips,
-            at_once=at_once,
+    def _compile(self, model: LoadedModel) -> Any:
+        step = _evidence_step(
+            model, self._flips, at_once=jax.default_backend() == "cpu"
         )
+        shape = (self.batch_size, *grid_of(model)[:2])
+        images = jax.ShapeDtypeStruct(shape, np.uint16)
+        lowered = jit_network(step).lower(model.params, model.batch_stats, images)
+        return lowered.compile()
 
-    def score(self, images: Sequence[Input], batch_size: int) -> list[Scored]:
-        """Scores at most `batch_size` images, filled up with copies of the last."""
-        padded = [*images, *[images[-1]] * (batch_size - len(images))]
+    def score(self, images: Sequence[Input]) -> list[Scored]:
+        """Scores at most a batch of images, filled up with copies of the last."""
+        padded = [*images, *[images[-1]] * (self.batch_size - len(images))]
         results = []
         for model, step in zip(self._models, self._steps, strict=True):
             grid = grid_of(model)
             batch = np.stack([image.grids[grid] for image in padded])
-            results.append(step(model.params, model.batch_stats, batch))
+            results.append(step.result()(model.params, model.batch_stats, batch))
         found = jax.tree.map(np.asarray, results)
         return [
             self._sum_up(jax.tree.map(lambda x, at=at: x[:, at], found), image)
@@ -88,27 +92,52 @@ class Scorer:
         score = float(np.clip(np.mean(scores), 0, 1))
         return Scored(score, np.mean(np.stack(strengths), axis=0))
 
-    def exportable(self) -> tuple[Any, tuple[int, int]]:
-        """The function from images to scores, with the weights inside, and its grid.
 
-        Raises:
-          UserError: the models want different images.
-        """
-        if len({*self.grids}) > 1:
-            raise UserError(
-                "models of different image sizes cannot be exported as one file; "
-                "export each by itself"
-            )
-        steps = [self._step(model, at_once=True) for model in self._models]
+def exportable(
+    models: Sequence[LoadedModel], *, tta: bool
+) -> tuple[Any, tuple[int, int]]:
+    """The function from images to scores, with the weights inside, and its grid.
 
-        def score(images: UInt16[Array, "batch height width"]) -> Float[Array, " b"]:
-            scores = [
-                step(model.params, model.batch_stats, images).scores.mean(0)
-                for model, step in zip(self._models, steps, strict=True)
-            ]
-            return jnp.mean(jnp.stack(scores), axis=0)
+    Args:
+      models: as of `Scorer`.
+      tta: likewise.
 
-        return score, self.grids[0][:2]
+    Raises:
+      UserError: the models want different images.
+    """
+    grids = {grid_of(model) for model in models}
+    if len(grids) > 1:
+        raise UserError(
+            "models of different image sizes cannot be exported as one file; "
+            "export each by itself"
+        )
+    steps = [_evidence_step(model, _flips(tta=tta), at_once=True) for model in models]
+
+    def score(images: UInt16[Array, "batch height width"]) -> Float[Array, " b"]:
+        scores = [
+            step(model.params, model.batch_stats, images).scores.mean(0)
+            for model, step in zip(models, steps, strict=True)
+        ]
+        return jnp.mean(jnp.stack(scores), axis=0)
+
+    return score, grids.pop()[:2]
+
+
+def _flips(*, tta: bool) -> tuple[tuple[int, ...], ...]:
+    return flipping.FLIPS if tta else flipping.NO_FLIP
+
+
+def _evidence_step(
+    model: LoadedModel, flips: Sequence[tuple[int, ...]], *, at_once: bool
+) -> saliency.EvidenceStep:
+    return saliency.make_evidence_step(
+        model.graphdef,
+        model.model_config,
+        pixel_mean=model.description.pixel_mean,
+        malignant_classes=model.description.malignant_classes,
+        flips=flips,
+        at_once=at_once,
+    )
 
 
 def _laid_over(

@@ -7,11 +7,13 @@ from ml_collections import ConfigDict
 
 from mammo_jax import config as configuration
 from mammo_jax.data.labels import PATCH_CLASSES, WHOLE_CLASSES
-from mammo_jax.model_directory import Description, save_description
+from mammo_jax.model_directory import (
+    Description,
+    save_description,
+    save_variables,
+)
 from mammo_jax.models import build_model, variables
 from mammo_jax.training import workdir as workdirs
-from mammo_jax.training.checkpoint import Checkpoints, Progress
-from mammo_jax.training.state import EpochMetrics, TrainState
 
 HEIGHT, WIDTH = 128, 96
 MEAN = 30.0
@@ -41,18 +43,14 @@ def write_run(
     stretch: bool = False,
     **model: object,
 ):
-    """A finished run in `directory`; returns the model that its checkpoint holds."""
+    """A finished run in `directory`; returns its model."""
     config = make_config(task, **model)
     network = build_model(config.model, rngs=nnx.Rngs(seed))
     _, params, stats = variables.split(network)
     directory.mkdir(parents=True)
     workdirs.write_json(directory / "config.json", workdirs.as_json(config))
     workdirs.write_json(directory / "metrics.json", {})
-    state = TrainState(params, stats, {}, EpochMetrics.empty())
-    with Checkpoints(directory / "checkpoints") as checkpoints:
-        checkpoints.save(
-            state, Progress(step=1, best_step=1), {"score": 0.5, "loss": 1.0}
-        )
+    save_variables(directory, params, stats)
     is_patch = task == "patch"
     save_description(
         directory,
