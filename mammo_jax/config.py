@@ -247,7 +247,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "model.wiring": "torchvision",
         "model.width": 0.125,
         "model.zero_init_residual": True,
-        "model.batch_norm": "frozen",
+        # The trunk, trained for few steps, keeps the statistics of the patches.
+        "model.batch_norm": "frozen_trunk",
         "model.top.blocks": ("64-64-128x1", "64-64-128x1"),
         "batch_size": 4,
         "steps_per_epoch": 60,
@@ -267,7 +268,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "patch.log_every_steps": 10,
         # Random values: one stage, as in the paper; a higher rate, for few steps.
         "patch.stages": "patch_random",
-        "patch.stages.stage1.epochs": 4,
+        "patch.stages.stage1.epochs": 6,
         "patch.stages.stage1.decay": "cosine",
         **{
             f"patch.stages.stage1.rates.{group}": 4e-3

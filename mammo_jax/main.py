@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from mammo_jax.data.memory import keep_freed_memory, start_without_thread_caches
 from mammo_jax.errors import UserError, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -119,8 +120,6 @@ def _train() -> None:
         )
     if _TTA.value:
         config.tta = True
-    from mammo_jax.data.memory import keep_freed_memory
-
     keep_freed_memory()  # before JAX has threads
     join_processes()
     import jax
@@ -173,4 +172,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    start_without_thread_caches()
     app.run(main, flags_parser=_flags_parser)

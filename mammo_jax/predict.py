@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mammo_jax.data.memory import keep_freed_memory, start_without_thread_caches
 from mammo_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -101,7 +102,6 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"there is nothing to score but what is in {out} already")
 
     from mammo_jax.compilation_cache import use_compilation_cache
-    from mammo_jax.data.memory import keep_freed_memory
 
     keep_freed_memory()  # before JAX has threads
     from mammo_jax.model_directory import load_model
@@ -161,4 +161,5 @@ def _about(models: "Sequence[LoadedModel]", *, tta: bool) -> str:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
+    start_without_thread_caches()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

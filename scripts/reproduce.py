@@ -11,6 +11,7 @@ it was stopped, and runs nothing twice; several machines may share --out, each w
 import argparse
 from pathlib import Path
 
+from mammo_jax.data.memory import start_without_thread_caches
 from mammo_jax.errors import UserError, run_command
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
@@ -106,4 +107,5 @@ def _split(text: str) -> list[str]:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
+    start_without_thread_caches()
     run_command(lambda: main(parsed), traceback=parsed.traceback)
