@@ -14,8 +14,10 @@ help:  ## Show this list.
 demo: setup-run  ## Phantom data to test AUC, in runs/demo (minutes on two cores).
 	$(RUN) -m mammo_jax.main --config=configs/whole_res.py:phantom --workdir=$(DEMO_DIR)
 
+# Most of its time is XLA's compiler; the other suites have what it optimises.
 test: setup-test  ## Run the test suite (minutes on two cores).
-	$(RUN) -m pytest -n auto --dist loadfile -m "not slow"
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	  $(RUN) -m pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: setup-test  ## Run the tests that take long: kills, several processes, memory.
 	$(RUN) -m pytest -n auto --dist load -m slow

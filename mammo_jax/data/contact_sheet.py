@@ -3,7 +3,7 @@
 import base64
 import collections
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def write_contact_sheet(dataset_dir: str | Path, out: str | Path, count: int) ->
         rows.append([split, *survey.counts()])
         sections.append(f"<h2>{html.escape(split)}</h2>{survey.to_html()}")
     parts.append(_table(["split", "examples", "patients", "images", *names], rows))
-    parts.append(f"<p>{html.escape(str(dict(builder.info.metadata or {})))}</p>")
+    facts = sorted(_flat(builder.info.metadata or {}))
+    parts.append(f"<details><summary>settings</summary>{_table([], facts)}</details>")
     page = (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(builder.name)}</title>"
         f"<style>{_STYLE}</style>{''.join(parts + sections)}"
@@ -70,6 +71,15 @@ def write_contact_sheet(dataset_dir: str | Path, out: str | Path, count: int) ->
         Path(out).write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Names, with those above them and dots between, and values."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, value
 
 
 class _Survey:
