@@ -21,7 +21,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
-from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
@@ -29,7 +28,7 @@ from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.config import apply_preset, set_top, whole_config
 from mammo_jax.errors import UserError, run_command
-from mammo_jax.models import TOPS, build_model, variables
+from mammo_jax.models import TOPS, abstract_model, variables
 from mammo_jax.progress import progress
 
 _VGG = ("vgg_512x3", "vgg_512x1", "vgg_256-128x3", "vgg_256-128x1", "vgg_128-64x1")
@@ -73,7 +72,7 @@ def model_config(
 
 def count_parameters(config: ConfigDict) -> int:
     """Of the model, batch normalisation's statistics not counted."""
-    model = nnx.eval_shape(lambda: build_model(config.model, nnx.Rngs(0)))
+    model = abstract_model(config.model)
     return parameter_overview.count_parameters(variables.split(model)[1])
 
 
@@ -81,7 +80,7 @@ def forward_flops(config: ConfigDict) -> float:
     """Floating-point operations of the forward pass of one image."""
     plain = config.model.copy_and_resolve_references()
     plain.remat = False  # XLA counts the body of a loop over bands once.
-    model = nnx.eval_shape(lambda: build_model(plain, nnx.Rngs(0)))
+    model = abstract_model(plain)
     graphdef, params, stats = variables.split(model)
 
     def forward(params, stats, images):

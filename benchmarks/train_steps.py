@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from ml_collections import ConfigDict
 
-from mammo_jax.models import build_model, groups_of, variables
+from mammo_jax.models import abstract_model, groups_of, variables
 from mammo_jax.training import optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState
 
@@ -37,7 +36,7 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
       config: of a run, see `mammo_jax.config`; its `model.image_size` is the images'.
       stage: a row of its table of stages.
     """
-    model = nnx.eval_shape(lambda: build_model(config.model, nnx.Rngs(0)))
+    model = abstract_model(config.model)
     graphdef, params, stats = variables.split(model)
     labels = {name: groups_of(name, config.model.trunk) for name in params}
     (row,) = optimizer.stages_from_config({stage: config.stages[stage]})

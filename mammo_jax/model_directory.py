@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
-from flax import nnx
 from ml_collections import ConfigDict
 
 from mammo_jax.errors import UserError
 from mammo_jax.files import replace_file
-from mammo_jax.models import build_model, variables
+from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.config import checked_config
 from mammo_jax.models.conversion import list_names
@@ -171,22 +170,6 @@ def _check_weights(
             if names
         )
         raise UserError(f"{path} is damaged or of another model: {details}")
-
-
-def abstract_model(model_config: Any) -> nnx.Module:
-    """A model without values: shapes and types alone."""
-    keys: Any = _OneKey()
-    return nnx.eval_shape(lambda: build_model(model_config, rngs=keys))
-
-
-class _OneKey:
-    """Stands in for `nnx.Rngs` where no value is drawn.
-
-    Its counter would cost two thirds of the time in which a model is built so.
-    """
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
 
 
 def load_description(directory: Path) -> Description:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.errors import UserError
-from mammo_jax.models import build_model, variables
-from mammo_jax.models.classifier import feature_size
+from mammo_jax.models import variables
+from mammo_jax.models.classifier import abstract_model, feature_size
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.config import checked_config
 from mammo_jax.models.heatmap import patch_logits
@@ -50,7 +49,7 @@ def make_heatmap_step(
             f"heatmaps need a patch classifier (model.top.kind 'patch' or 'heatmap'); "
             f"this model's top is {config.top.kind!r}"
         )
-    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    model = abstract_model(config)
     graphdef = variables.split(model)[0]
 
     def heatmap_step(

@@ -1,12 +1,13 @@
 """The networks: trunks, the paper's tops, and ported weights."""
 
-from mammo_jax.models.classifier import build_model
+from mammo_jax.models.classifier import abstract_model, build_model
 from mammo_jax.models.config import TOPS, default_model_config
 from mammo_jax.models.groups import PARAMETER_GROUPS, groups_of
 
 __all__ = [
     "PARAMETER_GROUPS",
     "TOPS",
+    "abstract_model",
     "build_model",
     "default_model_config",
     "groups_of",

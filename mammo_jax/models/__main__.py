@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from mammo_jax.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.evaluation.heatmaps import slide
 from mammo_jax.main import parse_flags
-from mammo_jax.models import build_model, groups_of, heatmap, variables
+from mammo_jax.models import abstract_model, groups_of, heatmap, variables
 from mammo_jax.models.config import PATCH_CLASSES, checked_config
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.pooling import max_pool
@@ -53,7 +53,7 @@ def layer_table(config, window: int | None = None) -> str:
     config = checked_config(config)
     # Recomputation changes no size, and would hide the layers from the recording.
     config.remat = False
-    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    model = abstract_model(config)
     graphdef, params, stats = variables.split(model)
     sizes = output_sizes(graphdef, params, stats, tuple(config.image_size), window)
     lines = [_ROW.format("layer", "output", "group", "parameters")]

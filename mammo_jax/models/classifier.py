@@ -194,6 +194,22 @@ def build_model(config, rngs: nnx.Rngs) -> Classifier:
     return model
 
 
+def abstract_model(config: Any) -> Any:
+    """The same network without values: shapes and types alone."""
+    keys: Any = _OneKey()
+    return nnx.eval_shape(lambda: build_model(config, rngs=keys))
+
+
+class _OneKey:
+    """Stands in for `nnx.Rngs` where no value is drawn.
+
+    Its counter would cost two thirds of the time in which a model is built so.
+    """
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
 def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the trunk's features; 1152x896 gives 36x28."""
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)

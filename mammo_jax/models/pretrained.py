@@ -26,12 +26,11 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import nnx
 
 from mammo_jax.errors import UserError
 from mammo_jax.files import replace_file
 from mammo_jax.models import variables
-from mammo_jax.models.classifier import build_model
+from mammo_jax.models.classifier import abstract_model
 from mammo_jax.models.config import MAX_WIDTH
 from mammo_jax.models.conversion import list_names
 from mammo_jax.models.published import (
@@ -62,7 +61,7 @@ def trunk_shapes(
     config = {"trunk": architecture, "width": width, "top": {"kind": "patch"}}
     if wiring:
         config["wiring"] = wiring
-    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
+    model = abstract_model(config)
     _, params, stats = variables.split(model)
     return {
         name: tuple(value.shape)

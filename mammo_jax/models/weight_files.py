@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from mammo_jax.errors import UserError
 from mammo_jax.models.torch_files import READ_ERRORS, read_state_dict
+
+if TYPE_CHECKING:
+    import h5py
 
 # Names of a Keras layer's arrays, by their number, in the order Keras keeps.
 _KERAS_ARRAYS = {
@@ -44,6 +47,8 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
+    import h5py  # Late: a trained model, which is loaded at every start, needs none.
+
     try:
         with h5py.File(path, "r") as file:
             if "layers" in file and "layer_names" not in file.attrs:
@@ -60,7 +65,7 @@ def _read_keras(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _check_stored(datasets: dict[str, h5py.Dataset], path: Path) -> None:
+def _check_stored(datasets: "dict[str, h5py.Dataset]", path: Path) -> None:
     """Refuses arrays that are not in the file as they are, before any is read.
 
     A hostile file can name terabytes that it does not hold, and other files.
@@ -68,6 +73,8 @@ def _check_stored(datasets: dict[str, h5py.Dataset], path: Path) -> None:
     Raises:
       ValueError: there is such an array, or one that holds no numbers.
     """
+    import h5py
+
     for name, dataset in datasets.items():
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
             raise ValueError(f"{name} is not an array")
@@ -82,7 +89,7 @@ def _check_stored(datasets: dict[str, h5py.Dataset], path: Path) -> None:
         raise ValueError("its arrays hold more than the file")
 
 
-def _legacy_layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
+def _legacy_layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
     # A whole model saved by Keras 2 keeps its weights one level down.
     root = file.get("model_weights", file)
     layers = {}
@@ -94,7 +101,7 @@ def _legacy_layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
     return layers
 
 
-def _keras3_layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
+def _keras3_layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
     layers = {}
     for place, group in file["layers"].items():
         variables = group.get("vars")
@@ -111,8 +118,8 @@ def _keras3_layers(file: h5py.File) -> dict[str, list[h5py.Dataset]]:
 
 
 def _name_arrays(
-    layers: dict[str, list[h5py.Dataset]],
-) -> dict[str, h5py.Dataset]:
+    layers: "dict[str, list[h5py.Dataset]]",
+) -> "dict[str, h5py.Dataset]":
     named = {}
     for layer, arrays in layers.items():
         names = _KERAS_ARRAYS.get(len(arrays), tuple(map(str, range(len(arrays)))))
