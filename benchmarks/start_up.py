@@ -90,20 +90,25 @@ def run_until_first_step(arguments: Sequence[str]) -> None:
 def run_until_first_score(arguments: Sequence[str]) -> None:
     """Predicts until the first score is known."""
     from mammo_jax import predict
-    from mammo_jax.prediction import run as _run  # noqa: F401
-    from mammo_jax.prediction.scorer import Scorer
 
-    marks = Marks()
-    marks.add("imported")
-    score = Scorer.score
+    marks, score_all = Marks(), predict._score
 
-    def first_score(*arguments):
-        marks.add("first image read")
-        score(*arguments)
-        marks.add("first score")
-        marks.write_and_end()
+    def with_marks(*arguments):
+        from mammo_jax.prediction.scorer import Scorer
 
-    Scorer.score = first_score
+        marks.add("imported")
+        score = Scorer.score
+
+        def first_score(*arguments):
+            marks.add("first image read")
+            score(*arguments)
+            marks.add("first score")
+            marks.write_and_end()
+
+        Scorer.score = first_score
+        return score_all(*arguments)
+
+    predict._score = with_marks
     predict.main(predict.parse_arguments(list(arguments)))
 
 

@@ -12,7 +12,7 @@ or SIGTERM (130, 143) it writes what was scored until then.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from mammo_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from mammo_jax.model_directory import LoadedModel
+    from mammo_jax.prediction.inputs import Input, Problem
 
 EXIT_SOME_BAD = 3
 
@@ -82,8 +83,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> int:
     """Scores, or exports; returns the exit code."""
-    # Late: `--help` and a wrong option or path answer at once.
-    from mammo_jax.prediction.inputs import find_files
+    # Late: `--help` and a wrong option answer at once.
+    from mammo_jax.model_description import load_description
+    from mammo_jax.prediction import inputs
 
     directories = [Path(part).expanduser() for part in options.model.split(",") if part]
     if not directories:
@@ -95,15 +97,27 @@ def main(options: argparse.Namespace) -> int:
     written = out.resolve()
     files = [
         path
-        for path in find_files(options.paths)
+        for path in inputs.find_files(options.paths)
         if not options.out or written not in path.resolve().parents
     ]
     if options.paths and not files:
         raise UserError(f"there is nothing to score but what is in {out} already")
+    grids = [inputs.grid_of(load_description(path)) for path in directories]
+    keep_freed_memory()  # before there are threads
+    # The first images are read while JAX is imported and the models are loaded.
+    with inputs.reading(
+        files, grids, with_original=options.full_size or options.dicom
+    ) as images:
+        return _score(options, directories, images, len(files))
 
+
+def _score(
+    options: argparse.Namespace,
+    directories: Sequence[Path],
+    images: "Iterator[Input | Problem]",
+    files: int,
+) -> int:
     from mammo_jax.compilation_cache import use_compilation_cache
-
-    keep_freed_memory()  # before JAX has threads
     from mammo_jax.model_directory import load_model
     from mammo_jax.prediction import run
     from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
@@ -115,6 +129,7 @@ def main(options: argparse.Namespace) -> int:
     use_compilation_cache()
     models = [load_model(directory) for directory in directories]
     export = exportable(models, tta=options.tta) if options.export else None
+    out = Path(options.out or "").expanduser()
     if options.paths:
         run.prepare_output(out)  # Before the export, which may lie in it.
     if export:
@@ -122,7 +137,8 @@ def main(options: argparse.Namespace) -> int:
     if not options.paths:
         return 0
     rows, problems = run.predict(
-        Scorer(models, batch_size_for(models, len(files)), tta=options.tta),
+        Scorer(models, batch_size_for(models, files), tta=options.tta),
+        images,
         files,
         run.Options(
             out=out,

@@ -14,12 +14,8 @@ from mammo_jax.errors import UserError
 from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.evaluation.run_report import write_run_report
-from mammo_jax.model_directory import (
-    Description,
-    load_variables,
-    save_description,
-    save_variables,
-)
+from mammo_jax.model_description import Description, save_description
+from mammo_jax.model_directory import load_variables, save_variables
 from mammo_jax.models import conversion, pretrained
 from mammo_jax.training import devices
 from mammo_jax.training import experiment as experiments

@@ -28,7 +28,7 @@ from mammo_jax import predict
 from mammo_jax.errors import run_command
 from mammo_jax.evaluation import overlays
 from mammo_jax.evaluation.predictions import COLUMNS
-from mammo_jax.prediction.inputs import CaseBook, read_inputs
+from mammo_jax.prediction.inputs import CaseBook, reading
 from mammo_jax.prediction.scorer import Scorer
 
 SHAPE = (300, 170)
@@ -264,6 +264,11 @@ def test_a_table_of_cbis_ddsm_groups_the_views_of_a_patient(model, tmp_path):
     assert _table(out / "patients.csv")["case_0001"]["images"] == "2"
 
 
+def _read(folder):
+    with reading(sorted(folder.iterdir()), [], with_original=False) as found:
+        return [*found]
+
+
 @pytest.mark.parametrize(
     "nobody",
     ["ANON", "Anonymous", "anonymised^patient", "n/a", "xxx", "Unknown", "000000", ""],
@@ -274,7 +279,7 @@ def test_patients_without_a_name_are_told_apart_by_study(nobody, tmp_path):
         dataset = make_dataset(_breast(0), PatientID=nobody)
         dataset.StudyInstanceUID = study or ""
         save(dataset, tmp_path / f"{number}.dcm")
-    found = [*read_inputs(sorted(tmp_path.iterdir()), [], with_original=False)]
+    found = _read(tmp_path)
     for keep in (False, True):
         book = CaseBook(keep_identifiers=keep)
         names = [book.name(image) for image in found]
@@ -291,7 +296,7 @@ def test_a_study_that_stands_for_any_makes_no_case(study, tmp_path):
             dataset.StudyInstanceUID = study
         save(dataset, tmp_path / f"{number}.dcm")
     book = CaseBook(keep_identifiers=False)
-    found = read_inputs(sorted(tmp_path.iterdir()), [], with_original=False)
+    found = _read(tmp_path)
     assert [book.name(image).case for image in found] == ["case_0001", "case_0002"]
 
 
@@ -300,7 +305,7 @@ def test_a_pseudonym_is_a_patient(pseudonym, tmp_path):
     for number in range(2):
         write_dicom(tmp_path / f"{number}.dcm", _breast(0), PatientID=pseudonym)
     book = CaseBook(keep_identifiers=True)
-    found = read_inputs(sorted(tmp_path.iterdir()), [], with_original=False)
+    found = _read(tmp_path)
     names = [book.name(image) for image in found]
     assert {name.case for name in names} == {"case_0001"}
     assert {name.patient_id for name in names} == {pseudonym}

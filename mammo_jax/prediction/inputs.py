@@ -8,8 +8,10 @@ both stay in memory.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import glob
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +29,7 @@ from mammo_jax.data.pictures import READERS, read_image
 from mammo_jax.data.preprocess import to_grid
 from mammo_jax.data.views import check_image
 from mammo_jax.errors import UserError
+from mammo_jax.model_description import Description
 
 # Longer side of the pictures that overlays are drawn on, in pixels.
 PICTURE_SIDE = 1024
@@ -45,6 +48,11 @@ class Grid(NamedTuple):
     height: int
     width: int
     stretch: bool
+
+
+def grid_of(description: Description) -> Grid:
+    """How the model that is so described wants an image."""
+    return Grid(description.height, description.width, description.stretch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +162,11 @@ def _nothing(argument: str) -> str:
     return "no such file or folder; check the path"
 
 
-def read_inputs(
-    files: Iterable[Path], grids: Iterable[Grid], *, with_original: bool
-) -> Iterator[Input | Problem]:
-    """Reads the files in their order, a few ahead of the caller.
+@contextlib.contextmanager
+def reading(
+    files: Sequence[Path], grids: Iterable[Grid], *, with_original: bool
+) -> Iterator[Iterator[Input | Problem]]:
+    """Reads the files in their order, the first from now on, a few ahead of the caller.
 
     Args:
       files: to read.
@@ -165,7 +174,7 @@ def read_inputs(
       with_original: also keep them in their own size.
     """
     wanted = tuple(dict.fromkeys(grids))
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    paths = iter(files)
     with (
         # Readers put filters of their own, which are the whole process's: the one
         # that ends first must not let the other's warnings, with header values, out.
@@ -173,12 +182,25 @@ def read_inputs(
         concurrent.futures.ThreadPoolExecutor(_READERS_AT_ONCE) as pool,
     ):
         warnings.simplefilter("ignore")
-        for path in files:
-            pending.append(pool.submit(_read_or_report, path, wanted, with_original))
-            if len(pending) > 2 * _READERS_AT_ONCE:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+
+        def submit(count: int) -> list[concurrent.futures.Future]:
+            return [
+                pool.submit(_read_or_report, path, wanted, with_original)
+                for path in itertools.islice(paths, count)
+            ]
+
+        pending = collections.deque(submit(2 * _READERS_AT_ONCE + 1))
+
+        def results() -> Iterator[Input | Problem]:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(submit(1))
+                yield result
+
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _read_or_report(

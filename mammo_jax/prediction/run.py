@@ -5,7 +5,7 @@ import dataclasses
 import heapq
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from mammo_jax.prediction.inputs import (
     CaseBook,
     Input,
     Problem,
-    read_inputs,
 )
 from mammo_jax.prediction.scorer import Scored, Scorer
 from mammo_jax.prediction.tables import (
@@ -104,9 +103,15 @@ def _clear(out: Path) -> None:
 
 
 def predict(
-    scorer: Scorer, files: Sequence[Path], options: Options
+    scorer: Scorer, inputs: Iterator[Input | Problem], files: int, options: Options
 ) -> tuple[list[Row], list[Problem]]:
     """Scores the files and writes everything.
+
+    Args:
+      scorer: the models.
+      inputs: what was read, or why not.
+      files: how many that will be.
+      options: what to write.
 
     Returns:
       What was scored, and what could not be.
@@ -115,11 +120,11 @@ def predict(
       UserError: no file could be scored.
       RunStoppedError: a signal arrived; what had been scored is written.
     """
-    run = _Run(options, len(files))
+    run = _Run(options, files)
     about, stopped = options.about, None
     with StopRequest() as stop, stop.deferred():
         try:
-            _score(scorer, files, run, stop)
+            _score(scorer, inputs, run, stop)
         except RunStoppedError as error:
             stopped = error
             about = f"{about} Incomplete: {error}."
@@ -135,17 +140,16 @@ def predict(
         raise RunStoppedError(stop.signal_number or 0, where)
     if not run.rows:
         raise UserError(
-            f"none of the {len(files)} files could be scored; see "
+            f"none of the {files} files could be scored; see "
             f"{options.out / 'problems.csv'}"
         )
     return run.rows, run.problems
 
 
 def _score(
-    scorer: Scorer, files: Sequence[Path], run: "_Run", stop: StopRequest
+    scorer: Scorer, inputs: Iterator[Input | Problem], run: "_Run", stop: StopRequest
 ) -> None:
-    with progress_bar("scoring", total=len(files), unit="image") as bar:
-        inputs = read_inputs(files, scorer.grids, with_original=run.draws_originals)
+    with progress_bar("scoring", total=run.files, unit="image") as bar:
         images = _only_images(inputs, run, bar, stop)
         for batch in _batches(images, scorer.batch_size):
             found = scorer.score(batch)
@@ -166,11 +170,6 @@ class _Run:
         self._best: list[tuple[float, int, str, bytes]] = []
         if options.dicom:
             (options.out / DICOM_DIR).mkdir(exist_ok=True)
-
-    @property
-    def draws_originals(self) -> bool:
-        """Whether some overlays are to have the original's size."""
-        return self._options.full_size or self._options.dicom
 
     @property
     def thumbnails(self) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from mammo_jax.evaluation import flips as flipping
 from mammo_jax.evaluation import saliency
 from mammo_jax.model_directory import LoadedModel
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.prediction.inputs import Grid, Input
+from mammo_jax.prediction.inputs import Input, grid_of
 
 
 class Scored(NamedTuple):
@@ -49,16 +49,11 @@ class Scorer:
         self._steps = [with_thread.submit(self._compile, model) for model in models]
         with_thread.shutdown(wait=False)
 
-    @property
-    def grids(self) -> list[Grid]:
-        """Of each model."""
-        return [grid_of(model) for model in self._models]
-
     def _compile(self, model: LoadedModel) -> Any:
         step = _evidence_step(
             model, self._flips, at_once=jax.default_backend() == "cpu"
         )
-        shape = (self.batch_size, *grid_of(model)[:2])
+        shape = (self.batch_size, *grid_of(model.description)[:2])
         images = jax.ShapeDtypeStruct(shape, np.uint16)
         lowered = jit_network(step).lower(model.params, model.batch_stats, images)
         return lowered.compile()
@@ -68,7 +63,7 @@ class Scorer:
         padded = [*images, *[images[-1]] * (self.batch_size - len(images))]
         results = []
         for model, step in zip(self._models, self._steps, strict=True):
-            grid = grid_of(model)
+            grid = grid_of(model.description)
             batch = np.stack([image.grids[grid] for image in padded])
             results.append(step.result()(model.params, model.batch_stats, batch))
         found = jax.tree.map(np.asarray, results)
@@ -105,7 +100,7 @@ def exportable(
     Raises:
       UserError: the models want different images.
     """
-    grids = {grid_of(model) for model in models}
+    grids = {grid_of(model.description) for model in models}
     if len(grids) > 1:
         raise UserError(
             "models of different image sizes cannot be exported as one file; "
@@ -148,15 +143,9 @@ def _laid_over(
 ) -> Float[np.ndarray, "height width"]:
     """A map of a flipped image over the picture, the right way round again."""
     strength = saliency.strength(position_map, model.model_config)
-    grid, shape = grid_of(model)[:2], image.picture.shape
+    grid, shape = grid_of(model.description)[:2], image.picture.shape
     shown = saliency.project(strength, model.model_config, grid, shape)
     return np.flip(shown, tuple(axis - 1 for axis in axes))
-
-
-def grid_of(model: LoadedModel) -> Grid:
-    """How the model wants an image."""
-    said = model.description
-    return Grid(said.height, said.width, said.stretch)
 
 
 def batch_size_for(models: Sequence[LoadedModel], images: int) -> int:

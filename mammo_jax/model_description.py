@@ -1,0 +1,125 @@
+"""What scoring must know of a model before it is loaded: `model.json` of its run.
+
+Without JAX, so that the first images are read while it is being imported.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.errors import UserError
+from mammo_jax.training import workdir as workdirs
+
+DESCRIPTION_FILE = "model.json"
+_MAX_SIDE = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a model's images must be like, and what its outputs mean.
+
+    Attributes:
+      task: "whole" or "patch".
+      dataset: that it was trained on, such as `cbis_ddsm/paper_whole`.
+      class_names: in the order of the model's outputs.
+      malignant_classes: indices of those that mean malignancy.
+      pixel_mean: to subtract, on the scale 0..255.
+      height: rows of the grid that whole mammograms are squeezed to.
+      width: columns of that grid.
+      stretch: whether each mammogram is stretched to the full range first.
+      patch_size: side of the training patches on that grid; 0 for whole images.
+    """
+
+    task: str
+    dataset: str
+    class_names: tuple[str, ...]
+    malignant_classes: tuple[int, ...]
+    pixel_mean: float
+    height: int
+    width: int
+    stretch: bool
+    patch_size: int
+
+
+def save_description(directory: Path, description: Description) -> None:
+    """Writes `model.json`."""
+    values = dataclasses.asdict(description)
+    workdirs.write_json(directory / DESCRIPTION_FILE, values)
+
+
+def load_description(directory: Path) -> Description:
+    """Reads `model.json`.
+
+    Raises:
+      UserError: it is missing or damaged, or the directory is no finished run's.
+    """
+    read_config(directory)
+    path = directory / DESCRIPTION_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{directory} has no {DESCRIPTION_FILE}, which says how its images are "
+            "prepared; copy it back from where the run was made (the run of a random "
+            "forest keeps no model)"
+        )
+    values = workdirs.read_json(path)
+    names = {field.name for field in dataclasses.fields(Description)}
+    if set(values) != names:
+        raise UserError(f"{path} is damaged: it must have {', '.join(sorted(names))}")
+    for name, is_valid in _VALID.items():
+        if not is_valid(values[name]):
+            raise UserError(f"{path} is damaged: {name} is {values[name]!r:.40}")
+    for name in ("class_names", "malignant_classes"):
+        values[name] = tuple(values[name])
+    if max(values["malignant_classes"]) >= len(values["class_names"]):
+        raise UserError(f"{path} is damaged: malignant_classes names no class")
+    return Description(**values)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration of a finished run.
+
+    Raises:
+      UserError: the directory is no run's, or its run is unfinished.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; give a run's directory")
+    if not (directory / workdirs.CONFIG_FILE).is_file():
+        raise UserError(
+            f"{directory} holds no model (no {workdirs.CONFIG_FILE}); give the "
+            "directory of a finished run, such as runs/demo"
+        )
+    config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
+    if not isinstance(config.get("model"), dict):
+        raise UserError(
+            f"{directory / workdirs.CONFIG_FILE} is of no run of this program"
+        )
+    if not (directory / workdirs.METRICS_FILE).exists():
+        raise UserError(
+            f"{directory} holds no finished run (no {workdirs.METRICS_FILE}); finish "
+            "it by giving its training command again"
+        )
+    return config
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < _MAX_SIDE
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and value != [] and {*map(type, value)} == {kind}
+
+
+_VALID = {
+    "task": lambda value: value in ("whole", "patch"),
+    "dataset": lambda value: isinstance(value, str),
+    "class_names": lambda value: _is_list_of(str, value),
+    "malignant_classes": lambda value: _is_list_of(int, value) and min(value) >= 0,
+    "pixel_mean": lambda value: (
+        isinstance(value, (int, float)) and math.isfinite(value)
+    ),
+    "height": _is_count,
+    "width": _is_count,
+    "stretch": lambda value: isinstance(value, bool),
+    "patch_size": lambda value: value == 0 or _is_count(value),
+}
