@@ -23,7 +23,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: checkpoints, metrics, TensorBoard files."
+    "workdir",
+    None,
+    "Directory of the run: model, metrics, checkpoints, TensorBoard.",
 )
 _TTA = flags.DEFINE_bool(
     "tta", False, "Average the scores of the four flips, as --config.tta=True does."

@@ -69,6 +69,8 @@ def load_description(directory: Path) -> Description:
     for name, is_valid in _VALID.items():
         if not is_valid(values[name]):
             raise UserError(f"{path} is damaged: {name} is {values[name]!r:.40}")
+    if (values["task"] == "patch") != (values["patch_size"] > 0):
+        raise UserError(f"{path} is damaged: its patch_size is not that of its task")
     for name in ("class_names", "malignant_classes"):
         values[name] = tuple(values[name])
     if max(values["malignant_classes"]) >= len(values["class_names"]):
@@ -115,11 +117,9 @@ _VALID = {
     "dataset": lambda value: isinstance(value, str),
     "class_names": lambda value: _is_list_of(str, value),
     "malignant_classes": lambda value: _is_list_of(int, value) and min(value) >= 0,
-    "pixel_mean": lambda value: (
-        isinstance(value, (int, float)) and math.isfinite(value)
-    ),
+    "pixel_mean": lambda value: type(value) in (int, float) and math.isfinite(value),
     "height": _is_count,
     "width": _is_count,
     "stretch": lambda value: isinstance(value, bool),
-    "patch_size": lambda value: value == 0 or _is_count(value),
+    "patch_size": lambda value: type(value) is int and (value == 0 or _is_count(value)),
 }

@@ -6,22 +6,21 @@ nothing else of the run and nothing of the data set.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 from ml_collections import ConfigDict
 
 from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
 from mammo_jax.model_description import Description, load_description, read_config
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.config import checked_config
 from mammo_jax.models.conversion import list_names
-from mammo_jax.models.weight_files import read_weights
+from mammo_jax.models.weight_files import read_weights, write_weights
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -80,12 +79,8 @@ def save_variables(
     directory: Path, params: variables.Variables, batch_stats: variables.Variables
 ) -> None:
     """Writes `model.safetensors`: parameters and running statistics by their paths."""
-    values = {
-        name: np.ascontiguousarray(value)
-        for name, value in (params | batch_stats).items()
-    }
-    with replace_file(directory / WEIGHTS_FILE) as partial:
-        safetensors.numpy.save_file(values, partial)
+    values = {name: np.asarray(value) for name, value in (params | batch_stats).items()}
+    write_weights(directory / WEIGHTS_FILE, values)
 
 
 def load_variables(
@@ -102,10 +97,12 @@ def load_variables(
     if not path.is_file():
         raise UserError(
             f"{directory} has no {WEIGHTS_FILE}, its weights; copy it back from where "
-            "the run was made"
+            "the run was made, or remove its metrics.json and give its training "
+            "command again"
         )
-    values = jax.device_put(read_weights(path))
-    _check_weights(path, values, params | batch_stats)
+    found = read_weights(path)
+    _check_weights(path, found, params | batch_stats)
+    values = jax.device_put(found)
     return (
         graphdef,
         {name: values[name] for name in params},
@@ -114,7 +111,7 @@ def load_variables(
 
 
 def _check_weights(
-    path: Path, values: variables.Variables, like: variables.Variables
+    path: Path, values: Mapping[str, np.ndarray], like: variables.Variables
 ) -> None:
     def described(x: Any) -> str:
         return f"{x.dtype}{list(x.shape)}"

@@ -12,6 +12,7 @@ or SIGTERM (130, 143) it writes what was scored until then.
 """
 
 import argparse
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
     if options.paths and not files:
         raise UserError(f"there is nothing to score but what is in {out} already")
     grids = [inputs.grid_of(load_description(path)) for path in directories]
-    keep_freed_memory()  # before there are threads
+    keep_freed_memory()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with inputs.reading(
         files, grids, with_original=options.full_size or options.dicom
@@ -136,18 +137,21 @@ def _score(
         _export(Path(options.export).expanduser(), *export)
     if not options.paths:
         return 0
-    rows, problems = run.predict(
-        Scorer(models, batch_size_for(models, files), tta=options.tta),
-        images,
-        files,
-        run.Options(
-            out=out,
-            about=_about(models, tta=options.tta),
-            dicom=options.dicom,
-            full_size=options.full_size,
-            keep_identifiers=options.keep_identifiers,
-        ),
-    )
+    with contextlib.closing(
+        Scorer(models, batch_size_for(models, files), tta=options.tta)
+    ) as scorer:
+        rows, problems = run.predict(
+            scorer,
+            images,
+            files,
+            run.Options(
+                out=out,
+                about=_about(models, tta=options.tta),
+                dicom=options.dicom,
+                full_size=options.full_size,
+                keep_identifiers=options.keep_identifiers,
+            ),
+        )
     print(f"{len(rows)} images scored; written to {out / 'report.html'}")
     if problems:
         print(f"{len(problems)} files with problems: see {out / 'problems.csv'}")

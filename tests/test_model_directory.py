@@ -10,7 +10,7 @@ import safetensors.numpy
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax.errors import UserError
-from mammo_jax.model_directory import load_model
+from mammo_jax.model_directory import load_model, save_variables
 from mammo_jax.models import variables
 
 
@@ -89,6 +89,15 @@ def test_weights_of_another_model_are_refused(directory):
         assert part in str(caught.value)
 
 
+def test_weights_that_cannot_be_written_leave_those_that_were(made, tmp_path):
+    directory = shutil.copytree(made[0], tmp_path / "run")
+    before = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors.part").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written .* make room"):
+        save_variables(directory, {"a": np.zeros(2, np.float32)}, {})
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
 def test_integers_are_no_weights(directory):
     path = directory / "model.safetensors"
     values = safetensors.numpy.load_file(path)
@@ -112,6 +121,10 @@ def test_integers_are_no_weights(directory):
         ("stretch", 1),
         ("task", "segment"),
         ("patch_size", None),
+        ("patch_size", 224),
+        ("patch_size", False),
+        ("pixel_mean", True),
+        ("task", "patch"),
     ],
 )
 def test_a_damaged_description_is_refused(directory, name, value):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from pathlib import Path
 
@@ -638,6 +639,24 @@ def test_a_stopped_prediction_keeps_its_scores(
     assert f"stopped: 4 of 5 files were scored; their scores are in {out}" in said
     monkeypatch.undo()
     assert _predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == 0
+
+
+def test_a_closed_scorer_compiles_no_further_models(monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def compile_slowly(self, model):
+        begun.set()
+        assert go_on.wait(60)
+        return model
+
+    monkeypatch.setattr(Scorer, "_compile", compile_slowly)
+    scorer = Scorer(["first", "second", "third"], 2, tta=False)
+    assert begun.wait(60)
+    scorer.close()
+    go_on.set()
+    first, *others = scorer._steps
+    assert first.result() == "first"
+    assert all(other.cancelled() for other in others)
 
 
 def test_an_earlier_predictions_overlays_are_no_input(model, folder, capsys):

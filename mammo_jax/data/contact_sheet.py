@@ -60,8 +60,8 @@ def write_contact_sheet(dataset_dir: str | Path, out: str | Path, count: int) ->
         rows.append([split, *survey.counts()])
         sections.append(f"<h2>{html.escape(split)}</h2>{survey.to_html()}")
     parts.append(_table(["split", "examples", "patients", "images", *names], rows))
-    facts = sorted(_flat(builder.info.metadata or {}))
-    parts.append(f"<details><summary>settings</summary>{_table([], facts)}</details>")
+    facts = _table(["setting", "value"], sorted(_flat(builder.info.metadata or {})))
+    parts.append(f"<details><summary>settings</summary>{facts}</details>")
     page = (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(builder.name)}</title>"
         f"<style>{_STYLE}</style>{''.join(parts + sections)}"

@@ -35,7 +35,7 @@ def members(config: ConfigDict | Mapping[str, Any]) -> list[Path]:
 def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
     """Refuses what cannot be averaged with the run in `workdir`, before it trains.
 
-    Every model is loaded once: a damaged checkpoint shows now.
+    Every model is loaded once: a damaged model shows now.
 
     Raises:
       UserError: a directory is no finished run of a whole-image classifier, is named

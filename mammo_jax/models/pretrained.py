@@ -25,10 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
 from mammo_jax.models.config import MAX_WIDTH
@@ -41,7 +39,7 @@ from mammo_jax.models.published import (
 )
 from mammo_jax.models.resnet import WIRINGS
 from mammo_jax.models.torch_files import READ_ERRORS
-from mammo_jax.models.weight_files import read_weights
+from mammo_jax.models.weight_files import read_weights, write_weights
 from mammo_jax.models.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
 
 # Where a trunk's images enter, whose kernel takes up the input's scale.
@@ -229,8 +227,7 @@ def save_trunk(
 
 def _write(out: Path, values: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(out) as partial:
-        safetensors.numpy.save_file(values, partial, metadata)
+    write_weights(out, values, metadata)
 
 
 def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Array]:

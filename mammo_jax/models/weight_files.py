@@ -1,6 +1,6 @@
 """Reads weight files of every supported format into named arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from mammo_jax.errors import UserError
+from mammo_jax.files import replace_file
 from mammo_jax.models.torch_files import READ_ERRORS, read_state_dict
 
 if TYPE_CHECKING:
@@ -44,6 +45,27 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
             f"{path.name}: weights are read from {', '.join(_READERS)} files"
         ) from None
     return reader(path)
+
+
+def write_weights(
+    path: Path,
+    values: Mapping[str, np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes arrays as safetensors, whole or not at all.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(value) for name, value in values.items()}
+    try:
+        with replace_file(path) as partial:
+            safetensors.numpy.save_file(arrays, partial, metadata)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be written ({error}); make room, and give the same command "
+            "again"
+        ) from error
 
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:

@@ -45,9 +45,12 @@ class Scorer:
         self.batch_size = batch_size
         self._models = models
         self._flips = _flips(tta=tta)
-        with_thread = ThreadPoolExecutor(1)
-        self._steps = [with_thread.submit(self._compile, model) for model in models]
-        with_thread.shutdown(wait=False)
+        self._thread = ThreadPoolExecutor(1)
+        self._steps = [self._thread.submit(self._compile, model) for model in models]
+
+    def close(self) -> None:
+        """Compiles no further models."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, model: LoadedModel) -> Any:
         step = _evidence_step(

@@ -240,11 +240,6 @@ class Checkpoints:
             raise self._damaged(step, "its progress cannot be read")
         return Progress(**values)
 
-    def last_step(self) -> int:
-        """Step of the latest checkpoint; -1 without any."""
-        latest = self._checkpointer.latest
-        return -1 if latest is None else latest.step
-
     def load_model(
         self, step: int, params: Arrays, batch_stats: Arrays
     ) -> tuple[Arrays, Arrays]:
