@@ -19,7 +19,7 @@ from mammo_jax.model_description import Description, load_description, read_conf
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.config import checked_config
-from mammo_jax.models.conversion import list_names
+from mammo_jax.models.conversion import list_problems
 from mammo_jax.models.weight_files import read_weights, write_weights
 
 WEIGHTS_FILE = "model.safetensors"
@@ -125,10 +125,5 @@ def _check_weights(
             if name in values and described(values[name]) != described(expected)
         ],
     }
-    if any(problems.values()):
-        details = "; ".join(
-            f"{len(names)} {problem} ({list_names(names)})"
-            for problem, names in problems.items()
-            if names
-        )
+    if details := list_problems(problems):
         raise UserError(f"{path} is damaged or of another model: {details}")

@@ -6,6 +6,7 @@ initial values. Of a whole-image classifier everything is copied, to be trained 
 another set of images. Every variable on both sides is accounted for.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mammo_jax.errors import UserError
@@ -141,18 +142,22 @@ def _check(
         for name in wanted & source.keys()
         if source[name].shape != whole[name].shape
     )
-    if not (missing or unexpected or misshapen):
-        return
     shapes = [f"{n} {source[n].shape} for {whole[n].shape}" for n in misshapen]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": shapes}
-    details = "; ".join(
-        f"{len(names)} {problem} ({list_names(names)})"
+    if details := list_problems(problems):
+        raise UserError(
+            f"the {kind} classifier does not fit: the new whole-image model expects "
+            f"{describe(whole)}; the {kind} classifier has {describe(source)}: "
+            f"{details}"
+        )
+
+
+def list_problems(problems: Mapping[str, list[str]], limit: int = 5) -> str:
+    """How many names each problem has, and the first of them; empty without any."""
+    return "; ".join(
+        f"{len(names)} {problem} ({list_names(names, limit)})"
         for problem, names in problems.items()
         if names
-    )
-    raise UserError(
-        f"the {kind} classifier does not fit: the new whole-image model expects "
-        f"{describe(whole)}; the {kind} classifier has {describe(source)}: {details}"
     )
 
 

@@ -30,7 +30,7 @@ from mammo_jax.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
 from mammo_jax.models.config import MAX_WIDTH
-from mammo_jax.models.conversion import list_names
+from mammo_jax.models.conversion import list_names, list_problems
 from mammo_jax.models.published import (
     PUBLISHED,
     Published,
@@ -108,17 +108,12 @@ def convert(
         if not _is_floating(value)
     ]
     problems = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "misshapen": misshapen,
-        "of no floating type": mistyped,
+        "missing": sorted(missing),
+        "unexpected": sorted(unexpected),
+        "misshapen": sorted(misshapen),
+        "of no floating type": sorted(mistyped),
     }
-    if any(problems.values()):
-        details = "; ".join(
-            f"{len(names)} {problem} ({list_names(sorted(names), limit=20)})"
-            for problem, names in problems.items()
-            if names
-        )
+    if details := list_problems(problems, limit=20):
         raise UserError(f"not the weights of a {architecture}: {details}")
     with np.errstate(over="ignore"):  # of float64: what follows finds it
         converted = {name: to_our_layout(v, scheme) for name, v in found.items()}
