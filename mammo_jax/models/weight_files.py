@@ -1,4 +1,4 @@
-"""Reads weight files of every supported format into named arrays."""
+"""Weight files: read in every supported format, written as safetensors."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
