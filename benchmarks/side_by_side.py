@@ -2,12 +2,13 @@
 
   make bench                    # everything, and the other benchmarks
   python -m benchmarks.side_by_side --workloads=resnet50_patch --rounds=3
+  python -m benchmarks.side_by_side --gpu --peers=mammo_jax,pytorch --steps=20
 
 Every visit is a process of its own, so that its memory is its own; the peers take turns
 within a round. Each visit runs one step that is not counted, then times `--steps` of
 them, then scoring. The table has the median over all, the memory is the largest
-resident size after training, and a ratio above 1 says that this project was faster, or
-needed less.
+resident size after training, on a GPU the most that the framework's allocator gave out;
+a ratio above 1 says that this project was faster, or needed less.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import importlib
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -69,8 +69,7 @@ def visit(peer: str, name: str, steps: int) -> Results:
     )
     results: Results = {}
     results["train"] = _times(prepared.train, steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    results["memory"] = [peak]
+    results["memory"] = [prepared.peak_bytes() / 1e9]
     results["score"] = _times(prepared.score, steps)
     return results
 
@@ -84,11 +83,12 @@ def _times(function, steps: int) -> list[float]:
     return seconds[1:]
 
 
-def _visit_in_process(peer: str, name: str, steps: int) -> Results:
+def _visit_in_process(peer: str, name: str, steps: int, gpu: bool) -> Results:
     arguments = ["--as_visit", peer, name, str(steps)]
+    hide_gpu = {} if gpu else {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.side_by_side", *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | hide_gpu,
         capture_output=True,
         text=True,
     )
@@ -97,14 +97,14 @@ def _visit_in_process(peer: str, name: str, steps: int) -> Results:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, rounds: int, steps: int) -> dict[str, Results]:
+def measure(
+    name: str, peers: Sequence[str], rounds: int, steps: int, gpu: bool
+) -> dict[str, Results]:
     """Every peer's times and memory for one workload."""
-    found: dict[str, Results] = {
-        peer: collections.defaultdict(list) for peer in WORKLOADS[name][1]
-    }
+    found: dict[str, Results] = {p: collections.defaultdict(list) for p in peers}
     for _ in range(rounds):
         for peer, results in found.items():
-            for key, values in _visit_in_process(peer, name, steps).items():
+            for key, values in _visit_in_process(peer, name, steps, gpu).items():
                 results[key] += values
     return found
 
@@ -112,9 +112,21 @@ def measure(name: str, rounds: int, steps: int) -> dict[str, Results]:
 def _row(name: str, key: str, found: dict[str, Results]) -> str:
     medians = {peer: statistics.median(results[key]) for peer, results in found.items()}
     best = min(value for peer, value in medians.items() if peer != OURS)
-    unit = "GB" if key == "memory" else "s"
-    cells = [f"{medians[p]:.2f} {unit}" if p in medians else "-" for p in _ALL]
+    cells = [_cell(key, medians[p]) if p in medians else "-" for p in _ALL]
     return f"| {name} | {key} | {' | '.join(cells)} | {best / medians[OURS]:.2f} |"
+
+
+def _cell(key: str, value: float) -> str:
+    if key == "memory":
+        return f"{value:.2f} GB"
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def gpu_name() -> str:
+    """As NVIDIA's driver gives it."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0].strip()
 
 
 def machine() -> str:
@@ -136,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--peers", default=",".join(_ALL))
+    parser.add_argument("--gpu", action="store_true", help="not the CPU")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument(
@@ -147,26 +161,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peer, name, steps = flags.as_visit
         print(json.dumps(visit(peer, name, int(steps))))
         return
+    if not {*flags.peers.split(",")} <= {*_ALL} or OURS not in flags.peers.split(","):
+        parser.error(f"--peers takes {OURS} and others of {', '.join(_ALL)}")
     unknown = {*flags.workloads.split(",")} - {*WORKLOADS}
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}; choose from {[*WORKLOADS]}")
+    table = "speed table, GPU" if flags.gpu else "speed table"
     if flags.readme:
-        split_at_markers(flags.readme, "speed table")  # Before the hour of measuring.
+        split_at_markers(flags.readme, table)  # Before the hour of measuring.
     lines: list[str] = []
 
     def add(line: str) -> None:
         lines.append(f"{line}\n")
         print(line, flush=True)
 
-    add(f"On {machine()}; medians of {flags.rounds} x {flags.steps}.\n")
+    where = gpu_name() if flags.gpu else machine()
+    add(f"On {where}; medians of {flags.rounds} x {flags.steps}.\n")
     add("| network | what | mammo_jax | PyTorch | Keras | best peer / mammo_jax |")
     add("|---|---|---|---|---|---|")
     for name in flags.workloads.split(","):
-        found = measure(name, flags.rounds, flags.steps)
+        peers = [peer for peer in WORKLOADS[name][1] if peer in flags.peers.split(",")]
+        found = measure(name, peers, flags.rounds, flags.steps, flags.gpu)
         for key in ("train", "score", "memory"):
             add(_row(name, key, found))
     if flags.readme:
-        write_between_markers(flags.readme, "speed table", "".join(lines))
+        write_between_markers(flags.readme, table, "".join(lines))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.peers.workload import SIZES, Steps, Workload
+from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
 from benchmarks.train_steps import AbstractStep, abstract_step
 from mammo_jax import config as base
 from mammo_jax.data.memory import keep_freed_memory
@@ -62,4 +62,10 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
         state = kept["state"]
         jax.block_until_ready(evaluate(state.params, state.batch_stats, scored))
 
-    return Steps(train, score), abstract
+    return Steps(train, score, _peak_bytes), abstract
+
+
+def _peak_bytes() -> int:
+    """Of the allocator on a GPU; a CPU has none that counts."""
+    counts = jax.local_devices()[0].memory_stats() or {}
+    return counts.get("peak_bytes_in_use") or most_resident_bytes()

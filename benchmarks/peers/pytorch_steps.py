@@ -1,11 +1,21 @@
-"""The same networks in PyTorch, of torchvision's parts, in its faster memory format."""
+"""The same networks in PyTorch, of torchvision's parts, in its faster memory format.
+
+On a GPU where it sees one. As JAX does there, it may round the inputs of float32
+products to TF32, and tries convolutions out before it chooses.
+"""
 
 import torch
 import torchvision
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from benchmarks.peers.workload import CLASSES, LEARNING_RATE, SIZES, Steps, Workload
+from benchmarks.peers.workload import (
+    CLASSES,
+    LEARNING_RATE,
+    SIZES,
+    Steps,
+    Workload,
+)
 
 _MIDDLE, _OUT = 512, 1024
 
@@ -56,21 +66,28 @@ def _network(workload: Workload) -> tuple[nn.Module, list[nn.Module]]:
 
 def prepare(workload: Workload) -> Steps:
     """Autocast for bfloat16; gradients of microbatches add up."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     network, new = _network(workload)
     if workload.stage == "new":
         network.requires_grad_(False)
         for part in new:
             part.requires_grad_(True)
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)
     images = torch.randn(workload.batch, 3, *SIZES[workload.task])
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(workload.batch, dtype=torch.long)
+    images = images.to(device, memory_format=torch.channels_last)
+    labels = torch.zeros(workload.batch, dtype=torch.long, device=device)
     moving = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(moving, LEARNING_RATE)
     half = workload.dtype == "bfloat16"
 
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     def logits(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             return network(images).float()
 
     def train() -> None:
@@ -80,10 +97,14 @@ def prepare(workload: Workload) -> Steps:
         for micro, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             (nn.functional.cross_entropy(logits(micro), true) / parts).backward()
         optimizer.step()
+        wait()
 
     def score() -> None:
         network.eval()
         with torch.inference_mode():
             logits(images).softmax(-1)
+        wait()
 
-    return Steps(train, score)
+    if device == "cpu":
+        return Steps(train, score)
+    return Steps(train, score, torch.cuda.max_memory_allocated)

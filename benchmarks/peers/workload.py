@@ -1,5 +1,6 @@
 """What is measured, and what every peer offers for it."""
 
+import resource
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,8 +32,20 @@ class Workload(NamedTuple):
     stage: str = "all"
 
 
+def most_resident_bytes() -> int:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 class Steps(NamedTuple):
-    """One step of training with Adam, and the scores of one batch; both wait."""
+    """What every peer offers.
+
+    Attributes:
+      train: one step of training with Adam; returns when it is done.
+      score: the scores of one batch, likewise.
+      peak_bytes: the most memory that was held so far, of a GPU or of the process.
+    """
 
     train: Callable[[], object]
     score: Callable[[], object]
+    peak_bytes: Callable[[], int] = most_resident_bytes
