@@ -2,30 +2,32 @@
 
   python -m benchmarks.card_memory --readme=README.md
 
-Every model of `benchmarks.model_costs` trains two steps of all layers, with a batch of
-2 as its configuration cuts it and in one microbatch, in a process of its own whose
-allocator has 7 GB of the card: what a card of 8 GB has left beside the CUDA context.
-A model for which that is not enough is an error. The plan is that of the program as it
-was compiled for this card; what was taken is the most that JAX's allocator had given
-out, cuDNN's scratch space in it. GB are 10^9 bytes.
+The largest models of each kind in `benchmarks.model_costs` train two steps of all
+layers, with a batch of 2 as their configuration cuts it and in one microbatch, each in
+a process of its own whose allocator has 7 GB of the card: what a card of 8 GB has left
+beside the CUDA context. A model for which that is not enough is an error. The plan is
+that of the program as it was compiled for this card; what was taken is the most that
+JAX's allocator had given out, cuDNN's scratch space in it. GB are 10^9 bytes.
 """
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import cuda_target
-from benchmarks.model_costs import MODELS, MOST_BYTES, model_config
+from benchmarks.model_costs import HYBRID, model_config
 from benchmarks.pages import split_at_markers, write_between_markers
-from benchmarks.side_by_side import gpu_name
+from benchmarks.side_by_side import MOST_BYTES, gpu_environment, gpu_name
 from benchmarks.train_steps import abstract_step
 from mammo_jax.errors import UserError, run_command
 from mammo_jax.progress import progress
@@ -37,24 +39,46 @@ _COLUMNS = (
     *("planned, GB", "taken, GB"),
     *("in one microbatch: planned, GB", "taken, GB"),
 )
-_FAILED = "failed"
-# Whether the batch is in one microbatch.
-_AS_CONFIGURED, _WHOLE_BATCH = 0, 1
+_FAILED = ("failed", "failed")
+# Trunk, top, preset and stem, as in `model_costs.MODELS`.
+_LARGEST = (
+    ("resnet50", HYBRID, "paper", "standard"),
+    ("resnet50", "heatmap_1x1", "paper", "standard"),
+    ("vgg16", "vgg_512x3", "paper", "standard"),
+    ("vgg16", HYBRID, "paper", "standard"),
+    ("vgg16", "heatmap_1x1", "paper", "standard"),
+    ("vgg19", "vgg_512x1", "paper", "standard"),
+    ("resnet50", HYBRID, "paper", "gentle"),
+    ("resnet50", HYBRID, "full_resolution", "standard"),
+    ("vgg16", HYBRID, "full_resolution", "standard"),
+)
 
 
-def visit(model: int, whole_batch: int) -> tuple[int, int]:
+class Visit(NamedTuple):
+    """A model, and into how many microbatches its batch of 2 is cut."""
+
+    trunk: str
+    top: str
+    preset: str
+    stem: str
+    accum_steps: int
+
+
+def visits_of(model: tuple[str, str, str, str]) -> list[Visit]:
+    """As it is configured, and in one microbatch where that is meant to fit."""
+    configured = model_config(*model).accum_steps
+    cuts = {configured: None, 1: None} if model[2] == "paper" else {configured: None}
+    return [Visit(*model, cut) for cut in cuts]
+
+
+def visit(chosen: Visit) -> tuple[int, int]:
     """Trains two steps in this process.
-
-    Args:
-      model: its place in `MODELS`.
-      whole_batch: `_AS_CONFIGURED` or `_WHOLE_BATCH`.
 
     Returns:
       The bytes that were planned and those that were taken.
     """
-    config = model_config(*MODELS[model])
-    if whole_batch:
-        config.accum_steps = 1
+    config = model_config(*chosen[:4])
+    config.accum_steps = chosen.accum_steps
     step = abstract_step(config, "stage2")
     compiled = step.function.lower(step.state, step.batch).compile()
     state, batch = jax.tree.map(
@@ -67,59 +91,36 @@ def visit(model: int, whole_batch: int) -> tuple[int, int]:
     return cuda_target.peak_bytes(compiled), taken
 
 
-def _visit_in_process(model: int, whole_batch: int, share: float) -> tuple[str, str]:
+def _visit_in_process(chosen: Visit) -> tuple[str, str]:
     done = subprocess.run(
-        [*_COMMAND, "--as_visit", str(model), str(whole_batch)],
-        env=os.environ
-        | {
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.5f}",
-            "JAX_PLATFORMS": "cuda",
-        },
+        [*_COMMAND, "--as_visit", json.dumps(chosen)],
+        env={**os.environ, **gpu_environment()},
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        print(f"{MODELS[model]}:\n{done.stderr[-2000:]}", file=sys.stderr)
-        return _FAILED, _FAILED
+        print(f"{chosen}:\n{done.stderr[-2000:]}", file=sys.stderr)
+        return _FAILED
     planned, taken = json.loads(done.stdout.splitlines()[-1])
     return f"{planned / 1e9:.2f}", f"{taken / 1e9:.2f}"
 
 
-def card_bytes() -> int:
-    """The memory of this machine's first GPU."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=True)
-    return int(done.stdout.splitlines()[0]) << 20
-
-
-def measure(processes: int) -> list[tuple[str, ...]]:
-    """The rows of the table; a few models at a time."""
-    share = MOST_BYTES / card_bytes()
-    visits = [
-        (model, whole_batch)
-        for model, (_, _, preset, _) in enumerate(MODELS)
-        for whole_batch in (_AS_CONFIGURED, _WHOLE_BATCH)
-        if preset == "paper" or not whole_batch
-    ]
-    found = {}
+def measure(processes: int) -> Iterator[tuple[str, ...]]:
+    """The rows of the table; a few visits at a time."""
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-        waiting = {pool.submit(_visit_in_process, *v, share): v for v in visits}
-        done = concurrent.futures.as_completed(waiting)
-        for future in progress(done, "visits", unit="visit", total=len(visits)):
-            found[waiting[future]] = future.result()
-    rows = []
-    for model, (trunk, top, preset, stem) in enumerate(MODELS):
-        size = model_config(trunk, top, preset, stem).model.image_size
-        rows.append(
-            (
+        waiting = [
+            [pool.submit(_visit_in_process, chosen) for chosen in visits_of(model)]
+            for model in _LARGEST
+        ]
+        for model, futures in zip(_LARGEST, waiting, strict=True):
+            trunk, top, _, stem = model
+            cells = [cell for future in futures for cell in future.result()]
+            yield (
                 trunk if stem == "standard" else f"{trunk}, {stem} stem",
                 top.replace("_", " "),
-                "x".join(map(str, size)),
-                *found[model, _AS_CONFIGURED],
-                *found.get((model, _WHOLE_BATCH), ("-", "-")),
+                "x".join(map(str, model_config(*model).model.image_size)),
+                *[*cells, "-", "-"][:4],
             )
-        )
-    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,19 +132,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--readme", type=Path, help="write the table between the markers of this file"
     )
-    parser.add_argument("--as_visit", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--as_visit", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     if flags.as_visit:
-        print(json.dumps(visit(*flags.as_visit)))
+        print(json.dumps(visit(Visit(*json.loads(flags.as_visit)))))
         return
     if flags.readme:
         split_at_markers(flags.readme, _MARKERS)  # Before the minutes of compiling.
-    rows = [_COLUMNS, ("---",) * 3 + ("---:",) * 4, *measure(flags.processes)]
-    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    print(f"On {gpu_name()}.\n\n{table}")
+    lines = [f"On {gpu_name()}.\n\n"]
+    rows = progress(
+        measure(flags.processes), "models", total=len(_LARGEST), unit="model"
+    )
+    for row in itertools.chain((_COLUMNS, ("---",) * 3 + ("---:",) * 4), rows):
+        lines.append(f"| {' | '.join(row)} |\n")
+        print(lines[-1], end="", flush=True)
     if flags.readme:
-        write_between_markers(flags.readme, _MARKERS, f"On {gpu_name()}.\n\n{table}")
-    if _FAILED in table:
+        write_between_markers(flags.readme, _MARKERS, "".join(lines))
+    if any(_FAILED[0] in line for line in lines):
         raise UserError(
             f"models do not train within {MOST_BYTES / 1e9:g} GB, see above"
         )

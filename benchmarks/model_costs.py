@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
 from benchmarks.pages import split_at_markers, write_between_markers
+from benchmarks.side_by_side import MOST_BYTES
 from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.config import apply_preset, set_top, whole_config
 from mammo_jax.errors import UserError, run_command
@@ -56,8 +57,6 @@ COLUMNS = (
     "peak training memory, GB",
     "with both images in one microbatch, GB",
 )
-# What a card of 8 GB has left beside the CUDA context and cuDNN's scratch space.
-MOST_BYTES = 7e9
 
 
 def model_config(

@@ -4,6 +4,8 @@ On a GPU where it sees one. As JAX does there, it may round the inputs of float3
 products to TF32, and tries convolutions out before it chooses.
 """
 
+import os
+
 import torch
 import torchvision
 from torch import nn
@@ -11,6 +13,7 @@ from torchvision.models.resnet import Bottleneck
 
 from benchmarks.peers.workload import (
     CLASSES,
+    GPU_SHARE,
     LEARNING_RATE,
     SIZES,
     Steps,
@@ -107,4 +110,10 @@ def prepare(workload: Workload) -> Steps:
 
     if device == "cpu":
         return Steps(train, score)
-    return Steps(train, score, torch.cuda.max_memory_allocated)
+    torch.cuda.set_per_process_memory_fraction(float(os.environ[GPU_SHARE]))
+    return Steps(
+        train,
+        score,
+        torch.cuda.max_memory_allocated,
+        torch.cuda.reset_peak_memory_stats,
+    )

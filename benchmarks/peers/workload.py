@@ -8,6 +8,8 @@ from typing import NamedTuple
 SIZES = {"patch": (224, 224), "whole": (1152, 896)}
 CLASSES = {"patch": 5, "whole": 2}
 LEARNING_RATE = 1e-4
+# The variable in which JAX, too, reads what share of a GPU's memory it may take.
+GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 class Workload(NamedTuple):
@@ -44,8 +46,10 @@ class Steps(NamedTuple):
       train: one step of training with Adam; returns when it is done.
       score: the scores of one batch, likewise.
       peak_bytes: the most memory that was held so far, of a GPU or of the process.
+      reset_peak: forgets what the first step took to try algorithms out, if it can.
     """
 
     train: Callable[[], object]
     score: Callable[[], object]
     peak_bytes: Callable[[], int] = most_resident_bytes
+    reset_peak: Callable[[], object] = lambda: None

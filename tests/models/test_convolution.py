@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -318,6 +319,21 @@ def test_an_interrupt_in_python_is_an_error_of_the_program():
     )
     with pytest.raises(jax.errors.JaxRuntimeError, match="KeyboardInterrupt"):
         jax.block_until_ready(call(jnp.zeros(2), integers=np.array([0])))
+
+
+def test_a_process_whose_jax_has_no_cpu_ends_without_complaint():
+    program = """
+from mammo_jax.models import foreign
+foreign.register("mammo_jax_test_end", lambda *_: None)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
 
 
 def test_without_onednn_the_log_says_so(monkeypatch, caplog):
