@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
-from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
@@ -66,7 +65,7 @@ def make_step(
     config: ConfigDict, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Callable, TrainState]:
     """The step as a run on the CPU has it, and a state with random values."""
-    graphdef, params, stats = variables.split(build_model(config.model, nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config.model, 0))
     labels = {name: groups_of(name, config.model.trunk) for name in params}
     (row,) = optimizer.stages_from_config({STAGE: config.stages[STAGE]})
     transform = optimizer.make_optimizer(row, labels, STEPS_PER_EPOCH)

@@ -1,8 +1,10 @@
 """A whole run: patch classifier, conversion, whole-image training, test."""
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from mammo_jax.data.pipeline import Dataset
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.evaluation.run_report import write_run_report
 from mammo_jax.model_description import Description, save_description
 from mammo_jax.model_directory import load_variables, save_variables
 from mammo_jax.models import conversion, pretrained
@@ -22,12 +23,11 @@ from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Progress
 from mammo_jax.training.experiment import Experiment
-from mammo_jax.training.logs import Logs
+from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.signals import StopRequest
-from mammo_jax.training.state import Arrays
-from mammo_jax.training.validation_figures import log_hyperparameters
+from mammo_jax.training.state import Arrays, TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +88,9 @@ def _train_and_evaluate(
         run = forest_run.run_forest if is_forest else _run
         metrics = run(config, dataset, init_from, workdir, stop)
         if devices.is_main_process():
+            # Late: matplotlib and scikit-learn take seconds.
+            from mammo_jax.evaluation.run_report import write_run_report
+
             write_run_report(workdir)
             workdirs.write_json(metrics_path, metrics)
         devices.wait_for_all("written")
@@ -137,34 +140,28 @@ def _run(
     workdir: Path,
     stop: StopRequest,
 ) -> dict[str, Any]:
-    experiment, params, stats = experiments.make_experiment(config, dataset)
+    experiment = experiments.make_experiment(config, dataset)
     writes = devices.is_main_process()
     if writes:
         save_description(workdir, _description(experiment))
-    like = devices.abstract(experiment.mesh, (params, stats))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        fresh = experiments.initial_state(experiment, params, stats)
-        restored = checkpoints.restore_latest(
-            lambda progress: experiment.enter_stage(progress.stage, fresh)
+    like = devices.abstract(experiment.mesh, experiment.abstract)
+    trace = StepTrace(workdir if experiment.config.profile and writes else None)
+    with (
+        Checkpoints(workdir / "checkpoints") as checkpoints,
+        contextlib.closing(trace),
+        contextlib.ExitStack() as ends,
+    ):
+        compiler = ThreadPoolExecutor(1)
+        ends.callback(compiler.shutdown, wait=False, cancel_futures=True)
+        state, progress, first_step = _begin(
+            experiment, checkpoints, init_from, compiler
         )
-        if restored is None:
-            params, stats = _initial_variables(experiment, params, stats, init_from)
-            progress = Progress()
-            state = experiments.initial_state(experiment, params, stats)
-            checkpoints.require_space(state, KEPT_CHECKPOINTS)
-        else:
-            state, progress = restored
-            _log.info("going on from step %d in %s", progress.step, workdir)
-        # Their memory is the training's from here on.
-        del fresh, params, stats
-        trace = StepTrace(workdir if experiment.config.profile and writes else None)
         with (
             stop.deferred(),
             Logs(workdir, resumed_at=progress.step, enabled=writes) as logs,
-            contextlib.closing(trace),
         ):
             run = Run(experiment, checkpoints, logs, trace, stop)
-            progress = train(run, state, progress)
+            progress = train(run, state, progress, first_step)
             best = checkpoints.load_model(progress.best_step, *like)
             if writes:
                 save_variables(workdir, *best)
@@ -199,26 +196,56 @@ def _evaluate(
     return metrics
 
 
-def _initial_variables(
-    experiment: Experiment, params: Arrays, stats: Arrays, init_from: str
-) -> tuple[Arrays, Arrays]:
-    """The values training starts from: random, ImageNet's or a trained classifier's."""
+def _begin(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    init_from: str,
+    compiler: Executor,
+) -> tuple[TrainState, Progress, Future]:
+    """The state to train from, and its train step.
+
+    The step is compiled while the values are made and the first batch is read.
+    """
+    restored = checkpoints.restore_latest(
+        lambda progress: experiment.abstract_state(progress.stage)
+    )
+    if restored is not None:
+        state, progress = restored
+        _log.info("going on from step %d", progress.step)
+        step = experiment.compiler_of_train_step(progress.stage)
+        return state, progress, compiler.submit(step)
+    put_values = _known_values(experiment, init_from)
+    checkpoints.require_space(experiment.abstract_state(0), KEPT_CHECKPOINTS)
+    first_step = compiler.submit(experiment.compiler_of_train_step(0))
+    params, stats = put_values(*experiments.random_variables(experiment))
+    state = experiments.initial_state(experiment, params, stats)
+    return state, Progress(), first_step
+
+
+def _known_values(
+    experiment: Experiment, init_from: str
+) -> Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]:
+    """Puts ImageNet's or a trained classifier's values in the place of random ones.
+
+    Raises:
+      UserError: they do not fit the model.
+    """
     config = experiment.config
     if config.task == "patch" and config.pretrained:
         path, model = Path(config.pretrained).expanduser(), config.model
         trunk = pretrained.load_trunk(path, model.trunk, model.wiring)
-        return pretrained.put_trunk(trunk, params, stats)
+        pretrained.put_trunk(trunk, *experiment.abstract)
+        return functools.partial(pretrained.put_trunk, trunk)
     if not init_from:
-        return params, stats
+        return lambda params, stats: (params, stats)
     directory = Path(init_from).expanduser()
     try:
-        _, source_params, source_stats = load_variables(directory)
-        params, stats, report = conversion.take_over(
-            source_params, source_stats, params, stats
-        )
+        _, params, stats = load_variables(directory)
+        take_over = functools.partial(conversion.take_over, params, stats)
+        *_, report = take_over(*experiment.abstract)
         source_config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
         conversion.check_same_network(source_config["model"], config.model)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
-    _log.info("started from %s: %s", directory, report)
-    return params, stats
+    _log.info("starting from %s: %s", directory, report)
+    return lambda params, stats: take_over(params, stats)[:2]

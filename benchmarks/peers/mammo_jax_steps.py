@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
 from benchmarks.train_steps import AbstractStep, abstract_step
@@ -39,7 +38,7 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
     stages = list(config.stages)
     abstract = abstract_step(config, stages[0 if workload.stage == "new" else -1])
     random = np.random.default_rng(0)
-    model = build_model(config.model, nnx.Rngs(0))
+    model = build_model(config.model, 0)
     graphdef, params, stats = variables.split(model)
     del model
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.state)

@@ -9,15 +9,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epy
 from jaxtyping import Bool, Float, Int
-from skimage import measure
-from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.data.pipeline import evaluation_batches
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation.predictions import Details
 from mammo_jax.models.variables import Variables
 from mammo_jax.progress import progress_bar
+
+with epy.lazy_imports():  # A second, which other runs need not wait for.
+    import skimage.measure
+    import sklearn.ensemble
 
 # Section 2.3.
 CUTOFFS = (0.3, 0.5, 0.7, 0.9)
@@ -99,7 +102,7 @@ def _map_features(
     probabilities: Float[np.ndarray, "rows columns"],
     mask: Bool[np.ndarray, "rows columns"],
 ) -> list[float]:
-    regions = measure.regionprops(measure.label(mask), probabilities)
+    regions = skimage.measure.regionprops(skimage.measure.label(mask), probabilities)
     # The label breaks ties, so that equal areas keep one order.
     regions.sort(key=lambda region: (-region.area, region.label))
     features = [float(len(regions)), float(mask.sum()), float(probabilities.max())]
@@ -245,7 +248,7 @@ def fit_forest(
     trees: int = 500,
     max_depth: int = 9,
     min_samples_split: int = 300,
-) -> RandomForestClassifier:
+) -> "sklearn.ensemble.RandomForestClassifier":
     """Fits a forest; the defaults are those of the paper's Table 2.
 
     Args:
@@ -256,7 +259,7 @@ def fit_forest(
       max_depth: of a tree.
       min_samples_split: images that a node must have to be split.
     """
-    forest = RandomForestClassifier(
+    forest = sklearn.ensemble.RandomForestClassifier(
         n_estimators=trees,
         max_depth=max_depth,
         min_samples_split=min_samples_split,
@@ -266,7 +269,7 @@ def fit_forest(
     return forest.fit(features, labels)
 
 
-def splits_no_node(forest: RandomForestClassifier) -> bool:
+def splits_no_node(forest: "sklearn.ensemble.RandomForestClassifier") -> bool:
     """Whether every tree is a single leaf, which scores all images alike.
 
     A tree sees the images that it drew, about 0.63 of them: a node of so few is not
@@ -276,7 +279,8 @@ def splits_no_node(forest: RandomForestClassifier) -> bool:
 
 
 def malignant_probability(
-    forest: RandomForestClassifier, features: Float[np.ndarray, "images features"]
+    forest: "sklearn.ensemble.RandomForestClassifier",
+    features: Float[np.ndarray, "images features"],
 ) -> Float[np.ndarray, " images"]:
     """The forest's probability of malignancy, 0..1, for each image."""
     return forest.predict_proba(features)[:, list(forest.classes_).index(1)]

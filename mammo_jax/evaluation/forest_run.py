@@ -20,9 +20,8 @@ from mammo_jax.evaluation import forest, scoring
 from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
 from mammo_jax.model_directory import LoadedModel, load_model
-from mammo_jax.training.logs import Logs
+from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.signals import StopRequest
-from mammo_jax.training.validation_figures import log_hyperparameters
 
 _log = logging.getLogger(__name__)
 

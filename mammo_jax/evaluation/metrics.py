@@ -3,9 +3,12 @@
 import dataclasses
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
+from etils import epy
 from jaxtyping import Float, Int
+
+with epy.lazy_imports():  # They take seconds, and training begins without them.
+    import scipy.stats
+    import sklearn.metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
+from etils import epy
 from jaxtyping import Float, Int
+
+with epy.lazy_imports():  # They take seconds, and training begins without them.
+    import scipy.stats
+    import sklearn.metrics
 
 TARGETS = (0.80, 0.90, 0.95)
 # Of shares of counts.

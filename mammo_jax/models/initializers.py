@@ -39,7 +39,8 @@ def _on_host(draw: Callable, variance: Callable, traced: Callable) -> Callable:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
         receptive = int(np.prod(shape[:-2]))
         std = np.sqrt(variance(receptive * shape[-2], receptive * shape[-1]))
-        return jnp.asarray(draw(rng, shape, std), dtype)
+        # Rounded here: XLA would compile that for every shape.
+        return jnp.asarray(draw(rng, shape, std).astype(dtype))
 
     return initializer
 

@@ -38,7 +38,8 @@ class BatchNorm(nnx.BatchNorm):
         y, mean, var = _normalize(x, self.scale[...], self.bias[...], self.epsilon)
         for running, new in ((self.mean, mean), (self.var, var)):
             kept = self.momentum * running[...]
-            running[...] = lax.stop_gradient(kept + (1 - self.momentum) * new)
+            # `running[...] =` would ask for a sharding, for milliseconds each time.
+            running.set_value(lax.stop_gradient(kept + (1 - self.momentum) * new))
         return y
 
 

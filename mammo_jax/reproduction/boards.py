@@ -20,8 +20,7 @@ from mammo_jax.reproduction import (
     untransferred,
 )
 from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.training.logs import Logs
-from mammo_jax.training.validation_figures import log_hyperparameters
+from mammo_jax.training.logs import Logs, log_hyperparameters
 
 FOLDER = "tensorboard"
 

@@ -124,7 +124,7 @@ def score(
     config = run.config.copy_and_resolve_references()
     config.tta = flips
     dataset = experiments.open_data(config)
-    experiment, _, _ = experiments.make_experiment(config, dataset)
+    experiment = experiments.make_experiment(config, dataset)
     _, params, stats = load_variables(model)
     write_predictions(out, scoring.predict(experiment, params, stats, "test", stop))
     note_source(out, model)

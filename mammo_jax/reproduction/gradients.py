@@ -175,7 +175,8 @@ def _can_start(run: PlannedRun) -> bool:
 
 def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
     dataset = experiments.open_data(config)
-    experiment, params, stats = experiments.make_experiment(config, dataset)
+    experiment = experiments.make_experiment(config, dataset)
+    params, stats = experiments.random_variables(experiment)
     _, there, there_stats = load_variables(Path(config.init_from))
     params, stats, _ = conversion.take_over(there, there_stats, params, stats)
     state = experiments.initial_state(experiment, params, stats)

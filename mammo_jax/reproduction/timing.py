@@ -31,11 +31,10 @@ def time_steps(runs: Sequence[PlannedRun]) -> dict[Key, float]:
 
 def _time_step(run: PlannedRun) -> float:
     dataset = experiments.open_data(run.config)
-    experiment, params, stats = experiments.make_experiment(run.config, dataset)
+    experiment = experiments.make_experiment(run.config, dataset)
     last = len(experiment.stages) - 1
-    state = experiment.enter_stage(
-        last, experiments.initial_state(experiment, params, stats)
-    )
+    values = experiments.random_variables(experiment)
+    state = experiment.enter_stage(last, experiments.initial_state(experiment, *values))
     train_step = experiment.train_step(last)
     batch = experiment.training_arrays(next(experiment.training_batches(0)))
     state, loss = train_step(state, batch)

@@ -176,7 +176,8 @@ class Checkpoints:
           UserError: they do not.
         """
         directory = Path(self._checkpointer.directory)
-        needed = count * sum(leaf.nbytes for leaf in jax.tree.leaves(_parts(state)))
+        leaves = jax.tree.leaves(_parts(state))
+        needed = count * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         free = shutil.disk_usage(directory).free
         if free < needed:
             raise UserError(

@@ -90,6 +90,18 @@ def put_batch(
     }
 
 
+def abstract_batch(
+    mesh: Mesh, batch: Mapping[str, jax.ShapeDtypeStruct], *, leading: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of what `put_batch` gives of all processes' parts together."""
+    return {
+        key: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=_batch_sharding(mesh, key, leading)
+        )
+        for key, x in batch.items()
+    }
+
+
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
     """The same arrays, whole and committed on every device.
 

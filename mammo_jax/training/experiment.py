@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from mammo_jax.data import pipeline
 from mammo_jax.data.augment import Augmentation
 from mammo_jax.errors import UserError
-from mammo_jax.models import build_model, variables
+from mammo_jax.models import abstract_model, build_model, variables
 from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of
 from mammo_jax.models.published import download_name
@@ -66,6 +65,7 @@ class Experiment:
       dataset: opened for reading.
       pixel_mean: to subtract, on the scale 0..255.
       graphdef: the model without its variables.
+      abstract: shapes and types of its parameters and statistics.
       labels: layer group of every parameter.
       stages: in their order.
       steps_per_epoch: at least 1.
@@ -77,6 +77,7 @@ class Experiment:
     dataset: pipeline.Dataset
     pixel_mean: float
     graphdef: Any
+    abstract: tuple[dict, dict]
     labels: dict[str, str]
     stages: tuple[optimizer.Stage, ...]
     steps_per_epoch: int
@@ -132,20 +133,47 @@ class Experiment:
         )
 
     def enter_stage(self, index: int, state: TrainState) -> TrainState:
-        """The state at the start of a stage.
+        """The state at the start of a stage, on the devices.
 
         The optimiser starts anew, as the paper's Keras did, or goes on with the
         moments of the groups that the stage before trained as well.
         """
+        return self.placed(self._entered(index, state))
+
+    def _entered(self, index: int, state: TrainState) -> TrainState:
         trained = optimizer.trained_parameters(self.stages[index], self.labels)
         params = {name: state.params[name] for name in sorted(trained)}
         opt_state = self.optimizer(index).init(params)
         if not self.config.reset_optimizer and state.opt_state is not None:
             opt_state = optimizer.carry_moments(opt_state, state.opt_state)
-        state = dataclasses.replace(
+        return dataclasses.replace(
             state, opt_state=opt_state, metrics=EpochMetrics.empty()
         )
-        return self.placed(state)
+
+    def abstract_state(self, index: int) -> TrainState:
+        """Shapes and types of the state in a stage."""
+        state = jax.eval_shape(
+            lambda: self._entered(index, _state(self, *_zeros(self.abstract)))
+        )
+        return devices.abstract(self.mesh, state)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of what `training_arrays` gives."""
+        size = self.config.batch_size // self.config.accum_steps
+        leading = (self.config.accum_steps, size)
+        parts = {
+            "image": (self.dataset.image_shape, jnp.uint16),
+            "label": ((), jnp.int32),
+            "channel_shift": ((3,), jnp.float32),
+        }
+        return devices.abstract_batch(
+            self.mesh,
+            {
+                key: jax.ShapeDtypeStruct((*leading, *shape), dtype)
+                for key, (shape, dtype) in parts.items()
+            },
+            leading=1,
+        )
 
     def placed(self, state: TrainState) -> TrainState:
         """The state, whole on every device."""
@@ -179,6 +207,13 @@ class Experiment:
             options,
             self.mesh,
         )
+
+    def compiler_of_train_step(self, index: int) -> Callable[[], Callable]:
+        """The same, traced; what is returned compiles it, without a word of Python."""
+        function: Any = self.train_step(index)
+        if self.config.debug_nans:
+            return lambda: function  # It is taken apart where a NaN arises.
+        return function.lower(self.abstract_state(index), self.abstract_batch()).compile
 
 
 def _share() -> pipeline.Share:
@@ -308,16 +343,9 @@ def open_data(config: ConfigDict) -> pipeline.Dataset:
     return dataset
 
 
-def make_experiment(
-    config: ConfigDict, dataset: pipeline.Dataset
-) -> tuple[Experiment, Arrays, Arrays]:
-    """Builds the model with random values.
-
-    Returns:
-      The fixed parts of the run, the parameters and the statistics.
-    """
-    model = build_model(config.model, rngs=nnx.Rngs(config.seed))
-    graphdef, params, stats = variables.split(model)
+def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment:
+    """Builds the model, without values; see `random_variables`."""
+    graphdef, params, stats = variables.split(abstract_model(config.model))
     mean = config.data.pixel_mean
     mean = mean if mean >= 0 else dataset.pixel_mean
     labels = {name: groups_of(name, config.model.trunk) for name in params}
@@ -326,11 +354,12 @@ def make_experiment(
         optimizer.trained_parameters(stage, labels)
     examples = len(dataset.sources[config.data.train_split])
     mesh = devices.make_mesh(config.devices.data, config.devices.spatial)
-    experiment = Experiment(
+    return Experiment(
         config=config,
         dataset=dataset,
         pixel_mean=mean,
         graphdef=graphdef,
+        abstract=(params, stats),
         labels=labels,
         stages=stages,
         steps_per_epoch=config.steps_per_epoch or examples // config.batch_size,
@@ -339,12 +368,26 @@ def make_experiment(
             graphdef, pixel_mean=mean, tta=config.tta, mesh=mesh
         ),
     )
-    return experiment, params, stats
+
+
+def random_variables(experiment: Experiment) -> tuple[Arrays, Arrays]:
+    """The model's parameters and statistics as `config.seed` gives them."""
+    config = experiment.config
+    return variables.split(build_model(config.model, config.seed))[1:]
 
 
 def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:
     """The state at the start of the first stage."""
-    state = TrainState(
+    return experiment.enter_stage(0, _state(experiment, params, stats))
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def _state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:
+    """Before any stage was entered."""
+    return TrainState(
         params=params,
         batch_stats=stats,
         opt_state=None,
@@ -353,4 +396,3 @@ def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> Trai
         if experiment.config.ema_decay
         else None,
     )
-    return experiment.enter_stage(0, state)

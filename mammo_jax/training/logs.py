@@ -3,10 +3,17 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorboardX
 from jaxtyping import Float
+from ml_collections import ConfigDict
+from tensorboardX.summary import hparams
+
+from mammo_jax.training import workdir as workdirs
+
+_FINAL = ("auc", "accuracy", "loss")
 
 
 class Logs:
@@ -74,3 +81,41 @@ class Throughput:
             "train/images_per_second": self.images / elapsed,
             "train/data_wait_share": self._waited / elapsed,
         }
+
+
+def log_hyperparameters(
+    logs: Logs, config: ConfigDict, metrics: Mapping[str, Any]
+) -> None:
+    """Writes the configuration with the final figures, for TensorBoard's HParams.
+
+    They go into the run's own files: tensorboardX would make a run of its own, named
+    after the time, in a directory below.
+
+    Args:
+      logs: of the run.
+      config: of the run; its patch stage, a run of its own, is left out.
+      metrics: what `metrics.json` holds.
+    """
+    values = dict(_flat(workdirs.as_json(config)))
+    final = {
+        f"final/{role}_{key}": metrics[role][key]
+        for role in ("validation", "test")
+        for key in _FINAL
+        if metrics[role][key] is not None
+    }
+    logs.scalars(metrics["steps"], final)
+    for summary in hparams(values, final):
+        logs.writer._get_file_writer().add_summary(summary)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Any:
+    """Names with dots, and values that the plugin has types for."""
+    for key, value in config.items():
+        if not prefix and key == "patch":
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            yield f"{prefix}{key}", value
+        else:
+            yield f"{prefix}{key}", str(value)

@@ -1,9 +1,11 @@
 """The epochs of a run: train, validate, keep the best, stop in time."""
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -23,7 +25,6 @@ from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
-from mammo_jax.training.validation_figures import log_validation
 
 _log = logging.getLogger(__name__)
 
@@ -73,20 +74,30 @@ def _not_finite(what: str, batch: dict, step: int) -> UserError:
     )
 
 
-def train(run: Run, state: TrainState, progress: Progress) -> Progress:
+def train(
+    run: Run, state: TrainState, progress: Progress, first_step: Future
+) -> Progress:
     """Trains from `progress` to the end of the last stage.
+
+    Args:
+      run: what stays the same.
+      state: at `progress`.
+      progress: where to begin.
+      first_step: the compiled train step of its stage; unread if all is done.
 
     Raises:
       RunStoppedError: a signal arrived; the state has been saved.
     """
     batches = run.experiment.training_batches(progress.step)
-    _log_input_images(run, progress)
-    compiled: dict[int, Any] = {}
+    first = next(batches)
+    _log_input_images(run, progress, first)
+    batches = itertools.chain([first], batches)
+    compiled = {} if progress.finished else {progress.stage: first_step.result()}
     look_with = make_look(run.experiment)
     while not progress.finished:
         index = progress.stage
         if index not in compiled:
-            compiled = {index: run.experiment.train_step(index)}
+            compiled = {index: run.experiment.compiler_of_train_step(index)()}
         with jax.debug_nans(run.experiment.config.debug_nans):
             state, progress = _train_epoch(
                 run, compiled[index], batches, state, progress
@@ -217,6 +228,9 @@ def _end_epoch(
         {f"validation/{key}": figures[key] for key in ("loss", "accuracy", "auc")},
     )
     if is_main_process():
+        # Late: matplotlib takes a second, and training begins without it.
+        from mammo_jax.training.validation_figures import log_validation
+
         look = look_with(state.evaluated_params, state.batch_stats)
         log_validation(run.logs, progress.step, run.experiment, predictions, look)
     score = figures[run.experiment.task.score]
@@ -287,9 +301,8 @@ def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
     return (new["score"], -new["loss"]) > (best["score"], -best["loss"])
 
 
-def _log_input_images(run: Run, progress: Progress) -> None:
+def _log_input_images(run: Run, progress: Progress, batch: dict) -> None:
     """Shows a few training images as the network sees them, scaled to 0..1."""
-    batch = next(run.experiment.training_batches(progress.step))
     images = np.asarray(
         network_input(
             batch["image"][:_LOGGED_IMAGES],

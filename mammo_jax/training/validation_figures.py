@@ -1,6 +1,6 @@
 """What TensorBoard shows beside curves: how the scores lie, and where they fail."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -9,13 +9,10 @@ import sklearn.metrics
 from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
-from tensorboardX.summary import hparams
 
 from mammo_jax.evaluation import curves
 from mammo_jax.evaluation.overlays import draw_overlay
 from mammo_jax.evaluation.predictions import Predictions
-from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.attention import Look
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs
@@ -25,7 +22,6 @@ _WORST = 4
 _SHOWN_HEIGHT = 384
 # Inches.
 _COLUMN, _HEAD, _FOOT = 2.4, 0.48, 0.25
-_FINAL = ("auc", "accuracy", "loss")
 _COLOURS = "red speaks for malignancy, blue against it"
 
 
@@ -59,44 +55,6 @@ def log_validation(
         _figure(logs, step, "validation/confusion", figure)
     figure = _worst_figure(experiment, predictions, look)
     _figure(logs, step, "validation/most_wrong", figure)
-
-
-def log_hyperparameters(
-    logs: Logs, config: ConfigDict, metrics: Mapping[str, Any]
-) -> None:
-    """Writes the configuration with the final figures, for TensorBoard's HParams.
-
-    They go into the run's own files: tensorboardX would make a run of its own, named
-    after the time, in a directory below.
-
-    Args:
-      logs: of the run.
-      config: of the run; its patch stage, a run of its own, is left out.
-      metrics: what `metrics.json` holds.
-    """
-    values = dict(_flat(workdirs.as_json(config)))
-    final = {
-        f"final/{role}_{key}": metrics[role][key]
-        for role in ("validation", "test")
-        for key in _FINAL
-        if metrics[role][key] is not None
-    }
-    logs.scalars(metrics["steps"], final)
-    for summary in hparams(values, final):
-        logs.writer._get_file_writer().add_summary(summary)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Any:
-    """Names with dots, and values that the plugin has types for."""
-    for key, value in config.items():
-        if not prefix and key == "patch":
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float | str):
-            yield f"{prefix}{key}", value
-        else:
-            yield f"{prefix}{key}", str(value)
 
 
 def _figure(logs: Logs, step: int, name: str, figure: Figure) -> None:

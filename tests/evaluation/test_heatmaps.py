@@ -1,7 +1,6 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.data.pipeline import open_dataset
 from mammo_jax.errors import UserError
@@ -19,7 +18,7 @@ def patch_model(**changes):
     config = default_model_config()
     config.update({"trunk": "vgg16", "width": 0.05, "num_classes": 5} | changes)
     config.top.update(TOPS["patch"] | {"window": WINDOW})
-    _, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    _, params, stats = variables.split(build_model(config, 0))
     return config, params, stats
 
 
@@ -47,7 +46,7 @@ def test_an_image_of_one_patch_gives_the_patch_classifiers_probabilities():
     config, params, stats = patch_model()
     batch = batch_of(PATCH, PATCH)
     heatmaps = make_heatmap_step(config, PIXEL_MEAN)(params, stats, batch)
-    graphdef = variables.split(build_model(config, nnx.Rngs(0)))[0]
+    graphdef = variables.split(build_model(config, 0))[0]
     eval_step = make_eval_step(graphdef, pixel_mean=PIXEL_MEAN)
     labels = np.zeros(2, np.int32)
     expected, _ = eval_step(params, stats, {**batch, "label": labels})

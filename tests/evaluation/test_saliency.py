@@ -31,7 +31,7 @@ def _config(kind: str, **changes):
 
 
 def _evidence(config, images, *, model=None, pixel_mean=MEAN):
-    model = model or build_model(config, rngs=nnx.Rngs(0))
+    model = model or build_model(config, 0)
     graphdef, params, stats = variables.split(model)
     step = saliency.make_evidence_step(
         graphdef,
@@ -80,7 +80,7 @@ def test_patch_classifiers_show_their_heatmap(kind):
 
 def test_flips_one_after_the_other_are_those_at_once():
     config = _config("residual")
-    graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config, 0))
     found = [
         jax.jit(
             saliency.make_evidence_step(
@@ -145,7 +145,7 @@ def _spots(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _averaging_model(config):
     """Every convolution averages what it sees; malignant is what is bright."""
-    model = build_model(config, rngs=nnx.Rngs(0))
+    model = build_model(config, 0)
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         value = variable[...]
         if path[-1] == "kernel":

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from flax import nnx
 from ml_collections import ConfigDict
 
 from mammo_jax import config as configuration
@@ -42,7 +41,7 @@ def write_run(
 ):
     """A finished run in `directory`; returns its model."""
     config = make_config(task, **model)
-    network = build_model(config.model, rngs=nnx.Rngs(seed))
+    network = build_model(config.model, seed)
     _, params, stats = variables.split(network)
     directory.mkdir(parents=True)
     workdirs.write_json(directory / "config.json", workdirs.as_json(config))

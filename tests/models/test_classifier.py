@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from mammo_jax.errors import UserError
-from mammo_jax.models import TOPS, build_model, default_model_config, resnet
+from mammo_jax.models import TOPS, build_model, classifier, default_model_config, resnet
 from mammo_jax.models import variables as model_variables
 
 
@@ -37,7 +37,7 @@ def images(batch=2, size=64, seed=0):
 
 def train_step_outputs(config, x):
     """Loss, gradients and new statistics of one jitted training forward pass."""
-    graphdef, params, stats = model_variables.split(build_model(config, nnx.Rngs(0)))
+    graphdef, params, stats = model_variables.split(build_model(config, 0))
 
     def loss(params, stats, x):
         model = model_variables.merge(graphdef, params, stats)
@@ -50,21 +50,27 @@ def train_step_outputs(config, x):
 @pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
 @pytest.mark.parametrize("top", ["patch", "residual_256-128x1", "vgg_512x1"])
 def test_logits_are_float32_of_the_asked_classes(trunk, top):
-    model = build_model(tiny(trunk, top, num_classes=3), nnx.Rngs(0))
+    model = build_model(tiny(trunk, top, num_classes=3), 0)
     logits = jax.eval_shape(lambda x: model(x, train=False), images(size=128))
     assert logits.shape == (2, 3)
     assert logits.dtype == jnp.float32
 
 
 def test_same_seed_gives_the_same_model():
-    first, second = (
-        model_variables.split(build_model(tiny(), nnx.Rngs(7)))[1] for _ in range(2)
-    )
+    first, second = (model_variables.split(build_model(tiny(), 7))[1] for _ in range(2))
     assert all(bool((first[name] == second[name]).all()) for name in first)
 
 
+def test_the_keys_are_those_of_rngs():
+    found, expected = classifier._Keys(7), nnx.Rngs(7)
+    for _ in range(3):
+        assert jnp.array_equal(
+            jax.random.key_data(found.params()), jax.random.key_data(expected.params())
+        )
+
+
 def test_train_mode_moves_the_running_statistics_and_eval_mode_does_not(shallow_resnet):
-    model = build_model(tiny(), nnx.Rngs(0))
+    model = build_model(tiny(), 0)
     before = model_variables.split(model)[2]
     model(images(), train=False)
     after_eval = model_variables.split(model)[2]
@@ -77,7 +83,7 @@ def test_train_mode_moves_the_running_statistics_and_eval_mode_does_not(shallow_
 def test_frozen_batch_norm_uses_and_keeps_the_running_statistics_in_training(
     shallow_resnet,
 ):
-    model = build_model(tiny(batch_norm="frozen"), nnx.Rngs(0))
+    model = build_model(tiny(batch_norm="frozen"), 0)
     before = model_variables.split(model)[2]
     in_training = model(images(), train=True)
     after = model_variables.split(model)[2]
@@ -86,7 +92,7 @@ def test_frozen_batch_norm_uses_and_keeps_the_running_statistics_in_training(
 
 
 def test_a_frozen_trunk_leaves_the_statistics_of_the_top_to_the_batch(shallow_resnet):
-    model = build_model(tiny(batch_norm="frozen_trunk"), nnx.Rngs(0))
+    model = build_model(tiny(batch_norm="frozen_trunk"), 0)
     before = model_variables.split(model)[2]
     model(images(), train=True)
     after = model_variables.split(model)[2]
@@ -118,7 +124,7 @@ def test_remat_changes_neither_names_nor_numbers(shallow_resnet, trunk, top):
 
 
 def test_parameter_paths_are_readable():
-    _, params, stats = model_variables.split(build_model(tiny(), nnx.Rngs(0)))
+    _, params, stats = model_variables.split(build_model(tiny(), 0))
     assert {
         "trunk/conv1/kernel",
         "trunk/stage5/unit3/conv2/kernel",
@@ -130,14 +136,14 @@ def test_parameter_paths_are_readable():
 
 
 def test_too_small_images_are_refused_with_the_size_needed():
-    model = build_model(tiny("vgg16", "vgg_512x1"), nnx.Rngs(0))
+    model = build_model(tiny("vgg16", "vgg_512x1"), 0)
     with pytest.raises(UserError, match=r"64x64 are too small .* at least 128x128"):
         model(images(), train=False)
 
 
 @pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
 def test_images_too_small_for_a_trunk_are_refused_with_the_size_needed(trunk):
-    model = build_model(tiny(trunk, "patch"), nnx.Rngs(0))
+    model = build_model(tiny(trunk, "patch"), 0)
     with pytest.raises(
         UserError, match=rf"31x64 are too small for {trunk} .* at least 32x32"
     ):
@@ -148,12 +154,12 @@ def test_too_small_heatmap_is_refused_with_the_size_needed():
     config = tiny(top="heatmap_5x5")
     config.top.update({"pool": 5, "window": 7})
     with pytest.raises(UserError, match="at least 352 pixels"):
-        build_model(config, nnx.Rngs(0))
+        build_model(config, 0)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (128, 64), (32, 32)])
 def test_a_heatmap_model_refuses_images_of_another_size(size):
-    model = build_model(tiny("vgg16", "heatmap_1x1"), nnx.Rngs(0))
+    model = build_model(tiny("vgg16", "heatmap_1x1"), 0)
     message = rf"images of {size[0]}x{size[1]}.* 64x64 \(model.image_size\)"
     with pytest.raises(UserError, match=message):
         model(jnp.zeros((1, *size, 3)), train=False)
@@ -191,5 +197,5 @@ def test_a_heatmap_model_refuses_images_of_another_size(size):
 )
 def test_wrong_configuration_is_refused_by_name(change, message):
     with pytest.raises(UserError, match=message) as caught:
-        build_model(change, nnx.Rngs(0))
+        build_model(change, 0)
     assert "\n" not in str(caught.value)

@@ -5,7 +5,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.errors import UserError
 from mammo_jax.models import build_model, default_model_config, variables
@@ -32,7 +31,7 @@ def make_config(kind, trunk="resnet50", **changes):
 
 def split_model(kind, seed, trunk="resnet50", **changes):
     config = make_config(kind, trunk, **changes)
-    return variables.split(build_model(config, nnx.Rngs(seed)))
+    return variables.split(build_model(config, seed))
 
 
 @pytest.mark.parametrize("trunk", ["resnet50", "vgg16"])

@@ -86,7 +86,7 @@ def test_the_gentle_stem_takes_the_same_weights(wiring):
 @pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
 def test_a_patch_of_224_gives_7x7_features_and_the_heatmap_is_30x22(trunk):
     config = config_of(trunk, "patch", width=0.05)
-    model = build_model(config, nnx.Rngs(0))
+    model = build_model(config, 0)
     assert feature_size(model.trunk, (224, 224)) == (7, 7)
     features = jnp.zeros((1, *feature_size(model.trunk, (1152, 896)), 8))
     head = nnx.Linear(8, 5, rngs=nnx.Rngs(0))
@@ -160,7 +160,7 @@ def test_relu_and_softmax_heatmaps_differ_and_share_their_variables():
     logits, names = [], []
     for activation in ("softmax", "relu"):
         config.top.activation = activation
-        graphdef, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+        graphdef, params, stats = variables.split(build_model(config, 0))
 
         def forward(params, stats, images, graphdef=graphdef):
             return variables.merge(graphdef, params, stats)(images, train=False)

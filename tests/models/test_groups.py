@@ -1,5 +1,4 @@
 import pytest
-from flax import nnx
 
 from mammo_jax.models import build_model, default_model_config, groups_of, variables
 
@@ -11,7 +10,7 @@ def groups(trunk, kind="residual"):
     config.top.update(
         {"kind": kind, "blocks": blocks, "window": 1, "pool": 1, "fc": (4, 4)}
     )
-    _, params, _ = variables.split(build_model(config, nnx.Rngs(0)))
+    _, params, _ = variables.split(build_model(config, 0))
     return {path: groups_of(path, trunk) for path in params}
 
 

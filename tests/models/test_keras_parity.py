@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.models import abstract_model, build_model, onednn, variables
 from mammo_jax.models.pretrained import convert
@@ -71,7 +70,7 @@ def our_variables(model, trunk, wiring, folder):
     config = {"trunk": trunk, "top": {"kind": "patch"}}
     if wiring:
         config["wiring"] = wiring
-    graphdef, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config, 0))
     params = {name: converted.get(name, value) for name, value in params.items()}
     stats = {name: converted.get(name, value) for name, value in stats.items()}
     return graphdef, params, stats, scheme

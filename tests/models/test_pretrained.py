@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from flax import nnx
 from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.errors import UserError
@@ -127,7 +126,7 @@ def test_ported_trunk_replaces_the_trunk_and_nothing_else(vgg_source, tmp_path):
     convert_file("vgg16", vgg_source, out)
     trunk = load_trunk(out, "vgg16", "")
     config = {"trunk": "vgg16", "top": {"kind": "patch"}, "num_classes": 5}
-    _, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    _, params, stats = variables.split(build_model(config, 0))
     new, _ = put_trunk(trunk, params, stats)
     assert new.keys() == params.keys()
     for name in params:
@@ -152,7 +151,7 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
     def first_layers(stem):
         """Up to the first convolution of stage 2; the size of the trunk's features."""
         config = {"wiring": "torchvision", "stem": stem, "top": {"kind": "patch"}}
-        graphdef, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+        graphdef, params, stats = variables.split(build_model(config, 0))
         net = variables.merge(graphdef, *put_trunk(trunk, params, stats)).trunk
         x = net.bn1(net.conv1(images), False)
         pooled = max_pool(x, 3, net.pool_stride, net.pool_padding)
@@ -170,7 +169,7 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
 
 def test_ported_trunk_is_refused_by_a_narrower_model():
     config = {"trunk": "vgg16", "width": 0.1, "top": {"kind": "patch"}}
-    _, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    _, params, stats = variables.split(build_model(config, 0))
     trunk = {
         name: jnp.zeros(shape) for name, shape in trunk_shapes("vgg16", "").items()
     }

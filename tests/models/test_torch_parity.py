@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import nnx
 
 from mammo_jax.models import abstract_model, build_model, variables
 from mammo_jax.models.pretrained import convert
@@ -118,7 +117,7 @@ def test_features_gradients_and_statistics_equal_pytorch(
     before = read_weights(tmp_path / "trunk.pth")
     converted, scheme = convert("resnet50", before)
     config = {"wiring": scheme.wiring, "top": {"kind": "patch"}}
-    graphdef, params, stats = variables.split(build_model(config, nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config, 0))
     converted = jax.tree.map(jnp.asarray, converted)
     params = {name: converted.get(name, value) for name, value in params.items()}
     stats = {name: converted[name] for name in stats}

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.models import build_model, variables
 from mammo_jax.reproduction import gradients
@@ -28,7 +27,7 @@ def test_the_norm_is_the_rate_at_which_the_loss_changes(top):
         "image_size": (128, 96),
         "top": TOPS[top],
     }
-    model = build_model(config, rngs=nnx.Rngs(0))
+    model = build_model(config, 0)
     graphdef, params, stats = variables.split(model)
     rng = np.random.default_rng(0)
     batch = {
@@ -109,7 +108,8 @@ def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, ev
         "experiments",
         SimpleNamespace(
             open_data=lambda config: None,
-            make_experiment=lambda config, dataset: (experiment, {}, {}),
+            make_experiment=lambda config, dataset: experiment,
+            random_variables=lambda experiment: ({}, {}),
             initial_state=lambda *arguments: start,
         ),
     )

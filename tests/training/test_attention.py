@@ -22,7 +22,8 @@ def _experiment(phantom_data: Path, task: str, **fields: object):
     config.data.dataset = f"cbis_ddsm/{name}"
     config.batch_size = config.accum_steps = 1
     config.update(fields)
-    return experiments.make_experiment(config, experiments.open_data(config))
+    experiment = experiments.make_experiment(config, experiments.open_data(config))
+    return experiment, *experiments.random_variables(experiment)
 
 
 def _logits(experiment, params, stats, images: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from mammo_jax.training.state import EpochMetrics, TrainState
 trunk, meshes = sys.argv[1], json.loads(sys.argv[2])
 config = default_model_config()
 config.trunk, config.width, config.top.blocks = trunk, 1 / 16, ("4-4-8x1",)
-graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+graphdef, params, stats = variables.split(build_model(config, 0))
 rng = np.random.default_rng(0)
 batch = {
     "image": rng.integers(0, 65536, (2, 4, 128, 64), dtype=np.uint16),

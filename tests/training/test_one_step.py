@@ -8,7 +8,6 @@ import jax
 import keras
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.models import build_model, default_model_config, groups_of, variables
 from mammo_jax.models.vgg import DEPTHS
@@ -86,7 +85,7 @@ def _ours():
     config = default_model_config()
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, 2
     config.top.kind, config.top.blocks = "vgg", ("8x2",)
-    graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config, 0))
     labels = {name: groups_of(name, "vgg16") for name in params}
     rates = dict.fromkeys(optimizer.GROUPS, RATE)
     stage = optimizer.Stage("stage1", 1, rates, L2)

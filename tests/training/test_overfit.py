@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.data import pipeline
 from mammo_jax.models import build_model, default_model_config, groups_of, variables
@@ -27,7 +26,7 @@ def test_eight_phantoms_are_learnt_by_heart(phantom_data):
     config = default_model_config()
     config.width, config.wiring, config.zero_init_residual = 1 / 8, "torchvision", True
     config.top.blocks = ("16-16-32x1", "16-16-32x1")
-    graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config, 0))
     groups = {name: groups_of(name, "resnet50") for name in params}
     stage = optimizer.Stage("stage1", 1, dict.fromkeys(optimizer.GROUPS, 1e-3), 0.0)
     transform = optimizer.make_optimizer(stage, groups, STEPS)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_sample_weight
@@ -28,7 +27,7 @@ def _problem(kind: str = "patch", group: str = "", batch_norm: str = "batch"):
     config.batch_norm = batch_norm
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, CLASSES
     config.top.kind, config.top.blocks = kind, ("4-4-8x1",)
-    graphdef, params, stats = variables.split(build_model(config, rngs=nnx.Rngs(0)))
+    graphdef, params, stats = variables.split(build_model(config, 0))
     labels = {name: groups_of(name, "vgg16") for name in params}
     rates = {name: 1e-3 * (group in ("", name)) for name in optimizer.GROUPS}
     stage = optimizer.Stage("stage1", 1, rates, 0.0)

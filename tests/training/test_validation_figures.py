@@ -13,7 +13,7 @@ from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curve_pb2
 
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.training import validation_figures
-from mammo_jax.training.logs import Logs
+from mammo_jax.training.logs import Logs, log_hyperparameters
 
 CLASSES = {
     "whole": ("not_malignant", "malignant"),
@@ -163,7 +163,7 @@ def test_hyperparameters_stand_in_the_run_itself(tmp_path):
     figures = {"auc": 0.75, "accuracy": 0.5, "loss": 0.6}
     metrics = {"steps": 11, "validation": figures, "test": {**figures, "auc": None}}
     with Logs(tmp_path, resumed_at=0) as logs:
-        validation_figures.log_hyperparameters(logs, config, metrics)
+        log_hyperparameters(logs, config, metrics)
     assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
     events = _events(tmp_path)
     content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
