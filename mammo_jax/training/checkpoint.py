@@ -117,7 +117,8 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            # In a thread that nobody waits for, so that a program may end before it.
+            cleanup_tmp_directories=directory.exists(),
         )
 
         self._pending: Any = None
