@@ -7,7 +7,8 @@ layers, with a batch of 2 as their configuration cuts it and in one microbatch, 
 a process of its own whose allocator has 7 GB of the card: what a card of 8 GB has left
 beside the CUDA context. A model for which that is not enough is an error. The plan is
 that of the program as it was compiled for this card; what was taken is the most that
-JAX's allocator had given out, cuDNN's scratch space in it. GB are 10^9 bytes.
+JAX's allocator had given out, cuDNN's scratch space in it. A process before that one
+compiles, since what the compiler tries out would count. GB are 10^9 bytes.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,12 +94,14 @@ def visit(chosen: Visit) -> tuple[int, int]:
 
 
 def _visit_in_process(chosen: Visit) -> tuple[str, str]:
-    done = subprocess.run(
-        [*_COMMAND, "--as_visit", json.dumps(chosen)],
-        env={**os.environ, **gpu_environment()},
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(2):  # The first one compiles.
+            done = subprocess.run(
+                [*_COMMAND, "--as_visit", json.dumps(chosen)],
+                env={**os.environ, **gpu_environment(cache)},
+                capture_output=True,
+                text=True,
+            )
     if done.returncode:
         print(f"{chosen}:\n{done.stderr[-2000:]}", file=sys.stderr)
         return _FAILED
