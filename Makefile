@@ -5,6 +5,8 @@ PEERS_VENV := .venv-peers
 CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
+# The environments are theirs: without compiled modules every process would parse anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-slow test-peers test-cuda bench lint setup-run setup-test clean
 

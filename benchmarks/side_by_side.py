@@ -28,7 +28,7 @@ from pathlib import Path
 
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.peers.workload import GPU_SHARE, Workload
-from mammo_jax.data.memory import start_without_thread_caches
+from mammo_jax.data.memory import start_with_memory_settings
 from mammo_jax.errors import run_command
 
 OURS, PYTORCH, KERAS = "mammo_jax", "pytorch", "keras"
@@ -67,7 +67,7 @@ _VECTOR_UNITS = {"amx_bf16": "with AMX", "avx512f": "with AVX-512", "avx2": "wit
 def visit(peer: str, name: str, steps: int) -> Results:
     """Times one peer in this process; seconds, and memory in GB."""
     if peer == OURS:
-        start_without_thread_caches()  # as mammo_jax.main does
+        start_with_memory_settings()  # as mammo_jax.main does
     workload, _ = WORKLOADS[name]
     prepared = importlib.import_module(f"benchmarks.peers.{peer}_steps").prepare(
         workload

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_jax.data.memory import start_without_thread_caches
+from mammo_jax.data.memory import start_with_memory_settings
 
 CONFIG = "configs/whole_res.py:real"
 _SPLITS = ("train", "validation", "test")
@@ -70,7 +70,7 @@ def run_until_first_step(arguments: Sequence[str]) -> None:
 
     from mammo_jax import main as command
 
-    start_without_thread_caches()  # as the command does
+    start_with_memory_settings()  # as the command does
 
     marks = Marks()
     from mammo_jax import train as _train  # noqa: F401
@@ -95,7 +95,7 @@ def run_until_first_score(arguments: Sequence[str]) -> None:
     """Predicts until the first score is known."""
     from mammo_jax import predict
 
-    start_without_thread_caches()  # as the command does
+    start_with_memory_settings()  # as the command does
     marks, score_all = Marks(), predict._score
 
     def with_marks(*arguments):

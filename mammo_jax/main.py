@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.data.memory import keep_freed_memory, start_without_thread_caches
+from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -122,7 +122,7 @@ def _train() -> None:
         )
     if _TTA.value:
         config.tta = True
-    keep_freed_memory()  # before JAX has threads
+    share_freed_memory()  # before JAX has threads
     join_processes()
     import jax
 
@@ -174,5 +174,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    start_without_thread_caches()
+    start_with_memory_settings()
     app.run(main, flags_parser=_flags_parser)

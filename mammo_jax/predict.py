@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_jax.data.memory import keep_freed_memory, start_without_thread_caches
+from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
     if options.paths and not files:
         raise UserError(f"there is nothing to score but what is in {out} already")
     grids = [inputs.grid_of(load_description(path)) for path in directories]
-    keep_freed_memory()  # before the readers have threads
+    share_freed_memory()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with inputs.reading(
         files, grids, with_original=options.full_size or options.dicom
@@ -181,5 +181,5 @@ def _about(models: "Sequence[LoadedModel]", *, tta: bool) -> str:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
-    start_without_thread_caches()
+    start_with_memory_settings()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -11,7 +11,7 @@ import argparse
 import json
 import shlex
 
-from mammo_jax.data.memory import start_without_thread_caches
+from mammo_jax.data.memory import start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 
@@ -91,5 +91,5 @@ def main(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
-    start_without_thread_caches()
+    start_with_memory_settings()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -11,7 +11,7 @@ it was stopped, and runs nothing twice; several machines may share --out, each w
 import argparse
 from pathlib import Path
 
-from mammo_jax.data.memory import keep_freed_memory, start_without_thread_caches
+from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(
             "--plan runs and writes nothing; leave it out, or --write_results"
         )
-    keep_freed_memory()  # before JAX has threads
+    share_freed_memory()  # before JAX has threads
     # Imported late: `--help` answers at once.
     from mammo_jax.compilation_cache import use_compilation_cache
     from mammo_jax.main import show_own_messages
@@ -108,5 +108,5 @@ def _split(text: str) -> list[str]:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
-    start_without_thread_caches()
+    start_with_memory_settings()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -1,48 +1,70 @@
-"""How the C library keeps memory that has been freed."""
+"""How the C library gives out memory and takes it back.
+
+A train step on the CPU works in one block of gigabytes, an image in blocks of tens of
+megabytes. Given back to the system and asked for again, page by page, they cost as much
+time as all the work on an image, and a quarter of that of a step. Kept, they need not
+fit the next step: XLA says that a step is done before it frees the block, so that the
+next may take another one, and a training of VGG16 on whole images held 3.6 GB or 6.5.
+In huge pages to give back and ask again costs little, so large blocks are given back
+where there are any, and kept where there are none.
+"""
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
-# The names of glibc's malloc.h: never give memory back to the system, ask for it in
-# one growing heap, let every thread use that one, and put every freed block together
-# with its neighbours.
-_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -4, -8
-_MALLOC_SETTINGS = {
-    _M_MXFAST: 0,
-    _M_TRIM_THRESHOLD: -1,
-    _M_MMAP_MAX: 0,
-    _M_ARENA_MAX: 1,
-}
-_TUNABLES, _NO_CACHES = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
+# The names of glibc's malloc.h. Every thread uses one heap, which does not shrink.
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = 1, -1, -3
+_M_MMAP_MAX, _M_ARENA_MAX = -4, -8
+_ONE_HEAP = {_M_ARENA_MAX: 1, _M_TRIM_THRESHOLD: -1}
+# The largest threshold there is, in bytes; blocks above it are given back.
+_GIVE_BACK = {_M_MMAP_THRESHOLD: 32 << 20}
+# Nothing is given back, and freed blocks are joined with their neighbours at once.
+_KEEP = {_M_MMAP_MAX: 0, _M_MXFAST: 0}
 
-
-def keep_freed_memory() -> None:
-    """Lets an image or a train step take the memory of the one before.
-
-    Otherwise the C library gives large blocks back to the system, and to get them
-    again, page by page, takes as long as all the work on an image, and about a
-    quarter of the time of a train step on the CPU. For the whole process; early,
-    before other threads have memory of their own.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc
-        for setting, value in _MALLOC_SETTINGS.items():
-            library.mallopt(setting, value)
+_TUNABLES = "GLIBC_TUNABLES"
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# In the threads' caches lie the bytes that were cut off behind a large block, which
+# then does not take up its old place.
+_NO_CACHES = "glibc.malloc.tcache_count=0"
+_FIRST_WITH_HUGE_PAGES = (2, 35)
 
 
-def start_without_thread_caches() -> None:
-    """Starts this program again, once, without caches of small blocks in every thread.
+def start_with_memory_settings() -> None:
+    """Starts this program again, once, with settings that only the environment has.
 
-    In such a cache lie the bytes that were cut off behind a large block, so that its
-    place does not grow by them when it is freed. A step's memory, one block, is asked
-    for with a few bytes more, does not fit into the place of the step before, and by
-    chance a training on the CPU grew by a block (ResNet50 on patches from 1.6 to 2.1 GB
-    within 20 steps). The caches can be turned off by the environment only; other C
-    libraries than glibc do not read it.
+    Other C libraries than glibc do not read them.
     """
     settings = os.environ.get(_TUNABLES, "")
-    if "glibc.malloc.tcache_count" in settings:
+    wanted = _HUGE_PAGES if _has_huge_pages() else _NO_CACHES
+    if wanted.partition("=")[0] in settings:
         return
-    os.environ[_TUNABLES] = ":".join(filter(None, [settings, _NO_CACHES]))
+    os.environ[_TUNABLES] = ":".join(filter(None, [settings, wanted]))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def share_freed_memory() -> None:
+    """Lets an image or a train step have the memory of the one before.
+
+    For the whole process; early, before other threads have memory of their own.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):  # not glibc
+        return
+    huge_pages = _HUGE_PAGES in os.environ.get(_TUNABLES, "")
+    for setting, value in (_ONE_HEAP | (_GIVE_BACK if huge_pages else _KEEP)).items():
+        library.mallopt(setting, value)
+
+
+def _has_huge_pages() -> bool:
+    """Whether the kernel and the C library have them for who asks."""
+    kernel = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    try:
+        _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
+        return (
+            tuple(map(int, version.split("."))) >= _FIRST_WITH_HUGE_PAGES
+            and "[never]" not in kernel.read_text()
+        )
+    except (OSError, ValueError):
+        return False
