@@ -5,7 +5,8 @@ PEERS_VENV := .venv-peers
 CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
-# The environments are theirs: without compiled modules every process would parse anew.
+# Python's compiled modules are kept, whatever the caller's environment says: the tests
+# start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-slow test-peers test-cuda bench lint setup-run setup-test clean

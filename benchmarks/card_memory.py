@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from benchmarks import cuda_target
 from benchmarks.model_costs import HYBRID, model_config
 from benchmarks.pages import split_at_markers, write_between_markers
-from benchmarks.side_by_side import MOST_BYTES, gpu_environment, gpu_name
+from benchmarks.side_by_side import gpu_environment, gpu_name
 from benchmarks.train_steps import abstract_step
 from mammo_jax.errors import UserError, run_command
 from mammo_jax.progress import progress
@@ -153,9 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.readme:
         write_between_markers(flags.readme, _MARKERS, "".join(lines))
     if any(_FAILED[0] in line for line in lines):
-        raise UserError(
-            f"models do not train within {MOST_BYTES / 1e9:g} GB, see above"
-        )
+        raise UserError("models failed, see above")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import jax
 from jax.experimental import topologies
 
 PLUGIN = "jax_plugins.xla_cuda12"
+# What a card of 8 GB has left beside the CUDA context and cuDNN's scratch space.
+MOST_BYTES = 7e9
 
 # A GeForce RTX 3070, as the CUDA C++ Programming Guide (compute capability 8.6) and
 # its data sheet describe it.

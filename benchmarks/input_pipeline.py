@@ -71,9 +71,9 @@ def read_ours(kind: Kind, folder: Path) -> Iterator[Any]:
     """Batches of this project, as they go to the device."""
     from mammo_jax.data import pipeline
     from mammo_jax.data.augment import Augmentation
-    from mammo_jax.data.memory import share_freed_memory
+    from mammo_jax.data.memory import set_up_memory
 
-    share_freed_memory()
+    set_up_memory()
     source = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources["train"]
     return pipeline.training_batches(
         Repeated(source, kind.examples),

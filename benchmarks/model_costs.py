@@ -24,8 +24,8 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
+from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.pages import split_at_markers, write_between_markers
-from benchmarks.side_by_side import MOST_BYTES
 from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.config import apply_preset, set_top, whole_config
 from mammo_jax.errors import UserError, run_command

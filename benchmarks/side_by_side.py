@@ -2,7 +2,7 @@
 
   make bench                    # everything, and the other benchmarks
   python -m benchmarks.side_by_side --workloads=resnet50_patch --rounds=3
-  python -m benchmarks.side_by_side --gpu --peers=mammo_jax,pytorch --steps=20
+  python -m benchmarks.side_by_side --gpu --steps=20
 
 Every visit is a process of its own, so that its memory is its own; the peers take turns
 within a round. Each visit runs one step that is not counted, then times `--steps` of
@@ -26,6 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from mammo_jax.data.memory import start_with_memory_settings
@@ -58,8 +59,6 @@ WORKLOADS = {
 }
 Results = dict[str, list[float]]
 _HIDE_GPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-# What a card of 8 GB has left beside the CUDA context, in bytes.
-MOST_BYTES = 7e9
 # Of x86-64, as Linux calls them; the best first.
 _VECTOR_UNITS = {"amx_bf16": "with AMX", "avx512f": "with AVX-512", "avx2": "with AVX2"}
 
@@ -195,12 +194,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peer, name, steps = flags.as_visit
         print(json.dumps(visit(peer, name, int(steps))))
         return
-    chosen = {*flags.peers.split(",")}
-    if not {OURS} < chosen <= {*_ALL}:
+    names, chosen = flags.workloads.split(","), flags.peers.split(",")
+    if not {OURS} < {*chosen} <= {*_ALL}:
         parser.error(f"--peers takes {OURS} and others of {', '.join(_ALL)}")
-    unknown = {*flags.workloads.split(",")} - {*WORKLOADS}
+    unknown = {*names} - {*WORKLOADS}
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}; choose from {[*WORKLOADS]}")
+    # On a GPU Keras is not held to its share.
+    there = {name: _NO_KERAS if flags.gpu else WORKLOADS[name][1] for name in names}
+    peers = {name: [p for p in there[name] if p in chosen] for name in names}
+    alone = [name for name in names if len(peers[name]) == 1]
+    if alone:
+        parser.error(f"none of {flags.peers} is measured beside {OURS} on {alone}")
     table = "speed table, GPU" if flags.gpu else "speed table"
     if flags.readme:
         split_at_markers(flags.readme, table)  # Before the hour of measuring.
@@ -214,9 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add(f"On {where}; medians of {flags.rounds} x {flags.steps}.\n")
     add("| network | what | mammo_jax | PyTorch | Keras | best peer / mammo_jax |")
     add("|---|---|---|---|---|---|")
-    for name in flags.workloads.split(","):
-        peers = [peer for peer in WORKLOADS[name][1] if peer in chosen]
-        found = measure(name, peers, flags.rounds, flags.steps, flags.gpu)
+    for name in names:
+        found = measure(name, peers[name], flags.rounds, flags.steps, flags.gpu)
         for key in ("train", "score", "memory"):
             add(_row(name, key, found))
     if flags.readme:

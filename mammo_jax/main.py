@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
+from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -122,7 +122,7 @@ def _train() -> None:
         )
     if _TTA.value:
         config.tta = True
-    share_freed_memory()  # before JAX has threads
+    set_up_memory()  # before JAX has threads
     join_processes()
     import jax
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
+from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
     if options.paths and not files:
         raise UserError(f"there is nothing to score but what is in {out} already")
     grids = [inputs.grid_of(load_description(path)) for path in directories]
-    share_freed_memory()  # before the readers have threads
+    set_up_memory()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with inputs.reading(
         files, grids, with_original=options.full_size or options.dicom

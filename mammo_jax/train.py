@@ -201,10 +201,11 @@ def _begin(
     checkpoints: Checkpoints,
     init_from: str,
     compiler: Executor,
-) -> tuple[TrainState, Progress, Future]:
-    """The state to train from, and its train step.
+) -> tuple[TrainState, Progress, Future | None]:
+    """The state to train from, and its train step, unless all is done.
 
-    The step is compiled while the values are made and the first batch is read.
+    The step is compiled while the values are made and the first batch is read. A
+    program that ends in between waits for the compiler.
     """
     restored = checkpoints.restore_latest(
         lambda progress: experiment.abstract_state(progress.stage)
@@ -212,6 +213,8 @@ def _begin(
     if restored is not None:
         state, progress = restored
         _log.info("going on from step %d", progress.step)
+        if progress.finished:
+            return state, progress, None
         step = experiment.compiler_of_train_step(progress.stage)
         return state, progress, compiler.submit(step)
     put_values = _known_values(experiment, init_from)

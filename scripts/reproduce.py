@@ -11,7 +11,7 @@ it was stopped, and runs nothing twice; several machines may share --out, each w
 import argparse
 from pathlib import Path
 
-from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
+from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(
             "--plan runs and writes nothing; leave it out, or --write_results"
         )
-    share_freed_memory()  # before JAX has threads
+    set_up_memory()  # before JAX has threads
     # Imported late: `--help` answers at once.
     from mammo_jax.compilation_cache import use_compilation_cache
     from mammo_jax.main import show_own_messages

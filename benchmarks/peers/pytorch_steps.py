@@ -1,7 +1,7 @@
 """The same networks in PyTorch, of torchvision's parts, in its faster memory format.
 
-On a GPU where it sees one. As JAX does there, it may round the inputs of float32
-products to TF32, and tries convolutions out before it chooses.
+On a GPU if it is given a share of one. As JAX does there, it may round the inputs of
+float32 products to TF32, and tries convolutions out before it chooses.
 """
 
 import os
@@ -69,7 +69,7 @@ def _network(workload: Workload) -> tuple[nn.Module, list[nn.Module]]:
 
 def prepare(workload: Workload) -> Steps:
     """Autocast for bfloat16; gradients of microbatches add up."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if GPU_SHARE in os.environ else "cpu"
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     network, new = _network(workload)

@@ -36,23 +36,34 @@ def start_with_memory_settings() -> None:
 
     Other C libraries than glibc do not read them.
     """
-    settings = os.environ.get(_TUNABLES, "")
+    given = _settings()
+    names = {_name_of(entry) for entry in given}
     wanted = _HUGE_PAGES if _has_huge_pages() else _NO_CACHES
-    if wanted.partition("=")[0] in settings:
+    if _name_of(wanted) in names and wanted not in given:
+        wanted = _NO_CACHES  # The user wants other pages.
+    if _name_of(wanted) in names:
         return
-    os.environ[_TUNABLES] = ":".join(filter(None, [settings, wanted]))
+    os.environ[_TUNABLES] = ":".join([*given, wanted])
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def share_freed_memory() -> None:
-    """Lets an image or a train step have the memory of the one before.
+def _settings() -> list[str]:
+    return [entry for entry in os.environ.get(_TUNABLES, "").split(":") if entry]
+
+
+def _name_of(setting: str) -> str:
+    return setting.partition("=")[0]
+
+
+def set_up_memory() -> None:
+    """Makes it cheap for an image or a train step to get the memory of the one before.
 
     For the whole process; early, before other threads have memory of their own.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):  # not glibc
         return
-    huge_pages = _HUGE_PAGES in os.environ.get(_TUNABLES, "")
+    huge_pages = _HUGE_PAGES in _settings()
     for setting, value in (_ONE_HEAP | (_GIVE_BACK if huge_pages else _KEEP)).items():
         library.mallopt(setting, value)
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import cv2
 
-from mammo_jax.data.memory import share_freed_memory
+from mammo_jax.data.memory import set_up_memory
 from mammo_jax.errors import UserError
 
 Task = TypeVar("Task")
@@ -55,7 +55,7 @@ def parallel_map(
     """
     num_workers = min(count_workers(num_workers), len(tasks))
     if num_workers <= 1:
-        share_freed_memory()
+        set_up_memory()
         yield from map(function, tasks)
         return
     todo = collections.deque(tasks)
@@ -120,7 +120,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
-    share_freed_memory()
+    set_up_memory()
 
 
 def _end_with_parent() -> None:

@@ -209,7 +209,7 @@ class Experiment:
         )
 
     def compiler_of_train_step(self, index: int) -> Callable[[], Callable]:
-        """The same, traced; what is returned compiles it, without a word of Python."""
+        """The same, traced; what is returned compiles it."""
         function: Any = self.train_step(index)
         if self.config.debug_nans:
             return lambda: function  # It is taken apart where a NaN arises.

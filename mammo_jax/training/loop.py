@@ -75,7 +75,7 @@ def _not_finite(what: str, batch: dict, step: int) -> UserError:
 
 
 def train(
-    run: Run, state: TrainState, progress: Progress, first_step: Future
+    run: Run, state: TrainState, progress: Progress, first_step: Future | None
 ) -> Progress:
     """Trains from `progress` to the end of the last stage.
 
@@ -83,7 +83,7 @@ def train(
       run: what stays the same.
       state: at `progress`.
       progress: where to begin.
-      first_step: the compiled train step of its stage; unread if all is done.
+      first_step: the compiled train step of its stage; None if all is done.
 
     Raises:
       RunStoppedError: a signal arrived; the state has been saved.
@@ -92,7 +92,7 @@ def train(
     first = next(batches)
     _log_input_images(run, progress, first)
     batches = itertools.chain([first], batches)
-    compiled = {} if progress.finished else {progress.stage: first_step.result()}
+    compiled = {progress.stage: first_step.result()} if first_step else {}
     look_with = make_look(run.experiment)
     while not progress.finished:
         index = progress.stage

@@ -13,7 +13,7 @@ from mammo_jax.data import memory
 SCRIPT = """
 import ctypes, random
 from pathlib import Path
-from mammo_jax.data.memory import share_freed_memory, start_with_memory_settings
+from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -21,7 +21,7 @@ def peak():
 
 if __name__ == "__main__":
     start_with_memory_settings()
-    share_freed_memory()
+    set_up_memory()
     c = ctypes.CDLL(None)
     c.malloc.restype = ctypes.c_void_p
     c.free.argtypes = [ctypes.c_void_p]
@@ -70,10 +70,8 @@ def blocks_of_sixty_steps(tmp_path, *, late=False, tunables=None):
 def test_a_steps_block_takes_the_place_of_the_one_before(tmp_path, huge_pages):
     if huge_pages and not memory._has_huge_pages():
         pytest.skip("the kernel or the C library has no huge pages")
-    tunables = None if huge_pages else "glibc.malloc.tcache_count=0"
-    if not huge_pages and memory._has_huge_pages():
-        # Else the program would start itself again with them.
-        tunables += ":glibc.malloc.hugetlb=0"
+    # What the user sets is kept.
+    tunables = None if huge_pages else "glibc.malloc.hugetlb=0"
     assert 0.9 < blocks_of_sixty_steps(tmp_path, tunables=tunables) < 1.1
 
 
@@ -116,7 +114,7 @@ def test_settings_of_the_user_are_kept(tmp_path):
     wanted = memory._HUGE_PAGES if memory._has_huge_pages() else memory._NO_CACHES
     for given, expected in (
         ("glibc.malloc.perturb=1", f"glibc.malloc.perturb=1:{wanted}"),
-        (f"{wanted[:-1]}3", f"{wanted[:-1]}3"),
+        (f"{memory._NO_CACHES[:-1]}3:{wanted}", f"{memory._NO_CACHES[:-1]}3:{wanted}"),
     ):
         done = subprocess.run(
             [sys.executable, script, "--flag", "a b"],
