@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.models import abstract_model, groups_of, variables
 from mammo_jax.training import optimizer, step
+from mammo_jax.training.experiment import abstract_batch
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 # A set of the paper's size; only learning-rate schedules read it.
@@ -58,7 +59,9 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
             metrics=EpochMetrics.empty(),
         )
 
-    return AbstractStep(function, jax.eval_shape(state), _abstract_batch(config))
+    return AbstractStep(
+        function, jax.eval_shape(state), abstract_batch(config, config.model.image_size)
+    )
 
 
 def count_flops(function: Any, *arguments: Any) -> float:
@@ -69,13 +72,3 @@ def count_flops(function: Any, *arguments: Any) -> float:
     """
     lowered = function.trace(*arguments).lower(lowering_platforms=("cuda",))
     return lowered.cost_analysis()["flops"]
-
-
-def _abstract_batch(config: ConfigDict) -> dict[str, Any]:
-    micros = config.batch_size // config.accum_steps
-    leading = (config.accum_steps, micros)
-    return {
-        "image": jax.ShapeDtypeStruct((*leading, *config.model.image_size), jnp.uint16),
-        "label": jax.ShapeDtypeStruct(leading, jnp.int32),
-        "channel_shift": jax.ShapeDtypeStruct((*leading, 3), jnp.float32),
-    }

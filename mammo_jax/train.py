@@ -228,7 +228,7 @@ def _begin(
 def _known_values(
     experiment: Experiment, init_from: str
 ) -> Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]:
-    """Puts ImageNet's or a trained classifier's values in the place of random ones.
+    """A function that puts ImageNet's or a classifier's values in place of random ones.
 
     Raises:
       UserError: they do not fit the model.

@@ -159,21 +159,8 @@ class Experiment:
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of what `training_arrays` gives."""
-        size = self.config.batch_size // self.config.accum_steps
-        leading = (self.config.accum_steps, size)
-        parts = {
-            "image": (self.dataset.image_shape, jnp.uint16),
-            "label": ((), jnp.int32),
-            "channel_shift": ((3,), jnp.float32),
-        }
-        return devices.abstract_batch(
-            self.mesh,
-            {
-                key: jax.ShapeDtypeStruct((*leading, *shape), dtype)
-                for key, (shape, dtype) in parts.items()
-            },
-            leading=1,
-        )
+        batch = abstract_batch(self.config, self.dataset.image_shape)
+        return devices.abstract_batch(self.mesh, batch, leading=1)
 
     def placed(self, state: TrainState) -> TrainState:
         """The state, whole on every device."""
@@ -368,6 +355,18 @@ def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment
             graphdef, pixel_mean=mean, tta=config.tta, mesh=mesh
         ),
     )
+
+
+def abstract_batch(
+    config: ConfigDict, image_shape: tuple[int, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the microbatches of one step, on whatever devices."""
+    leading = (config.accum_steps, config.batch_size // config.accum_steps)
+    return {
+        "image": jax.ShapeDtypeStruct((*leading, *image_shape), jnp.uint16),
+        "label": jax.ShapeDtypeStruct(leading, jnp.int32),
+        "channel_shift": jax.ShapeDtypeStruct((*leading, 3), jnp.float32),
+    }
 
 
 def random_variables(experiment: Experiment) -> tuple[Arrays, Arrays]:
