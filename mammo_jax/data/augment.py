@@ -8,6 +8,7 @@ the device, so here its three offsets are drawn and travel with the image
 """
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -56,16 +57,15 @@ def affine_matrix(
       height: of the image in pixels.
       width: of the image in pixels.
     """
-    turn = np.array(
-        [
-            [np.cos(rotation), -np.sin(rotation)],
-            [np.sin(rotation), np.cos(rotation)],
-        ]
+    # The product of the three and the middle's shift; of matrices it takes far longer.
+    rows = math.cos(rotation) * zoom[0], -math.sin(rotation + shear) * zoom[1]
+    columns = math.sin(rotation) * zoom[0], math.cos(rotation + shear) * zoom[1]
+    middle = height / 2 + 0.5, width / 2 + 0.5
+    shift = (
+        middle[0] - rows[0] * middle[0] - rows[1] * middle[1],
+        middle[1] - columns[0] * middle[0] - columns[1] * middle[1],
     )
-    slant = np.array([[1.0, -np.sin(shear)], [0.0, np.cos(shear)]])
-    linear = turn @ slant @ np.diag(zoom)
-    centre = np.array([height / 2 + 0.5, width / 2 + 0.5])
-    return np.column_stack([linear, centre - linear @ centre])
+    return np.array([[*rows, shift[0]], [*columns, shift[1]]])
 
 
 def warp_nearest(
@@ -93,20 +93,18 @@ def augment_image(
     Returns:
       The image, and the three channel shifts (scale 0..255) still to be added.
     """
-    matrix = affine_matrix(
-        np.deg2rad(rng.uniform(-ranges.rotation, ranges.rotation)),
-        rng.uniform(-ranges.shear, ranges.shear),
-        tuple(rng.uniform(*ranges.zoom, size=2)),
-        *image.shape,
-    )
+    rotation = math.radians(rng.uniform(-ranges.rotation, ranges.rotation))
+    shear = rng.uniform(-ranges.shear, ranges.shear)
+    zoom = rng.uniform(*ranges.zoom), rng.uniform(*ranges.zoom)
     channel_shift = rng.uniform(-ranges.channel_shift, ranges.channel_shift, size=3)
     # Drawn always, used when asked for: one option does not move the others' draws.
-    mirror_columns, mirror_rows = rng.uniform(size=2) < 0.5
+    mirror_columns, mirror_rows = rng.random() < 0.5, rng.random() < 0.5
+    matrix = affine_matrix(rotation, shear, zoom, *image.shape)
     image = warp_nearest(image, matrix)
     flip = _FLIPS.get(
         (
-            bool(mirror_columns and ranges.horizontal_flip),
-            bool(mirror_rows and ranges.vertical_flip),
+            mirror_columns and ranges.horizontal_flip,
+            mirror_rows and ranges.vertical_flip,
         )
     )
     if flip is not None:

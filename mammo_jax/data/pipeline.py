@@ -16,17 +16,17 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from google.protobuf import json_format
-from jaxtyping import UInt16
+from google.protobuf import json_format, message
 
 from mammo_jax.data import augment
-from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.png import decode_png
+from mammo_jax.data.packaged import Examples
+from mammo_jax.data.records import Example
 from mammo_jax.errors import UserError
 
-# What of an example goes on as text; of densities and ROIs see `_details`.
-_IDENTITY = ("image_id", "patient_id", "laterality", "view")
-_DAMAGES = (ValueError, KeyError, TypeError, OSError, RuntimeError)
+_DAMAGES = (
+    *(ValueError, LookupError, TypeError, OSError, RuntimeError),
+    *(message.DecodeError, json_format.Error),
+)
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
 
@@ -47,21 +47,11 @@ class Dataset:
     """
 
     name: str
-    sources: Mapping[str, Any]
+    sources: Mapping[str, Examples]
     pixel_mean: float
     image_shape: tuple[int, int]
     class_names: tuple[str, ...]
     grid: Mapping[str, Any]
-
-
-class _GreyImages(tfds.decode.Decoder):
-    """Reads the images in a third of the time that TFDS takes with OpenCV."""
-
-    def decode_example(self, png: bytes) -> UInt16[np.ndarray, "height width 1"]:
-        height, width, _ = self.feature.shape
-        return decode_png(png, height, width)[..., None]
-
-    decode_example_np = decode_example
 
 
 def open_dataset(name: str, data_dir: str) -> Dataset:
@@ -73,13 +63,18 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
     directory = newest_version(name, data_dir)
     try:
         builder = tfds.builder_from_directory(directory)
+        height, width, _ = builder.info.features["image"].shape
         sources = {
-            split: builder.as_data_source(split, decoders={"image": _GreyImages()})
+            split: Examples(
+                builder.as_data_source(
+                    split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+                ),
+                (height, width),
+            )
             for split in builder.info.splits
         }
         for source in sources.values():  # A missing or cut-off file shows at its ends.
-            _ = source[0], source[len(source) - 1]
-        height, width, _ = builder.info.features["image"].shape
+            _ = source[0], source[-1]
         return Dataset(
             name=name,
             sources=sources,
@@ -88,7 +83,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             class_names=tuple(builder.info.features["label"].names),
             grid=dict(builder.info.metadata["config"]["grid"]),
         )
-    except (*_DAMAGES, json_format.Error) as error:
+    except _DAMAGES as error:
         raise UserError(
             f"dataset {name} in {directory} cannot be read ({error}); remove that "
             f"folder and build it again: {build_command(name, data_dir)}"
@@ -116,39 +111,6 @@ def build_command(name: str, data_dir: str) -> str:
     return (
         f"python scripts/build_dataset.py {name} --manual_dir=RAW --data_dir={data_dir}"
     )
-
-
-def _flatten(example: Mapping[str, Any]) -> Batch:
-    """Keeps what the networks and the prediction table need, with plain types."""
-    image = np.asarray(example["image"])
-    flat: dict[str, Any] = {
-        "image": image.reshape(image.shape[:2]),
-        "label": np.int32(example["label"]),
-    }
-    for key in _IDENTITY:
-        value = example[key]
-        flat[key] = value.decode() if isinstance(value, bytes) else str(value)
-    if "centre" in example:  # Patches of one image are told apart by their centre.
-        row, column = np.asarray(example["centre"]).tolist()
-        flat["image_id"] = f"{flat['image_id']}_{row}_{column}"
-    if "rois" in example:
-        flat |= _details(example)
-    return flat
-
-
-def _details(example: Mapping[str, Any]) -> dict[str, Any]:
-    """What sub-groups are made by; `mammo_jax.evaluation.predictions` has the units."""
-    rois = example["rois"]
-    kinds = {PATCH_CLASSES[number].partition("_")[0] for number in rois["class"]}
-    height = np.asarray(example["image"]).shape[0]
-    # Top, left, bottom, right.
-    boxes = np.asarray(rois["bbox"], np.int64).reshape(-1, 2, 2)
-    sides = boxes[:, 1] - boxes[:, 0]
-    return {
-        "breast_density": np.int32(example["breast_density"]),
-        "abnormality_types": ";".join(sorted(kinds)),
-        "lesion_size": np.float32(sides.max(initial=0) / height),
-    }
 
 
 class Share(NamedTuple):
@@ -183,10 +145,9 @@ def training_batches(
     is this process's share of `batch_size`.
     """
 
-    def transform(example: Mapping[str, Any], rng: np.random.Generator) -> Batch:
-        flat = _flatten(example)
-        image, shift = augment.augment_image(flat["image"], rng, ranges)
-        return {**flat, "image": image, "channel_shift": shift}
+    def transform(example: Example, rng: np.random.Generator) -> Batch:
+        image, shift = augment.augment_image(example["image"], rng, ranges)
+        return {**example, "image": image, "channel_shift": shift}
 
     dataset = (
         grain.MapDataset.source(source)
@@ -209,9 +170,8 @@ def evaluation_batches(
     examples and 0 for copies.
     """
 
-    def transform(example: Mapping[str, Any]) -> Batch:
-        flat = _flatten(example)
-        return {**flat, "channel_shift": np.zeros(3, np.float32)}
+    def transform(example: Example) -> Batch:
+        return {**example, "channel_shift": np.zeros(3, np.float32)}
 
     size = batch_size // share.processes
     examples = grain.MapDataset.source(source).map(transform)

@@ -19,7 +19,7 @@ def test_eight_phantoms_are_learnt_by_heart(phantom_data):
     chosen = [*np.flatnonzero(labels == 0)[:4], *np.flatnonzero(labels == 1)[:4]]
     examples = [source[int(index)] for index in chosen]
     batch = {
-        "image": np.stack([np.asarray(x["image"])[..., 0] for x in examples])[None],
+        "image": np.stack([x["image"] for x in examples])[None],
         "label": labels[chosen].astype(np.int32)[None],
         "channel_shift": np.zeros((1, 8, 3), np.float32),
     }

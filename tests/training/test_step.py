@@ -176,6 +176,22 @@ def test_input_is_three_shifted_channels_clipped_to_the_image_and_centred():
     np.testing.assert_allclose(got[0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("height", [1, 2, 7, 24, 32, 48])
+def test_every_channel_is_clipped_to_the_range_of_its_own_image(height):
+    random = np.random.default_rng(height)
+    image = random.integers(9000, 50000, (3, height, 5)).astype(np.uint16)
+    shift = random.uniform(-20, 20, (3, 3)).astype(np.float32)
+    grey = image[..., None] / 257.0
+    expected = np.stack(
+        [
+            np.clip(one + s, one.min(), one.max())
+            for one, s in zip(grey, shift, strict=True)
+        ]
+    )
+    got = network_input(image, shift, 10.0)
+    np.testing.assert_allclose(got, expected - 10, rtol=1e-5, atol=1e-4)
+
+
 def test_evaluation_does_not_depend_on_the_rest_of_the_batch():
     graphdef, _, _, state = _problem("residual")
     eval_step = step.make_eval_step(graphdef, pixel_mean=MEAN)

@@ -1,0 +1,72 @@
+"""Packaged examples, beside those that TFDS reads."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from google.protobuf import message
+from tensorflow_datasets.proto import tf_example_pb2
+
+from mammo_jax.data import pipeline
+from mammo_jax.data.packaged import Examples, parse_example
+
+WHOLE, PATCHES = "cbis_ddsm/paper_whole_h288", "cbis_ddsm/paper_s1_h288"
+SHAPE = 288, 224
+
+
+def _source(data_dir, name: str, **options):
+    directory = pipeline.newest_version(name, str(data_dir))
+    return tfds.builder_from_directory(directory).as_data_source("train", **options)
+
+
+@pytest.fixture(scope="module")
+def record(phantom_data) -> bytes:
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return _source(phantom_data, WHOLE, deserialize_method=raw)[0]
+
+
+@pytest.mark.parametrize("name", [WHOLE, PATCHES])
+def test_examples_are_those_that_tfds_reads(phantom_data, name):
+    ours = pipeline.open_dataset(name, str(phantom_data)).sources["train"]
+    theirs = _source(phantom_data, name)
+    for example, expected in zip(ours, theirs, strict=True):
+        assert example["image"].dtype == expected["image"].dtype
+        np.testing.assert_array_equal(example["image"], expected["image"][..., 0])
+        assert example["label"] == expected["label"]
+        centre = "".join(f"_{place}" for place in expected.get("centre", ()))
+        assert example["image_id"] == expected["image_id"].decode() + centre
+        for key in ("patient_id", "laterality", "view"):
+            assert example[key] == expected[key].decode()
+
+
+def test_an_image_without_lesions_has_no_lesion_size(record):
+    example = tf_example_pb2.Example.FromString(record)
+    for name in ("class", "bbox", "corners"):
+        example.features.feature[f"rois/{name}"].int64_list.ClearField("value")
+    found = parse_example(example.SerializeToString(), SHAPE)
+    assert found["abnormality_types"] == ""
+    assert found["lesion_size"] == 0
+
+
+@pytest.mark.parametrize(
+    "missing", ["image", "label", "image_id", "rois/class", "rois/bbox"]
+)
+def test_an_example_that_lacks_something_is_refused(record, missing):
+    example = tf_example_pb2.Example.FromString(record)
+    del example.features.feature[missing]
+    with pytest.raises(KeyError, match=missing):
+        parse_example(example.SerializeToString(), SHAPE)
+
+
+def test_a_damaged_example_is_refused(record):
+    with pytest.raises(message.DecodeError):
+        parse_example(record[:-100], SHAPE)
+    with pytest.raises(ValueError, match="288x225"):
+        parse_example(record, (288, 225))
+
+
+def test_examples_count_from_the_end_and_end(record):
+    examples = Examples([record, record], SHAPE)
+    assert examples[-1]["image_id"] == examples[0]["image_id"]
+    assert len(list(examples)) == 2
+    with pytest.raises(IndexError):
+        examples[2]
