@@ -89,7 +89,7 @@ class Experiment:
         """What the labels mean."""
         return TASKS[self.config.task]
 
-    def source(self, role: str) -> Any:
+    def source(self, role: str) -> pipeline.Examples:
         """The examples that serve as `train`, `validation` or `test`."""
         return self.dataset.sources[self.config.data[f"{role}_split"]]
 

@@ -108,7 +108,7 @@ def _worst_figure(
     edges |= {"bottom": _FOOT / total, "top": 1 - _HEAD / total}
     grid = figure.subplots(1, len(worst), squeeze=False, gridspec_kw=edges)[0]
     for axes, row in zip(grid, worst, strict=True):
-        image = source[row]["image"][..., 0]
+        image = source[row]["image"]
         picture = _small(image)
         axes.imshow(draw_overlay(picture, look(image, picture.shape)))
         taken_for = int(predictions.probabilities[row].argmax())

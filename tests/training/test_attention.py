@@ -36,7 +36,7 @@ def _logits(experiment, params, stats, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("task", ["whole", "patch"])
 def test_a_look_covers_the_picture_and_agrees_with_the_model(phantom_data, task):
     experiment, params, stats = _experiment(phantom_data, task)
-    image = experiment.source("validation")[0]["image"][..., 0]
+    image = experiment.source("validation")[0]["image"]
     grid = image.shape
     found = make_look(experiment)(params, stats)(image, grid)
     assert found.shape == grid

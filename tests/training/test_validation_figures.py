@@ -31,7 +31,7 @@ MALIGNANT = {"whole": (1,), "patch": (2, 4)}
 def _experiment(task: str, images: int) -> types.SimpleNamespace:
     rng = np.random.default_rng(0)
     source = [
-        {"image": rng.integers(0, 65536, (48, 32, 1), dtype=np.uint16)}
+        {"image": rng.integers(0, 65536, (48, 32), dtype=np.uint16)}
         for _ in range(images)
     ]
     dataset = types.SimpleNamespace(class_names=CLASSES[task], image_shape=(48, 32))
@@ -127,7 +127,7 @@ def test_the_most_wrong_images_are_those_of_the_highest_losses(tmp_path):
     worst = np.argsort(-predictions.losses)[:4]
     source = experiment.source("validation")
     for image, row in zip(shown, worst, strict=True):
-        np.testing.assert_array_equal(image, source[row]["image"][..., 0])
+        np.testing.assert_array_equal(image, source[row]["image"])
 
 
 def _red_share(events: EventAccumulator) -> float:
