@@ -13,7 +13,11 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.data.memory import (
+    quick_start,
+    set_up_memory,
+    start_with_memory_settings,
+)
 from mammo_jax.errors import UserError, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -124,11 +128,12 @@ def _train() -> None:
         config.tta = True
     set_up_memory()  # before JAX has threads
     join_processes()
-    import jax
-
     # Imported late: `--help` and a misspelt flag answer at once.
-    from mammo_jax.compilation_cache import use_compilation_cache
-    from mammo_jax.train import train_and_evaluate
+    with quick_start():
+        import jax
+
+        from mammo_jax.compilation_cache import use_compilation_cache
+        from mammo_jax.train import train_and_evaluate
 
     use_compilation_cache()
     workdir = Path(directory).expanduser()

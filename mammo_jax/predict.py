@@ -17,7 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.data.memory import (
+    quick_start,
+    set_up_memory,
+    start_with_memory_settings,
+)
 from mammo_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -118,10 +122,11 @@ def _score(
     images: "Iterator[Input | Problem]",
     files: int,
 ) -> int:
-    from mammo_jax.compilation_cache import use_compilation_cache
-    from mammo_jax.model_directory import load_model
-    from mammo_jax.prediction import run
-    from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
+    with quick_start():
+        from mammo_jax.compilation_cache import use_compilation_cache
+        from mammo_jax.model_directory import load_model
+        from mammo_jax.prediction import run
+        from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
 
     if options.dicom:
         from mammo_jax.prediction.dicom_output import check_library

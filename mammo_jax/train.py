@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mammo_jax.data import phantom_data
+from mammo_jax.data.memory import quick_start
 from mammo_jax.data.pipeline import Dataset
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import ensemble, forest_run, scoring
@@ -151,10 +152,10 @@ def _run(
         contextlib.closing(trace),
         contextlib.ExitStack() as ends,
     ):
-        compiler = ThreadPoolExecutor(1)
-        ends.callback(compiler.shutdown, wait=False, cancel_futures=True)
+        helpers = ThreadPoolExecutor(2)
+        ends.callback(helpers.shutdown, wait=False, cancel_futures=True)
         state, progress, first_step = _begin(
-            experiment, checkpoints, init_from, compiler
+            experiment, checkpoints, init_from, helpers
         )
         with (
             stop.deferred(),
@@ -196,16 +197,17 @@ def _evaluate(
     return metrics
 
 
+@quick_start()
 def _begin(
     experiment: Experiment,
     checkpoints: Checkpoints,
     init_from: str,
-    compiler: Executor,
+    helpers: Executor,
 ) -> tuple[TrainState, Progress, Future | None]:
     """The state to train from, and its train step, unless all is done.
 
-    The step is compiled while the values are made and the first batch is read. A
-    program that ends in between waits for the compiler.
+    The first values are drawn while the step is traced, and the step is compiled while
+    the first batch is read. A program that ends in between waits for the compiler.
     """
     restored = checkpoints.restore_latest(
         lambda progress: experiment.abstract_state(progress.stage)
@@ -216,11 +218,12 @@ def _begin(
         if progress.finished:
             return state, progress, None
         step = experiment.compiler_of_train_step(progress.stage)
-        return state, progress, compiler.submit(step)
+        return state, progress, helpers.submit(step)
     put_values = _known_values(experiment, init_from)
     checkpoints.require_space(experiment.abstract_state(0), KEPT_CHECKPOINTS)
-    first_step = compiler.submit(experiment.compiler_of_train_step(0))
-    params, stats = put_values(*experiments.random_variables(experiment))
+    drawn = helpers.submit(experiments.random_variables, experiment)
+    first_step = helpers.submit(experiment.compiler_of_train_step(0))
+    params, stats = put_values(*drawn.result())
     state = experiments.initial_state(experiment, params, stats)
     return state, Progress(), first_step
 

@@ -17,6 +17,6 @@ def test_a_run_that_goes_on_compiles_the_step_of_its_stage():
     found = ("state", Progress(step=7, stage=1))
     checkpoints = SimpleNamespace(restore_latest=lambda like: found)
     experiment = SimpleNamespace(compiler_of_train_step=lambda index: f"step {index}")
-    compiler = SimpleNamespace(submit=lambda step: f"{step}, compiled")
-    begun = train._begin(experiment, checkpoints, "", compiler)
+    helpers = SimpleNamespace(submit=lambda step: f"{step}, compiled")
+    begun = train._begin(experiment, checkpoints, "", helpers)
     assert begun == (*found, "step 1, compiled")

@@ -107,7 +107,8 @@ def _recording(names: dict[int, str], sizes: Sizes) -> Iterator[None]:
     def recorded(call: Callable, suffix: str) -> Callable:
         def wrapper(module, *args, **kwargs):
             output = call(module, *args, **kwargs)
-            sizes[names[id(module)] + suffix] = output.shape[1:]
+            if id(module) in names:  # `feature_size` asks a copy.
+                sizes[names[id(module)] + suffix] = output.shape[1:]
             return output
 
         return wrapper

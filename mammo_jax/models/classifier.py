@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mammo_jax.errors import UserError
-from mammo_jax.models import heatmap
+from mammo_jax.models import heatmap, variables
 from mammo_jax.models.config import BATCH_NORM, PATCH_CLASSES, checked_config
+from mammo_jax.models.initializers import ZEROS, Keys
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.resnet import Bottleneck, ResNet50
 from mammo_jax.models.vgg import VGG
@@ -27,10 +28,10 @@ class Classifier(nnx.Module):
 
     Args:
       config: a checked model configuration.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
-    def __init__(self, config, rngs: nnx.Rngs):
+    def __init__(self, config, rngs: Keys):
         self.trunk = _make_trunk(config, rngs)
         self.trunk_name = config.trunk
         self.batch_statistics = BATCH_NORM[config.batch_norm]
@@ -93,7 +94,7 @@ def _rows_together(features: Array) -> Array:
 class PatchClassifier(Classifier):
     """Trunk, global average pooling, dense (section 2.2)."""
 
-    def __init__(self, config, rngs: nnx.Rngs):
+    def __init__(self, config, rngs: Keys):
         super().__init__(config, rngs)
         self.head = make_dense(self.trunk.channels, config.num_classes, rngs)
 
@@ -107,7 +108,7 @@ class PatchClassifier(Classifier):
 class WholeImageClassifier(Classifier):
     """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
 
-    def __init__(self, config, rngs: nnx.Rngs):
+    def __init__(self, config, rngs: Keys):
         super().__init__(config, rngs)
         if config.top.kind == "vgg":
             self.smallest = TRUNK_STRIDE * 2 ** len(config.top.blocks)
@@ -131,7 +132,7 @@ class WholeImageClassifier(Classifier):
 class HeatmapClassifier(Classifier):
     """Trunk, heatmap of the patch classes, fully connected layers (section 2.3)."""
 
-    def __init__(self, config, rngs: nnx.Rngs):
+    def __init__(self, config, rngs: Keys):
         super().__init__(config, rngs)
         top = config.top
         self.image_size = height, width = tuple(config.image_size)
@@ -184,52 +185,33 @@ def build_model(config: Any, seed: int) -> Classifier:
     Raises:
       UserError: the configuration names something that does not exist.
     """
-    return _build(config, _Keys(seed))
-
-
-def _build(config: Any, keys: Any) -> Classifier:
-    config = checked_config(config)
-    model = _CLASSIFIERS[config.top.kind](config, keys)
-    if config.zero_init_residual:
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, Bottleneck):
-                assert module.bn3.scale is not None
-                module.bn3.scale[...] = jnp.zeros_like(module.bn3.scale[...])
-    return model
+    return variables.draw(abstract_model(config), seed)
 
 
 def abstract_model(config: Any) -> Any:
-    """The same network without values: shapes and types alone."""
-    return nnx.eval_shape(lambda: _build(config, _OneKey()))
-
-
-class _Keys:
-    """The keys of `nnx.Rngs`, whose counter takes half of the time to build a model."""
-
-    def __init__(self, seed: int):
-        self._key, self._count = jax.random.key(seed), 0
-
-    def params(self) -> jax.Array:
-        key = jax.random.fold_in(self._key, self._count)
-        self._count += 1
-        return key
-
-
-class _OneKey:
-    """Stands in for them where no value is drawn."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
+    """The same network without values: its variables are `Undrawn`."""
+    config = checked_config(config)
+    model = _CLASSIFIERS[config.top.kind](config, Keys())
+    if config.zero_init_residual:
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Bottleneck):
+                scale = module.bn3.scale
+                scale.set_value(ZEROS(0, scale.get_value().shape))
+    return model
 
 
 def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the trunk's features; 1152x896 gives 36x28."""
+    graphdef, params, stats = variables.split(trunk)
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    _, rows, columns, _ = jax.eval_shape(lambda x: trunk(x, False), images).shape
+    features = jax.eval_shape(
+        lambda p, s, x: variables.merge(graphdef, p, s)(x, False), params, stats, images
+    )
+    _, rows, columns, _ = features.shape
     return rows, columns
 
 
-def _make_trunk(config, rngs: nnx.Rngs) -> Any:
+def _make_trunk(config, rngs: Keys) -> Any:
     options = {
         "width": config.width,
         "dtype": jnp.dtype(config.compute_dtype),

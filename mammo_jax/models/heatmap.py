@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mammo_jax.models.initializers import Keys
 from mammo_jax.models.layers import make_dense
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.pooling import max_pool
@@ -46,7 +47,7 @@ class HeatmapTop(nnx.Module):
       pool: side and stride of the max-pool over the heatmap.
       fc: features of the two fully connected layers.
       num_classes: number of logits.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class HeatmapTop(nnx.Module):
         pool: int,
         fc: tuple[int, int],
         num_classes: int,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         rows, columns = (size // pool for size in positions)
         flattened = rows * columns * patch_classes

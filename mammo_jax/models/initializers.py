@@ -1,58 +1,109 @@
-"""Keras's two kernel initialisers, drawn on the host.
+"""The first values of a network's variables: Keras's two initialisers, and constants.
 
-The same distributions as `jax.nn.initializers.glorot_uniform` and `he_normal`.
-Drawing with NumPy saves one XLA compilation for every kernel shape, which is
-most of the time that it takes to build a network, and gives the same numbers on
-every kind of device.
+A network is built of variables that are not drawn yet, which takes a moment; values
+are drawn where they are needed, with NumPy. With JAX, XLA would compile a program for
+every shape, and give other numbers on other kinds of devices.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int, UInt32
 
 # Standard deviation of a unit normal that is cut off at two.
 _TRUNCATED_STD = 0.87962566103423978
 _CUT_OFF = 2.0
 
-
-def _uniform(rng: np.random.Generator, shape: tuple[int, ...], std: float):
-    limit = np.sqrt(3) * std
-    return rng.uniform(-limit, limit, shape)
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float):
-    import scipy.special  # Late: a third of a second that a trained model needs not.
+class Keys:
+    """Numbers a network's variables in the order in which they are made.
 
-    low, high = scipy.special.ndtr([-_CUT_OFF, _CUT_OFF])
-    return scipy.special.ndtri(rng.uniform(low, high, shape)) * std / _TRUNCATED_STD
+    Takes the place of an `nnx.Rngs`, whose keys have the same numbers.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def params(self) -> int:
+        """The next number."""
+        return next(self._numbers)
 
 
-def _on_host(draw: Callable, variance: Callable, traced: Callable) -> Callable:
-    def initializer(key, shape, dtype: Any = jnp.float32, **options: Any) -> Array:
-        if isinstance(key, jax.core.Tracer):  # abstract evaluation, jit
-            return traced(key, shape, dtype, **options)
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-        receptive = int(np.prod(shape[:-2]))
-        std = np.sqrt(variance(receptive * shape[-2], receptive * shape[-1]))
-        # Rounded here: XLA would compile that for every shape.
-        return jnp.asarray(draw(rng, shape, std).astype(dtype))
+class Undrawn(jax.ShapeDtypeStruct):
+    """Shape and dtype of a variable that has no value yet, and where it will come from.
+
+    Attributes:
+      number: of its key; see `Keys`.
+      draw: from a random generator and the shape to the value.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, number: int, draw: Draw):
+        super().__init__(shape, dtype)
+        self.number, self.draw = number, draw
+
+
+def draw_values(seed: int, *groups: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+    """The first values of groups of `Undrawn` variables, the same for the same seed."""
+    undrawn = [x for group in groups for x in group.values()]
+    keys = iter(np.asarray(_keys(seed, np.array([x.number for x in undrawn]))))
+    return [
+        {
+            name: x.draw(np.random.default_rng(next(keys)), x.shape).astype(x.dtype)
+            for name, x in group.items()
+        }
+        for group in groups
+    ]
+
+
+@jax.jit
+def _keys(seed: int, numbers: Int[Array, " keys"]) -> UInt32[Array, "keys 2"]:
+    root = jax.random.key(seed)
+    folded = jax.vmap(lambda number: jax.random.fold_in(root, number))(numbers)
+    return jax.random.key_data(folded)
+
+
+def _undrawn(draw: Draw) -> Callable[..., Any]:
+    """An initialiser in the sense of Flax, whose key is one of `Keys`."""
+
+    def initializer(
+        key: int, shape: tuple[int, ...], dtype: Any = jnp.float32, **options: Any
+    ) -> Undrawn:
+        del options
+        return Undrawn(shape, dtype, key, draw)
 
     return initializer
 
 
-# The variance is a function of the inputs and outputs that a unit has.
-GLOROT_UNIFORM = _on_host(
-    _uniform,
-    lambda fan_in, fan_out: 2 / (fan_in + fan_out),
-    nnx.initializers.glorot_uniform(),
-)
-HE_NORMAL = _on_host(
-    _truncated_normal,
-    lambda fan_in, fan_out: 2 / fan_in,
-    nnx.initializers.he_normal(),
-)
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    fan_in, fan_out = _fans(shape)
+    limit = np.sqrt(3) * np.sqrt(2 / (fan_in + fan_out))
+    return rng.uniform(-limit, limit, shape)
+
+
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    import scipy.special  # Late: a third of a second that a trained model needs not.
+
+    std = np.sqrt(2 / _fans(shape)[0])
+    low, high = scipy.special.ndtr([-_CUT_OFF, _CUT_OFF])
+    return scipy.special.ndtri(rng.uniform(low, high, shape)) * std / _TRUNCATED_STD
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The inputs and outputs that a unit has."""
+    receptive = int(np.prod(shape[:-2]))
+    return receptive * shape[-2], receptive * shape[-1]
+
+
+def _constant(value: float) -> Draw:
+    return lambda rng, shape: np.full(shape, value)
+
+
+# As `jax.nn.initializers.glorot_uniform` and `he_normal`.
+GLOROT_UNIFORM, HE_NORMAL = _undrawn(_uniform), _undrawn(_truncated_normal)
+ZEROS, ONES = _undrawn(_constant(0.0)), _undrawn(_constant(1.0))

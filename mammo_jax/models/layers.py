@@ -6,7 +6,7 @@ statistics, in float32.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mammo_jax.models.convolution import convolve
-from mammo_jax.models.initializers import GLOROT_UNIFORM
+from mammo_jax.models.initializers import GLOROT_UNIFORM, ZEROS, Keys
 
 
 def make_conv(
@@ -28,7 +28,7 @@ def make_conv(
     use_bias: bool = True,
     dtype: Any,
     kernel_init: nnx.Initializer,
-    rngs: nnx.Rngs,
+    rngs: Keys,
 ) -> nnx.Conv:
     """A square 2-D convolution; `padding` as in `lax.conv_general_dilated`."""
     return nnx.Conv(
@@ -40,19 +40,21 @@ def make_conv(
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=kernel_init,
+        bias_init=ZEROS,
         conv_general_dilated=convolve,
-        rngs=rngs,
+        rngs=cast(nnx.Rngs, rngs),
     )
 
 
-def make_dense(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+def make_dense(features_in: int, features_out: int, rngs: Keys) -> nnx.Linear:
     """A dense layer, float32, initialised as Keras does."""
     return nnx.Linear(
         features_in,
         features_out,
         dtype=jnp.float32,
         kernel_init=GLOROT_UNIFORM,
-        rngs=rngs,
+        bias_init=ZEROS,
+        rngs=cast(nnx.Rngs, rngs),
     )
 
 

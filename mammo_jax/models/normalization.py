@@ -15,27 +15,39 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from mammo_jax.models.initializers import ONES, ZEROS, Keys
 
-class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation in float32, whatever the dtype around it."""
+# Constants are not drawn.
+_NO_KEY = 0
 
-    def __init__(
-        self, channels: int, *, epsilon: float, momentum: float, rngs: nnx.Rngs
-    ):
-        super().__init__(
-            channels, epsilon=epsilon, momentum=momentum, dtype=jnp.float32, rngs=rngs
-        )
 
-    def __call__(  # type: ignore[override]
+class BatchNorm(nnx.Module):
+    """Batch normalisation in float32, whatever the dtype around it.
+
+    Args:
+      channels: of its input.
+      epsilon: added to the variance.
+      momentum: share that running statistics keep of themselves at a step.
+      rngs: numbers the variables.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float, momentum: float, rngs: Keys):
+        self.scale = nnx.Param(ONES(rngs.params(), (channels,)))
+        self.bias = nnx.Param(ZEROS(rngs.params(), (channels,)))
+        self.mean = nnx.BatchStat(ZEROS(_NO_KEY, (channels,)))
+        self.var = nnx.BatchStat(ONES(_NO_KEY, (channels,)))
+        self.epsilon, self.momentum = epsilon, momentum
+
+    def __call__(
         self, x: Float[Array, "*batch channel"], train: bool
     ) -> Float[Array, "*batch channel"]:
         """Normalises by the batch (`train`) or by the running statistics."""
+        scale, bias = self.scale[...], self.bias[...]
         if not train:
-            y = super().__call__(x.astype(jnp.float32), use_running_average=True)
+            factor = lax.rsqrt(self.var[...] + self.epsilon) * scale
+            y = (x.astype(jnp.float32) - self.mean[...]) * factor + bias
             return y.astype(x.dtype)
-        assert self.scale is not None  # as here by default
-        assert self.bias is not None
-        y, mean, var = _normalize(x, self.scale[...], self.bias[...], self.epsilon)
+        y, mean, var = _normalize(x, scale, bias, self.epsilon)
         for running, new in ((self.mean, mean), (self.var, var)):
             kept = self.momentum * running[...]
             # `running[...] =` would ask for a sharding, for milliseconds each time.

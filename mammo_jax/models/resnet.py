@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mammo_jax.models.initializers import GLOROT_UNIFORM
+from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.layers import Chain, make_conv, recompute
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.pooling import max_pool
@@ -76,7 +76,7 @@ class Bottleneck(nnx.Module):
       dtype: compute dtype.
       kernel_init: initialiser of the kernels.
       remat: recompute the unit in the backward pass.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Bottleneck(nnx.Module):
         dtype: Any,
         kernel_init: nnx.Initializer,
         remat: bool,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         def conv(inputs: int, outputs: int, size: int, stride: int) -> nnx.Conv:
             # Padding 1 on every side of a 3x3: at stride 1 this is SAME, at
@@ -178,7 +178,7 @@ class ResNet50(nnx.Module):
       width: multiplies every number of channels; 1.0 is ResNet50.
       dtype: compute dtype.
       remat: recompute every unit in the backward pass.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class ResNet50(nnx.Module):
         width: float,
         dtype: Any,
         remat: bool,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         rules = WIRINGS[wiring]
         self.pool_stride, stage2_last_stride = STEMS[stem]

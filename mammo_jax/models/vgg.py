@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mammo_jax.models.initializers import GLOROT_UNIFORM
+from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.layers import Chain, make_conv, map_bands, recompute
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.pooling import max_pool
@@ -38,7 +38,7 @@ class VGGBlock(nnx.Module):
       kernel_init: initialiser of the kernels.
       remat: recompute the block in the backward pass; large images in bands of
         about `POSITIONS_AT_ONCE`, unless there is normalisation.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class VGGBlock(nnx.Module):
         dtype: Any,
         kernel_init: nnx.Initializer,
         remat: bool,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         for index in range(1, depth + 1):
             conv = make_conv(
@@ -112,12 +112,10 @@ class VGG(Chain):
       width: multiplies every number of channels; 1.0 is the published network.
       dtype: compute dtype.
       remat: recompute every block in the backward pass.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
-    def __init__(
-        self, name: str, *, width: float, dtype: Any, remat: bool, rngs: nnx.Rngs
-    ):
+    def __init__(self, name: str, *, width: float, dtype: Any, remat: bool, rngs: Keys):
         blocks: dict[str, nnx.Module] = {}
         channels_in = 3
         for index, depth in enumerate(DEPTHS[name]):

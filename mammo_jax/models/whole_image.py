@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.errors import UserError
-from mammo_jax.models.initializers import HE_NORMAL
+from mammo_jax.models.initializers import HE_NORMAL, Keys
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.resnet import WIRINGS, make_residual_block
 from mammo_jax.models.vgg import VGGBlock
@@ -91,7 +91,7 @@ class ConvolutionalTop(nnx.Module):
       num_classes: number of logits.
       dtype: compute dtype of the blocks.
       remat: recompute the blocks in the backward pass.
-      rngs: source of the initial values.
+      rngs: numbers the variables.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ConvolutionalTop(nnx.Module):
         num_classes: int,
         dtype: Any,
         remat: bool,
-        rngs: nnx.Rngs,
+        rngs: Keys,
     ):
         channels = channels_in
         for index, text in enumerate(blocks):

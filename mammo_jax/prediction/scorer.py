@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt16
 
+from mammo_jax.data.memory import quick_start
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import flips as flipping
 from mammo_jax.evaluation import saliency
@@ -58,7 +59,8 @@ class Scorer:
         )
         shape = (self.batch_size, *grid_of(model.description)[:2])
         images = jax.ShapeDtypeStruct(shape, np.uint16)
-        lowered = jit_network(step).lower(model.params, model.batch_stats, images)
+        with quick_start():
+            lowered = jit_network(step).lower(model.params, model.batch_stats, images)
         return lowered.compile()
 
     def score(self, images: Sequence[Input]) -> list[Scored]:

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from mammo_jax.data import pipeline
 from mammo_jax.data.augment import Augmentation
 from mammo_jax.errors import UserError
-from mammo_jax.models import abstract_model, build_model, variables
+from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of
+from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.published import download_name
 from mammo_jax.training import devices, optimizer, step
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
@@ -369,10 +370,10 @@ def abstract_batch(
     }
 
 
-def random_variables(experiment: Experiment) -> tuple[Arrays, Arrays]:
-    """The model's parameters and statistics as `config.seed` gives them."""
-    config = experiment.config
-    return variables.split(build_model(config.model, config.seed))[1:]
+def random_variables(experiment: Experiment) -> tuple[Any, Any]:
+    """The model's parameters and statistics as `config.seed` gives them (NumPy)."""
+    params, stats = draw_values(experiment.config.seed, *experiment.abstract)
+    return params, stats
 
 
 def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:

@@ -1,7 +1,9 @@
 """TensorBoard files of a run."""
 
+import functools
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ class Logs:
     """
 
     def __init__(self, directory: Path, resumed_at: int, *, enabled: bool = True):
+        self._painters = ThreadPoolExecutor(1)
+        self._pictures: list[Future] = []
         self.writer = tensorboardX.SummaryWriter(
             str(directory),
             purge_step=resumed_at + 1,
@@ -38,7 +42,10 @@ class Logs:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._painters.shutdown()
         self.writer.close()
+        for picture in self._pictures:
+            picture.result()
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Writes the values that are defined."""
@@ -49,8 +56,9 @@ class Logs:
     def images(
         self, step: int, name: str, images: Float[np.ndarray, "batch height width 3"]
     ) -> None:
-        """Writes images with values 0..1."""
-        self.writer.add_images(name, images, step, dataformats="NHWC")
+        """Writes images with values 0..1; they are packed while training goes on."""
+        write = functools.partial(self.writer.add_images, dataformats="NHWC")
+        self._pictures.append(self._painters.submit(write, name, images, step))
 
 
 class Throughput:

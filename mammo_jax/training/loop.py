@@ -303,12 +303,11 @@ def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
 
 def _log_input_images(run: Run, progress: Progress, batch: dict) -> None:
     """Shows a few training images as the network sees them, scaled to 0..1."""
-    images = np.asarray(
-        network_input(
-            batch["image"][:_LOGGED_IMAGES],
-            batch["channel_shift"][:_LOGGED_IMAGES],
-            run.experiment.pixel_mean,
-        )
+    seen = jax.jit(network_input)(
+        batch["image"][:_LOGGED_IMAGES],
+        batch["channel_shift"][:_LOGGED_IMAGES],
+        run.experiment.pixel_mean,
     )
+    images = np.asarray(seen)
     shown = (images + run.experiment.pixel_mean) / 255
     run.logs.images(progress.step, "train/augmented_inputs", np.clip(shown, 0, 1))

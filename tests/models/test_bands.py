@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mammo_jax.models import vgg
-from mammo_jax.models.initializers import GLOROT_UNIFORM
+from mammo_jax.models import variables, vgg
+from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.vgg import VGGBlock
 
 
@@ -20,8 +20,9 @@ def make_block(depth, *, remat, dtype=jnp.float32):
         dtype=dtype,
         kernel_init=GLOROT_UNIFORM,
         remat=remat,
-        rngs=nnx.Rngs(0),
+        rngs=Keys(),
     )
+    block = variables.draw(block, 0)
     for index in range(1, depth + 1):
         # Zeros would hide that padding comes after the bias of the layer before.
         conv = getattr(block, f"conv{index}")

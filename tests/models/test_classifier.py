@@ -5,8 +5,15 @@ import pytest
 from flax import nnx
 
 from mammo_jax.errors import UserError
-from mammo_jax.models import TOPS, build_model, classifier, default_model_config, resnet
+from mammo_jax.models import (
+    TOPS,
+    build_model,
+    default_model_config,
+    initializers,
+    resnet,
+)
 from mammo_jax.models import variables as model_variables
+from mammo_jax.models.initializers import Keys
 
 
 @pytest.fixture
@@ -62,11 +69,10 @@ def test_same_seed_gives_the_same_model():
 
 
 def test_the_keys_are_those_of_rngs():
-    found, expected = classifier._Keys(7), nnx.Rngs(7)
-    for _ in range(3):
-        assert jnp.array_equal(
-            jax.random.key_data(found.params()), jax.random.key_data(expected.params())
-        )
+    keys, expected = Keys(), nnx.Rngs(7)
+    numbers = np.array([keys.params() for _ in range(3)])
+    for found in initializers._keys(7, numbers):
+        assert jnp.array_equal(found, jax.random.key_data(expected.params()))
 
 
 def test_train_mode_moves_the_running_statistics_and_eval_mode_does_not(shallow_resnet):

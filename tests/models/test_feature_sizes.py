@@ -18,6 +18,7 @@ from mammo_jax.models import (
 from mammo_jax.models.__main__ import layer_table, output_sizes
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.heatmap import HeatmapTop, patch_logits
+from mammo_jax.models.initializers import Keys
 from mammo_jax.models.resnet import WIRINGS
 
 
@@ -131,9 +132,8 @@ def test_heatmap_position_equals_the_patch_classifier_on_that_window():
 
 
 def test_heatmap_top_is_the_sum_of_its_two_ways():
-    top = HeatmapTop(
-        (4, 6), patch_classes=5, pool=2, fc=(7, 3), num_classes=2, rngs=nnx.Rngs(0)
-    )
+    sizes = {"patch_classes": 5, "pool": 2, "fc": (7, 3), "num_classes": 2}
+    top = variables.draw(HeatmapTop((4, 6), **sizes, rngs=Keys()), 0)
     rng = np.random.default_rng(0)
     heatmap = rng.uniform(size=(3, 4, 6, 5)).astype(np.float32)
     pooled = heatmap.reshape(3, 2, 2, 3, 2, 5).max((2, 4)).reshape(3, -1)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mammo_jax.models import variables
+from mammo_jax.models.initializers import Keys
 from mammo_jax.models.normalization import BatchNorm
 
 EPSILON, MOMENTUM = 1e-3, 0.9
@@ -27,7 +29,8 @@ def reference(channels):
 
 
 def ours(channels):
-    return BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM, rngs=nnx.Rngs(0))
+    norm = BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM, rngs=Keys())
+    return variables.draw(norm, 0)
 
 
 def outcome(norm, call, x):

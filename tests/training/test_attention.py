@@ -23,7 +23,9 @@ def _experiment(phantom_data: Path, task: str, **fields: object):
     config.batch_size = config.accum_steps = 1
     config.update(fields)
     experiment = experiments.make_experiment(config, experiments.open_data(config))
-    return experiment, *experiments.random_variables(experiment)
+    values = experiments.random_variables(experiment)
+    state = experiments.initial_state(experiment, *values)
+    return experiment, state.params, state.batch_stats
 
 
 def _logits(experiment, params, stats, images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""Where the time of an input pipeline goes, on one core.
+
+  python -m benchmarks.input_profile --out=docs/input_profile.md
+
+The parts of `mammo_jax.data.pipeline.training_batches` are timed one by one, in turn,
+on the phantoms of `benchmarks.input_pipeline`, and what is left of the whole is
+grain's: its order, its random numbers, its batches. Beside a part stands the least
+that this machine could need for it: to copy its bytes, or the time of the one library
+call that does it.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.input_pipeline import (
+    KINDS,
+    PIXEL_MEAN,
+    Kind,
+    Repeated,
+    prepare,
+    read_ours,
+)
+from benchmarks.side_by_side import machine
+from mammo_jax.data.memory import start_with_memory_settings
+
+_INTRODUCTION = """# Where the time of the input pipeline goes
+
+Written by `python -m benchmarks.input_profile --out=docs/input_profile.md`. One core,
+medians, milliseconds an image. To the right what the machine could do at best.
+
+"""
+
+
+class Part(NamedTuple):
+    """A part of the work on one image.
+
+    Attributes:
+      name: what it does.
+      run: does it for the next image.
+      images: that one call is for.
+      floor: what the least is, in words.
+      least: does no more than that.
+    """
+
+    name: str
+    run: Callable[[], object]
+    images: int = 1
+    floor: str = ""
+    least: Callable[[], object] | None = None
+
+
+def parts_of(kind: Kind, folder: Path) -> list[Part]:
+    """The parts of reading one kind of images, the whole first."""
+    import imagecodecs
+    import jax
+    import numpy as np
+
+    from mammo_jax.data import augment, packaged, pipeline, png
+    from mammo_jax.training.inputs import network_input
+
+    examples = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources[
+        "train"
+    ]
+    shape = examples._image_shape
+    records = Repeated(examples._records, kind.examples)
+    kept = [records[number] for number in range(32)]
+    images = [packaged.parse_example(record, shape)["image"] for record in kept]
+    bytes_of = [png._find_pixels(_png_of(record), *shape) for record in kept]
+    room = np.empty(shape[0] * (1 + 2 * shape[1]) + 1, np.uint8)
+    turns = itertools.count()
+    batches, random = read_ours(kind, folder), np.random.default_rng(0)
+    ranges = augment.Augmentation()
+    batch = np.stack(images[:1] * kind.batch_size)
+    shifts = np.zeros((kind.batch_size, 3), np.float32)
+    on_device = jax.jit(network_input)
+    result = np.empty((*batch.shape, 3), np.float32)
+    turned = augment.affine_matrix(0.2, 0.1, (1.1, 0.9), *shape)
+
+    def next_of(things):
+        return things[next(turns) % len(things)]
+
+    return [
+        Part("all, up to the device", lambda: next(batches), kind.batch_size),
+        Part(
+            "reading a record",
+            lambda: next_of(records),
+            floor="copying it",
+            least=lambda: bytes(bytearray(kept[0])),
+        ),
+        Part(
+            "record to grey image",
+            lambda: packaged.parse_example(next_of(kept), shape),
+            floor="inflating it with libdeflate",
+            least=lambda: imagecodecs.deflate_decode(next_of(bytes_of), out=room.data),
+        ),
+        Part(
+            "random transformations",
+            lambda: augment.augment_image(next_of(images), random, ranges),
+            floor="OpenCV's affine alone",
+            least=lambda: augment.warp_nearest(images[0], turned),
+        ),
+        Part(
+            "one array of a batch",
+            lambda: np.stack([images[0]] * kind.batch_size),
+            kind.batch_size,
+        ),
+        Part(
+            "on the device: three shifted channels",
+            lambda: on_device(batch, shifts, PIXEL_MEAN).block_until_ready(),
+            kind.batch_size,
+            floor="writing its result",
+            least=lambda: np.copyto(result, 1.0),
+        ),
+    ]
+
+
+def _png_of(record: bytes) -> bytes:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    return features["image"].bytes_list.value[0]
+
+
+def measure(parts: list[Part], rounds: int, seconds: float) -> list[tuple[float, ...]]:
+    """Milliseconds an image of every part and of its least, medians of the rounds."""
+    found: list[tuple[list[float], list[float]]] = [([], []) for _ in parts]
+    for _ in range(rounds):
+        for part, (whole, least) in zip(parts, found, strict=True):
+            whole.append(_milliseconds(part.run, part.images, seconds))
+            if part.least:
+                least.append(_milliseconds(part.least, part.images, seconds))
+    return [tuple(statistics.median(x) for x in pair if x) for pair in found]
+
+
+def _milliseconds(call: Callable[[], object], images: int, seconds: float) -> float:
+    call()
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        call()
+        calls += 1
+    return 1000 * elapsed / (calls * images)
+
+
+def table(kind: str, parts: list[Part], times: list[tuple[float, ...]]) -> str:
+    """The parts as Markdown."""
+    lines = [
+        f"## {kind}\n",
+        "| part | ms | at best | ms |",
+        "| --- | ---: | --- | ---: |",
+    ]
+    for part, (spent, *least) in zip(parts, times, strict=True):
+        best = f"{least[0]:.3f}" if least else ""
+        lines.append(f"| {part.name} | {spent:.3f} | {part.floor} | {best} |")
+    whole, *others = (spent for spent, *_ in times)
+    rest = whole - sum(others[:-1])
+    lines.append(f"| what is left of the first line: grain | {rest:.3f} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=8, help="phantoms to draw")
+    parser.add_argument("--rounds", type=int, default=9, help="of every part")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a round")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    options = parser.parse_args()
+    where = machine()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    pages = [f"{_INTRODUCTION}One of {where}.\n"]
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name), options.cases)
+        for title, kind in KINDS.items():
+            parts = parts_of(kind, Path(name))
+            times = measure(parts, options.rounds, options.seconds)
+            pages.append(table(title, parts, times))
+            print(pages[-1], flush=True)
+    if options.out:
+        options.out.write_text("\n".join(pages))
+
+
+if __name__ == "__main__":
+    start_with_memory_settings()
+    main()
