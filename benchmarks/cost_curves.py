@@ -263,10 +263,12 @@ def draw(path: Path, rows: list[Row]) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(2, len(CURVES), figsize=(4 * len(CURVES), 6.4))
     for column, (name, (_, below)) in enumerate(CURVES.items()):
         of_curve = [row for row in rows if row[0] == name]
+        names = sorted({row[1] for row in of_curve})
         for axis, index, title in zip(
             axes[:, column], (3, 4), COLUMNS[3:], strict=True
         ):
@@ -275,7 +277,8 @@ def draw(path: Path, rows: list[Row]) -> None:
             ):
                 known = [(row[2], row[index]) for row in points if row[index]]
                 if known:
-                    axis.plot(*zip(*known, strict=True), "o-", label=line)
+                    colour = f"C{names.index(line)}"
+                    axis.plot(*zip(*known, strict=True), "o-", c=colour, label=line)
             if not axis.lines:
                 axis.set_axis_off()
                 continue
@@ -286,7 +289,8 @@ def draw(path: Path, rows: list[Row]) -> None:
             if name == "size":
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_formatter("{x:g}")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_minor_formatter("")
             else:
                 axis.set_ylim(0, 1.2 * axis.dataLim.y1)
             axis.set_title(f"{name}: {title}", fontsize=10)

@@ -15,9 +15,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from benchmarks.input_pipeline import (
     KINDS,
@@ -30,6 +32,8 @@ from benchmarks.input_pipeline import (
 from benchmarks.side_by_side import machine
 from mammo_jax.data.memory import start_with_memory_settings
 
+# Images that are kept in memory for the parts after reading.
+_KEPT = 32
 _INTRODUCTION = """# Where the time of the input pipeline goes
 
 Written by `python -m benchmarks.input_profile --out=docs/input_profile.md`. One core,
@@ -57,68 +61,88 @@ class Part(NamedTuple):
 
 
 def parts_of(kind: Kind, folder: Path) -> list[Part]:
-    """The parts of reading one kind of images, the whole first."""
-    import imagecodecs
-    import jax
-    import numpy as np
+    """The parts of reading one kind of images, the whole first, the device's last."""
+    from mammo_jax.data import packaged, pipeline
 
-    from mammo_jax.data import augment, packaged, pipeline, png
-    from mammo_jax.training.inputs import network_input
-
-    examples = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources[
-        "train"
-    ]
-    shape = examples._image_shape
-    records = Repeated(examples._records, kind.examples)
-    kept = [records[number] for number in range(32)]
-    images = [packaged.parse_example(record, shape)["image"] for record in kept]
-    bytes_of = [png._find_pixels(_png_of(record), *shape) for record in kept]
-    room = np.empty(shape[0] * (1 + 2 * shape[1]) + 1, np.uint8)
-    turns = itertools.count()
-    batches, random = read_ours(kind, folder), np.random.default_rng(0)
-    ranges = augment.Augmentation()
-    batch = np.stack(images[:1] * kind.batch_size)
-    shifts = np.zeros((kind.batch_size, 3), np.float32)
-    on_device = jax.jit(network_input)
-    result = np.empty((*batch.shape, 3), np.float32)
-    turned = augment.affine_matrix(0.2, 0.1, (1.1, 0.9), *shape)
-
-    def next_of(things):
-        return things[next(turns) % len(things)]
-
+    source = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources["train"]
+    records = Repeated(source.records, kind.examples)
+    kept = [records[number] for number in range(_KEPT)]
+    images = [packaged.parse_example(x, source.image_shape)["image"] for x in kept]
+    batches = read_ours(kind, folder)
     return [
         Part("all, up to the device", lambda: next(batches), kind.batch_size),
         Part(
             "reading a record",
-            lambda: next_of(records),
+            _in_turn(records.__getitem__, range(len(records))),
             floor="copying it",
-            least=lambda: bytes(bytearray(kept[0])),
+            least=_in_turn(bytearray, kept),
         ),
         Part(
             "record to grey image",
-            lambda: packaged.parse_example(next_of(kept), shape),
+            _in_turn(lambda x: packaged.parse_example(x, source.image_shape), kept),
             floor="inflating it with libdeflate",
-            least=lambda: imagecodecs.deflate_decode(next_of(bytes_of), out=room.data),
+            least=_inflating(kept, source.image_shape),
         ),
-        Part(
-            "random transformations",
-            lambda: augment.augment_image(next_of(images), random, ranges),
-            floor="OpenCV's affine alone",
-            least=lambda: augment.warp_nearest(images[0], turned),
-        ),
+        _transformations(images),
         Part(
             "one array of a batch",
             lambda: np.stack([images[0]] * kind.batch_size),
             kind.batch_size,
         ),
-        Part(
-            "on the device: three shifted channels",
-            lambda: on_device(batch, shifts, PIXEL_MEAN).block_until_ready(),
-            kind.batch_size,
-            floor="writing its result",
-            least=lambda: np.copyto(result, 1.0),
-        ),
+        _device_part(np.stack(images[:1] * kind.batch_size)),
     ]
+
+
+def _in_turn(call: Callable[[Any], object], things: Sequence) -> Callable[[], object]:
+    """Calls with the next of the things each time."""
+    turns = itertools.cycle(things)
+    return lambda: call(next(turns))
+
+
+def _inflating(kept: list[bytes], shape: tuple[int, int]) -> Callable[[], object]:
+    import imagecodecs
+
+    from mammo_jax.data.png import find_pixels
+
+    packed = [find_pixels(_png_of(record), *shape) for record in kept]
+    room = np.empty(shape[0] * (1 + 2 * shape[1]) + 1, np.uint8)
+    return _in_turn(lambda x: imagecodecs.deflate_decode(x, out=room.data), packed)
+
+
+def _transformations(images: list[np.ndarray]) -> Part:
+    from mammo_jax.data import augment
+
+    random, ranges = np.random.default_rng(0), augment.Augmentation()
+    drawn = random.uniform((-0.4, -0.2), (0.4, 0.2), (_KEPT - 1, 2))
+    matrices = [
+        augment.affine_matrix(turn, slant, (1.1, 0.9), *images[0].shape)
+        for turn, slant in drawn
+    ]
+    # Each image meets each matrix, another image at every call.
+    pairs = list(zip(images * len(matrices), matrices * len(images), strict=True))
+    return Part(
+        "random transformations",
+        _in_turn(lambda image: augment.augment_image(image, random, ranges), images),
+        floor="OpenCV's affine alone",
+        least=_in_turn(lambda pair: augment.warp_nearest(*pair), pairs),
+    )
+
+
+def _device_part(batch: np.ndarray) -> Part:
+    import jax
+
+    from mammo_jax.training.inputs import network_input
+
+    shifts = np.zeros((len(batch), 3), np.float32)
+    on_device = jax.jit(network_input)
+    result = np.empty((*batch.shape, 3), np.float32)
+    return Part(
+        "on the device: three shifted channels",
+        lambda: on_device(batch, shifts, PIXEL_MEAN).block_until_ready(),
+        len(batch),
+        floor="writing its result",
+        least=lambda: np.copyto(result, 1.0),
+    )
 
 
 def _png_of(record: bytes) -> bytes:

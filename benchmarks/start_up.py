@@ -22,7 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_jax.data.memory import quick_start, start_with_memory_settings
+from mammo_jax.data.memory import start_with_memory_settings
+from mammo_jax.starting import quick_start
 
 CONFIG = "configs/whole_res.py:real"
 _SPLITS = ("train", "validation", "test")

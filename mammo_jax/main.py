@@ -13,12 +13,9 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.data.memory import (
-    quick_start,
-    set_up_memory,
-    start_with_memory_settings,
-)
+from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
+from mammo_jax.starting import quick_start
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

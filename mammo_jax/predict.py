@@ -17,12 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_jax.data.memory import (
-    quick_start,
-    set_up_memory,
-    start_with_memory_settings,
-)
+from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.errors import UserError, run_command
+from mammo_jax.starting import quick_start
 
 if TYPE_CHECKING:
     from mammo_jax.model_directory import LoadedModel

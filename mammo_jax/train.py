@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mammo_jax.data import phantom_data
-from mammo_jax.data.memory import quick_start
 from mammo_jax.data.pipeline import Dataset
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import ensemble, forest_run, scoring
@@ -19,6 +18,7 @@ from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.model_description import Description, save_description
 from mammo_jax.model_directory import load_variables, save_variables
 from mammo_jax.models import conversion, pretrained
+from mammo_jax.starting import quick_start
 from mammo_jax.training import devices
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import workdir as workdirs
@@ -207,7 +207,7 @@ def _begin(
     """The state to train from, and its train step, unless all is done.
 
     The first values are drawn while the step is traced, and the step is compiled while
-    the first batch is read. A program that ends in between waits for the compiler.
+    the first batch is read. A program that ends in between waits for them.
     """
     restored = checkpoints.restore_latest(
         lambda progress: experiment.abstract_state(progress.stage)

@@ -1,6 +1,10 @@
 """How a run begins."""
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+
+import pytest
 
 from mammo_jax import train
 from mammo_jax.training.checkpoint import Progress
@@ -20,3 +24,38 @@ def test_a_run_that_goes_on_compiles_the_step_of_its_stage():
     helpers = SimpleNamespace(submit=lambda step: f"{step}, compiled")
     begun = train._begin(experiment, checkpoints, "", helpers)
     assert begun == (*found, "step 1, compiled")
+
+
+def begun_anew(monkeypatch, *, draw, compiler=lambda index: lambda: "compiled"):
+    """What `_begin` gives where there is no checkpoint."""
+    checkpoints = SimpleNamespace(
+        restore_latest=lambda like: None, require_space=lambda *arguments: None
+    )
+    experiment = SimpleNamespace(
+        config=SimpleNamespace(task="whole"),
+        abstract_state=lambda index: None,
+        compiler_of_train_step=compiler,
+    )
+    fakes = SimpleNamespace(
+        random_variables=draw, initial_state=lambda *arguments: arguments[1:]
+    )
+    monkeypatch.setattr(train, "experiments", fakes)
+    with ThreadPoolExecutor(2) as helpers:
+        state, progress, first_step = train._begin(experiment, checkpoints, "", helpers)
+        return state, progress, first_step.result()
+
+
+def test_a_new_run_has_drawn_values_and_a_compiled_step(monkeypatch):
+    found = begun_anew(monkeypatch, draw=lambda experiment: ("params", "stats"))
+    assert found == (("params", "stats"), Progress(), "compiled")
+
+
+def test_what_fails_in_a_helper_ends_the_run(monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        begun_anew(monkeypatch, draw=fail)
+    with pytest.raises(MemoryError):
+        begun_anew(monkeypatch, draw=lambda x: ({}, {}), compiler=lambda index: fail)
+    assert gc.isenabled()

@@ -57,15 +57,15 @@ def affine_matrix(
       height: of the image in pixels.
       width: of the image in pixels.
     """
-    # The product of the three and the middle's shift; of matrices it takes far longer.
-    rows = math.cos(rotation) * zoom[0], -math.sin(rotation + shear) * zoom[1]
-    columns = math.sin(rotation) * zoom[0], math.cos(rotation + shear) * zoom[1]
+    # The product of the three matrices, written out, which takes a tenth of the time.
+    to_row = math.cos(rotation) * zoom[0], -math.sin(rotation + shear) * zoom[1]
+    to_column = math.sin(rotation) * zoom[0], math.cos(rotation + shear) * zoom[1]
     middle = height / 2 + 0.5, width / 2 + 0.5
     shift = (
-        middle[0] - rows[0] * middle[0] - rows[1] * middle[1],
-        middle[1] - columns[0] * middle[0] - columns[1] * middle[1],
+        middle[0] - to_row[0] * middle[0] - to_row[1] * middle[1],
+        middle[1] - to_column[0] * middle[0] - to_column[1] * middle[1],
     )
-    return np.array([[*rows, shift[0]], [*columns, shift[1]]])
+    return np.array([[*to_row, shift[0]], [*to_column, shift[1]]])
 
 
 def warp_nearest(

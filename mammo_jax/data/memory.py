@@ -1,4 +1,4 @@
-"""How the C library gives out memory and takes it back; what Python does at a start.
+"""How the C library gives out memory and takes it back.
 
 A train step on the CPU works in one block of gigabytes, an image in blocks of tens of
 megabytes. Given back to the system and asked for again, page by page, they cost as much
@@ -9,12 +9,9 @@ In huge pages to give back and ask again costs little, so large blocks are given
 where there are any, and kept where there are none.
 """
 
-import contextlib
 import ctypes
-import gc
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # The names of glibc's malloc.h. Every thread uses one heap, which does not shrink.
@@ -32,9 +29,6 @@ _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 # then does not take up its old place.
 _NO_CACHES = "glibc.malloc.tcache_count=0"
 _FIRST_WITH_HUGE_PAGES = (2, 35)
-
-# Seconds after which a thread that waits for Python's interpreter gets it.
-_USUAL_INTERVAL = sys.getswitchinterval()
 
 
 def start_with_memory_settings() -> None:
@@ -85,21 +79,3 @@ def _has_huge_pages() -> bool:
         )
     except (OSError, ValueError):
         return False
-
-
-@contextlib.contextmanager
-def quick_start() -> Iterator[None]:
-    """What Python does while a program is imported, built and traced.
-
-    It does not look for garbage: hundreds of thousands of objects are made, nearly all
-    of which stay, and to look through them again and again takes a tenth of the time.
-    And threads take turns more often, so that one that works in NumPy, and asks for the
-    interpreter between any two operations, gets on beside one that traces.
-    """
-    gc.disable()
-    sys.setswitchinterval(_USUAL_INTERVAL / 10)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(_USUAL_INTERVAL)
-        gc.enable()

@@ -29,15 +29,15 @@ class Examples:
     """
 
     def __init__(self, records: Sequence[bytes], image_shape: tuple[int, int]):
-        self._records, self._image_shape = records, image_shape
+        self.records, self.image_shape = records, image_shape
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, number: int) -> Example:
         # ArrayRecord neither counts from the end nor says where it is.
-        record = self._records[range(len(self))[number]]
-        return parse_example(record, self._image_shape)
+        record = self.records[range(len(self))[number]]
+        return parse_example(record, self.image_shape)
 
 
 def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
@@ -49,22 +49,21 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
       of `mammo_jax.evaluation.predictions`.
 
     Raises:
-      google.protobuf.message.DecodeError, LookupError, ValueError: it is damaged, or
-        not of this project.
+      google.protobuf.message.DecodeError, ValueError: it is damaged, or not of this
+        project.
     """
     features = tf_example_pb2.Example.FromString(record).features.feature
-    (png,) = _value(features, "image").bytes_list.value
     example: Example = {
-        "image": decode_png(png, *image_shape),
-        "label": np.int32(_numbers(features, "label")[0]),
+        "image": decode_png(_bytes(features, "image"), *image_shape),
+        "label": _number(features, "label"),
     }
     for key in _IDENTITY:
-        example[key] = _value(features, key).bytes_list.value[0].decode()
-    if "centre" in features:  # Patches of one image are told apart by their centre.
-        row, column = _numbers(features, "centre")
-        example["image_id"] += f"_{row}_{column}"
-    if "breast_density" in features:
-        example |= _details(features, image_shape[0])
+        example[key] = _bytes(features, key).decode()
+    if "centre" not in features:
+        return example | _details(features, image_shape[0])
+    # Patches of one image are told apart by their centre.
+    row, column = _numbers(features, "centre")
+    example["image_id"] += f"_{row}_{column}"
     return example
 
 
@@ -78,17 +77,31 @@ def _details(features: Any, height: int) -> Example:
     boxes = _numbers(features, "rois/bbox").reshape(-1, 2, 2)
     sides = boxes[:, 1] - boxes[:, 0]
     return {
-        "breast_density": np.int32(_numbers(features, "breast_density")[0]),
+        "breast_density": _number(features, "breast_density"),
         "abnormality_types": ";".join(sorted(kinds)),
         "lesion_size": np.float32(sides.max(initial=0) / height),
     }
+
+
+def _number(features: Any, name: str) -> np.int32:
+    return np.int32(_only(name, _numbers(features, name)))
 
 
 def _numbers(features: Any, name: str) -> Int[np.ndarray, "values"]:
     return np.array(_value(features, name).int64_list.value, np.int64)
 
 
+def _bytes(features: Any, name: str) -> bytes:
+    return _only(name, _value(features, name).bytes_list.value)
+
+
+def _only(name: str, values: Any) -> Any:
+    if len(values) != 1:
+        raise ValueError(f"its feature {name} has {len(values)} values, not one")
+    return values[0]
+
+
 def _value(features: Any, name: str) -> Any:
     if name not in features:  # Protocol buffers would make an empty one.
-        raise KeyError(name)
+        raise ValueError(f"its feature {name} is missing")
     return features[name]

@@ -24,8 +24,13 @@ from mammo_jax.data.records import Example
 from mammo_jax.errors import UserError
 
 _DAMAGES = (
-    *(ValueError, LookupError, TypeError, OSError, RuntimeError),
-    *(message.DecodeError, json_format.Error),
+    ValueError,
+    LookupError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    message.DecodeError,
+    json_format.Error,
 )
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
@@ -73,8 +78,10 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             )
             for split in builder.info.splits
         }
-        for source in sources.values():  # A missing or cut-off file shows at its ends.
-            _ = source[0], source[-1]
+        for split, source in sources.items():
+            if not len(source):
+                raise ValueError(f"its split {split} is empty")
+            _ = source[0], source[-1]  # A missing or cut-off file shows at its ends.
         return Dataset(
             name=name,
             sources=sources,

@@ -60,7 +60,7 @@ def decode_png(data: bytes, height: int, width: int) -> UInt16[np.ndarray, "h w"
     Raises:
       ValueError: it is damaged, or of another kind or size.
     """
-    packed = _find_pixels(data, height, width)
+    packed = find_pixels(data, height, width)
     if packed is None:
         return _decode_any(data, height, width)
     rows = _inflate(packed, height, width)
@@ -81,7 +81,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     )
 
 
-def _find_pixels(data: bytes, height: int, width: int) -> bytes | None:
+def find_pixels(data: bytes, height: int, width: int) -> bytes | None:
     """The compressed rows; None if OpenCV had better look at the file."""
     if data[:8] != _SIGNATURE:
         return None

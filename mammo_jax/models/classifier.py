@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mammo_jax.errors import UserError
 from mammo_jax.models import heatmap, variables
 from mammo_jax.models.config import BATCH_NORM, PATCH_CLASSES, checked_config
-from mammo_jax.models.initializers import ZEROS, Keys
+from mammo_jax.models.initializers import NO_KEY, ZEROS, Keys
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.resnet import Bottleneck, ResNet50
 from mammo_jax.models.vgg import VGG
@@ -28,11 +28,11 @@ class Classifier(nnx.Module):
 
     Args:
       config: a checked model configuration.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
-    def __init__(self, config, rngs: Keys):
-        self.trunk = _make_trunk(config, rngs)
+    def __init__(self, config, keys: Keys):
+        self.trunk = _make_trunk(config, keys)
         self.trunk_name = config.trunk
         self.batch_statistics = BATCH_NORM[config.batch_norm]
         self.smallest = TRUNK_STRIDE
@@ -94,9 +94,9 @@ def _rows_together(features: Array) -> Array:
 class PatchClassifier(Classifier):
     """Trunk, global average pooling, dense (section 2.2)."""
 
-    def __init__(self, config, rngs: Keys):
-        super().__init__(config, rngs)
-        self.head = make_dense(self.trunk.channels, config.num_classes, rngs)
+    def __init__(self, config, keys: Keys):
+        super().__init__(config, keys)
+        self.head = make_dense(self.trunk.channels, config.num_classes, keys)
 
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
@@ -108,8 +108,8 @@ class PatchClassifier(Classifier):
 class WholeImageClassifier(Classifier):
     """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
 
-    def __init__(self, config, rngs: Keys):
-        super().__init__(config, rngs)
+    def __init__(self, config, keys: Keys):
+        super().__init__(config, keys)
         if config.top.kind == "vgg":
             self.smallest = TRUNK_STRIDE * 2 ** len(config.top.blocks)
         self.top = ConvolutionalTop(
@@ -119,7 +119,7 @@ class WholeImageClassifier(Classifier):
             num_classes=config.num_classes,
             dtype=jnp.dtype(config.compute_dtype),
             remat=config.remat,
-            rngs=rngs,
+            keys=keys,
         )
 
     def classify(
@@ -132,8 +132,8 @@ class WholeImageClassifier(Classifier):
 class HeatmapClassifier(Classifier):
     """Trunk, heatmap of the patch classes, fully connected layers (section 2.3)."""
 
-    def __init__(self, config, rngs: Keys):
-        super().__init__(config, rngs)
+    def __init__(self, config, keys: Keys):
+        super().__init__(config, keys)
         top = config.top
         self.image_size = height, width = tuple(config.image_size)
         self.feature_size = rows, columns = feature_size(self.trunk, self.image_size)
@@ -144,14 +144,14 @@ class HeatmapClassifier(Classifier):
                 f"{top.window} and pool {top.pool}: it needs at least "
                 f"{TRUNK_STRIDE * (top.window + top.pool - 1)} pixels on each side"
             )
-        self.head = make_dense(self.trunk.channels, PATCH_CLASSES, rngs)
+        self.head = make_dense(self.trunk.channels, PATCH_CLASSES, keys)
         self.top = heatmap.HeatmapTop(
             positions,
             patch_classes=PATCH_CLASSES,
             pool=top.pool,
             fc=tuple(top.fc),
             num_classes=config.num_classes,
-            rngs=rngs,
+            keys=keys,
         )
         self.window = top.window
         self.activation = top.activation
@@ -196,7 +196,7 @@ def abstract_model(config: Any) -> Any:
         for _, module in nnx.iter_modules(model):
             if isinstance(module, Bottleneck):
                 scale = module.bn3.scale
-                scale.set_value(ZEROS(0, scale.get_value().shape))
+                scale.set_value(ZEROS(NO_KEY, scale.get_value().shape))
     return model
 
 
@@ -211,12 +211,12 @@ def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-def _make_trunk(config, rngs: Keys) -> Any:
+def _make_trunk(config, keys: Keys) -> Any:
     options = {
         "width": config.width,
         "dtype": jnp.dtype(config.compute_dtype),
         "remat": config.remat,
-        "rngs": rngs,
+        "keys": keys,
     }
     if config.trunk == "resnet50":
         return ResNet50(wiring=config.wiring, stem=config.stem, **options)

@@ -47,7 +47,7 @@ class HeatmapTop(nnx.Module):
       pool: side and stride of the max-pool over the heatmap.
       fc: features of the two fully connected layers.
       num_classes: number of logits.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class HeatmapTop(nnx.Module):
         pool: int,
         fc: tuple[int, int],
         num_classes: int,
-        rngs: Keys,
+        keys: Keys,
     ):
         rows, columns = (size // pool for size in positions)
         flattened = rows * columns * patch_classes
@@ -67,12 +67,12 @@ class HeatmapTop(nnx.Module):
             "epsilon": NEW_LAYERS_WIRING.epsilon,
             "momentum": NEW_LAYERS_WIRING.momentum,
         }
-        self.fc1 = make_dense(flattened, first, rngs)
-        self.bn1 = BatchNorm(first, **norm, rngs=rngs)
-        self.fc2 = make_dense(first, second, rngs)
-        self.bn2 = BatchNorm(second, **norm, rngs=rngs)
-        self.output = make_dense(second, num_classes, rngs)
-        self.shortcut = make_dense(flattened, num_classes, rngs)
+        self.fc1 = make_dense(flattened, first, keys)
+        self.bn1 = BatchNorm(first, **norm, keys=keys)
+        self.fc2 = make_dense(first, second, keys)
+        self.bn2 = BatchNorm(second, **norm, keys=keys)
+        self.output = make_dense(second, num_classes, keys)
+        self.shortcut = make_dense(flattened, num_classes, keys)
         self.pool = pool
 
     def __call__(

@@ -51,7 +51,9 @@ class Undrawn(jax.ShapeDtypeStruct):
 def draw_values(seed: int, *groups: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
     """The first values of groups of `Undrawn` variables, the same for the same seed."""
     undrawn = [x for group in groups for x in group.values()]
-    keys = iter(np.asarray(_keys(seed, np.array([x.number for x in undrawn]))))
+    # The root outside of what is compiled, which takes no seed above 2**31.
+    root = jax.random.key(seed)
+    keys = iter(np.asarray(_keys(root, np.array([x.number for x in undrawn]))))
     return [
         {
             name: x.draw(np.random.default_rng(next(keys)), x.shape).astype(x.dtype)
@@ -62,8 +64,7 @@ def draw_values(seed: int, *groups: Mapping[str, Any]) -> list[dict[str, np.ndar
 
 
 @jax.jit
-def _keys(seed: int, numbers: Int[Array, " keys"]) -> UInt32[Array, "keys 2"]:
-    root = jax.random.key(seed)
+def _keys(root: Array, numbers: Int[Array, " keys"]) -> UInt32[Array, "keys 2"]:
     folded = jax.vmap(lambda number: jax.random.fold_in(root, number))(numbers)
     return jax.random.key_data(folded)
 
@@ -72,9 +73,8 @@ def _undrawn(draw: Draw) -> Callable[..., Any]:
     """An initialiser in the sense of Flax, whose key is one of `Keys`."""
 
     def initializer(
-        key: int, shape: tuple[int, ...], dtype: Any = jnp.float32, **options: Any
+        key: int, shape: tuple[int, ...], dtype: Any = jnp.float32
     ) -> Undrawn:
-        del options
         return Undrawn(shape, dtype, key, draw)
 
     return initializer
@@ -104,6 +104,8 @@ def _constant(value: float) -> Draw:
     return lambda rng, shape: np.full(shape, value)
 
 
+# Of a constant.
+NO_KEY = 0
 # As `jax.nn.initializers.glorot_uniform` and `he_normal`.
 GLOROT_UNIFORM, HE_NORMAL = _undrawn(_uniform), _undrawn(_truncated_normal)
 ZEROS, ONES = _undrawn(_constant(0.0)), _undrawn(_constant(1.0))

@@ -28,7 +28,7 @@ def make_conv(
     use_bias: bool = True,
     dtype: Any,
     kernel_init: nnx.Initializer,
-    rngs: Keys,
+    keys: Keys,
 ) -> nnx.Conv:
     """A square 2-D convolution; `padding` as in `lax.conv_general_dilated`."""
     return nnx.Conv(
@@ -42,11 +42,11 @@ def make_conv(
         kernel_init=kernel_init,
         bias_init=ZEROS,
         conv_general_dilated=convolve,
-        rngs=cast(nnx.Rngs, rngs),
+        rngs=cast(nnx.Rngs, keys),
     )
 
 
-def make_dense(features_in: int, features_out: int, rngs: Keys) -> nnx.Linear:
+def make_dense(features_in: int, features_out: int, keys: Keys) -> nnx.Linear:
     """A dense layer, float32, initialised as Keras does."""
     return nnx.Linear(
         features_in,
@@ -54,7 +54,7 @@ def make_dense(features_in: int, features_out: int, rngs: Keys) -> nnx.Linear:
         dtype=jnp.float32,
         kernel_init=GLOROT_UNIFORM,
         bias_init=ZEROS,
-        rngs=cast(nnx.Rngs, rngs),
+        rngs=cast(nnx.Rngs, keys),
     )
 
 

@@ -15,10 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mammo_jax.models.initializers import ONES, ZEROS, Keys
-
-# Constants are not drawn.
-_NO_KEY = 0
+from mammo_jax.models.initializers import NO_KEY, ONES, ZEROS, Keys
 
 
 class BatchNorm(nnx.Module):
@@ -28,14 +25,14 @@ class BatchNorm(nnx.Module):
       channels: of its input.
       epsilon: added to the variance.
       momentum: share that running statistics keep of themselves at a step.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
-    def __init__(self, channels: int, *, epsilon: float, momentum: float, rngs: Keys):
-        self.scale = nnx.Param(ONES(rngs.params(), (channels,)))
-        self.bias = nnx.Param(ZEROS(rngs.params(), (channels,)))
-        self.mean = nnx.BatchStat(ZEROS(_NO_KEY, (channels,)))
-        self.var = nnx.BatchStat(ONES(_NO_KEY, (channels,)))
+    def __init__(self, channels: int, *, epsilon: float, momentum: float, keys: Keys):
+        self.scale = nnx.Param(ONES(keys.params(), (channels,)))
+        self.bias = nnx.Param(ZEROS(keys.params(), (channels,)))
+        self.mean = nnx.BatchStat(ZEROS(NO_KEY, (channels,)))
+        self.var = nnx.BatchStat(ONES(NO_KEY, (channels,)))
         self.epsilon, self.momentum = epsilon, momentum
 
     def __call__(

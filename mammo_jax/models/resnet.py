@@ -76,7 +76,7 @@ class Bottleneck(nnx.Module):
       dtype: compute dtype.
       kernel_init: initialiser of the kernels.
       remat: recompute the unit in the backward pass.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Bottleneck(nnx.Module):
         dtype: Any,
         kernel_init: nnx.Initializer,
         remat: bool,
-        rngs: Keys,
+        keys: Keys,
     ):
         def conv(inputs: int, outputs: int, size: int, stride: int) -> nnx.Conv:
             # Padding 1 on every side of a 3x3: at stride 1 this is SAME, at
@@ -105,12 +105,12 @@ class Bottleneck(nnx.Module):
                 use_bias=wiring.use_bias,
                 dtype=dtype,
                 kernel_init=kernel_init,
-                rngs=rngs,
+                keys=keys,
             )
 
         def norm(channels: int) -> BatchNorm:
             return BatchNorm(
-                channels, epsilon=wiring.epsilon, momentum=wiring.momentum, rngs=rngs
+                channels, epsilon=wiring.epsilon, momentum=wiring.momentum, keys=keys
             )
 
         first, second, third = filters
@@ -178,7 +178,7 @@ class ResNet50(nnx.Module):
       width: multiplies every number of channels; 1.0 is ResNet50.
       dtype: compute dtype.
       remat: recompute every unit in the backward pass.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class ResNet50(nnx.Module):
         width: float,
         dtype: Any,
         remat: bool,
-        rngs: Keys,
+        keys: Keys,
     ):
         rules = WIRINGS[wiring]
         self.pool_stride, stage2_last_stride = STEMS[stem]
@@ -203,10 +203,10 @@ class ResNet50(nnx.Module):
             use_bias=rules.use_bias,
             dtype=dtype,
             kernel_init=GLOROT_UNIFORM,
-            rngs=rngs,
+            keys=keys,
         )
         self.bn1 = BatchNorm(
-            channels, epsilon=rules.epsilon, momentum=rules.momentum, rngs=rngs
+            channels, epsilon=rules.epsilon, momentum=rules.momentum, keys=keys
         )
         for name, (units, filters, stride) in STAGES.items():
             a, b, c = (scale_channels(count, width) for count in filters)
@@ -220,7 +220,7 @@ class ResNet50(nnx.Module):
                 wiring=rules,
                 dtype=dtype,
                 kernel_init=GLOROT_UNIFORM,
-                rngs=rngs,
+                keys=keys,
             )
             setattr(self, name, stage)
             channels = c

@@ -38,7 +38,7 @@ class VGGBlock(nnx.Module):
       kernel_init: initialiser of the kernels.
       remat: recompute the block in the backward pass; large images in bands of
         about `POSITIONS_AT_ONCE`, unless there is normalisation.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class VGGBlock(nnx.Module):
         dtype: Any,
         kernel_init: nnx.Initializer,
         remat: bool,
-        rngs: Keys,
+        keys: Keys,
     ):
         for index in range(1, depth + 1):
             conv = make_conv(
@@ -60,12 +60,12 @@ class VGGBlock(nnx.Module):
                 3,
                 dtype=dtype,
                 kernel_init=kernel_init,
-                rngs=rngs,
+                keys=keys,
             )
             setattr(self, f"conv{index}", conv)
             if norm is not None:
                 epsilon, momentum = norm
-                bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum, rngs=rngs)
+                bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum, keys=keys)
                 setattr(self, f"bn{index}", bn)
         self.depth = depth
         self.has_norm = norm is not None
@@ -112,10 +112,10 @@ class VGG(Chain):
       width: multiplies every number of channels; 1.0 is the published network.
       dtype: compute dtype.
       remat: recompute every block in the backward pass.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
-    def __init__(self, name: str, *, width: float, dtype: Any, remat: bool, rngs: Keys):
+    def __init__(self, name: str, *, width: float, dtype: Any, remat: bool, keys: Keys):
         blocks: dict[str, nnx.Module] = {}
         channels_in = 3
         for index, depth in enumerate(DEPTHS[name]):
@@ -128,7 +128,7 @@ class VGG(Chain):
                 dtype=dtype,
                 kernel_init=GLOROT_UNIFORM,
                 remat=remat,
-                rngs=rngs,
+                keys=keys,
             )
             channels_in = channels
         super().__init__(blocks)

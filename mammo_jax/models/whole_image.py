@@ -91,7 +91,7 @@ class ConvolutionalTop(nnx.Module):
       num_classes: number of logits.
       dtype: compute dtype of the blocks.
       remat: recompute the blocks in the backward pass.
-      rngs: numbers the variables.
+      keys: numbers the variables.
     """
 
     def __init__(
@@ -103,15 +103,15 @@ class ConvolutionalTop(nnx.Module):
         num_classes: int,
         dtype: Any,
         remat: bool,
-        rngs: Keys,
+        keys: Keys,
     ):
         channels = channels_in
         for index, text in enumerate(blocks):
             block, channels = _MAKE_BLOCK[kind](
-                channels, text, dtype=dtype, remat=remat, rngs=rngs
+                channels, text, dtype=dtype, remat=remat, keys=keys
             )
             setattr(self, f"block{index + 1}", block)
-        self.output = make_dense(channels, num_classes, rngs)
+        self.output = make_dense(channels, num_classes, keys)
         self.count = len(blocks)
 
     def __call__(

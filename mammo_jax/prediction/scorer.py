@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt16
 
-from mammo_jax.data.memory import quick_start
 from mammo_jax.errors import UserError
 from mammo_jax.evaluation import flips as flipping
 from mammo_jax.evaluation import saliency
 from mammo_jax.model_directory import LoadedModel
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.prediction.inputs import Input, grid_of
+from mammo_jax.starting import quick_start
 
 
 class Scored(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from mammo_jax.models.groups import groups_of
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.published import download_name
 from mammo_jax.training import devices, optimizer, step
-from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
+from mammo_jax.training.state import EpochMetrics, TrainState
 
 # What of a batch goes to the device; the rest names the images.
 DEVICE_KEYS = ("image", "label", "channel_shift")
@@ -66,7 +66,7 @@ class Experiment:
       dataset: opened for reading.
       pixel_mean: to subtract, on the scale 0..255.
       graphdef: the model without its variables.
-      abstract: shapes and types of its parameters and statistics.
+      abstract: its parameters and statistics, not drawn yet.
       labels: layer group of every parameter.
       stages: in their order.
       steps_per_epoch: at least 1.
@@ -376,7 +376,9 @@ def random_variables(experiment: Experiment) -> tuple[Any, Any]:
     return params, stats
 
 
-def initial_state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:
+def initial_state(
+    experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any]
+) -> TrainState:
     """The state at the start of the first stage."""
     return experiment.enter_stage(0, _state(experiment, params, stats))
 
@@ -385,11 +387,13 @@ def _zeros(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
 
-def _state(experiment: Experiment, params: Arrays, stats: Arrays) -> TrainState:
+def _state(
+    experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any]
+) -> TrainState:
     """Before any stage was entered."""
     return TrainState(
-        params=params,
-        batch_stats=stats,
+        params=dict(params),
+        batch_stats=dict(stats),
         opt_state=None,
         metrics=EpochMetrics.empty(),
         averages=jax.tree.map(jnp.copy, params)

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, UInt16
 
 # 16-bit grey levels to the networks' 0..255.
 GREY_SCALE = 255.0 / 65535.0
-# Into at most this many strips an image is cut to find its range.
-_STRIPS = 16
+# Into at most this many strips an image is cut to find its range: of columns, since
+# the rows may be spread over devices.
+_STRIPS = 8
 
 
 def network_input(
@@ -45,13 +46,13 @@ def network_input(
 
 def _strips(
     images: UInt16[Array, "batch height width"],
-) -> list[UInt16[Array, "batch rows width"]]:
-    """The rows of the images in equal parts.
+) -> list[UInt16[Array, "batch height columns"]]:
+    """The columns of the images in equal parts.
 
     XLA's CPU compiler compares whole strips several values at a time, and one value
     with its neighbours one by one.
     """
     batch, height, width = images.shape
-    strips = math.gcd(height, _STRIPS)
-    cut = images.reshape(batch, strips, height // strips, width)
-    return [cut[:, number] for number in range(strips)]
+    strips = math.gcd(width, _STRIPS)
+    cut = images.reshape(batch, height, strips, width // strips)
+    return [cut[:, :, number] for number in range(strips)]

@@ -41,10 +41,19 @@ class Logs:
     def __enter__(self) -> "Logs":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._painters.shutdown()
-        self.writer.close()
-        for picture in self._pictures:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._painters.shutdown()
+        finally:
+            self.writer.close()
+        if kind is None:  # What ends the run is not hidden behind a picture.
+            self._raise_if_failed()
+
+    def _raise_if_failed(self) -> None:
+        """Raises what went wrong with a picture that should be written by now."""
+        done = [picture for picture in self._pictures if picture.done()]
+        self._pictures = [x for x in self._pictures if x not in done]
+        for picture in done:
             picture.result()
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -57,6 +66,7 @@ class Logs:
         self, step: int, name: str, images: Float[np.ndarray, "batch height width 3"]
     ) -> None:
         """Writes images with values 0..1; they are packed while training goes on."""
+        self._raise_if_failed()
         write = functools.partial(self.writer.add_images, dataformats="NHWC")
         self._pictures.append(self._painters.submit(write, name, images, step))
 

@@ -1,6 +1,5 @@
 """How freed memory is used again."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -125,17 +124,3 @@ def test_settings_of_the_user_are_kept(tmp_path):
             check=True,
         )
         assert done.stdout.split("\n")[0] == f"{expected} --flag a b"
-
-
-def test_a_quick_start_ends_also_by_an_error():
-    usual, during = sys.getswitchinterval(), []
-
-    def fail():
-        during.append((gc.isenabled(), sys.getswitchinterval()))
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError), memory.quick_start():
-        fail()
-    assert during == [(False, pytest.approx(usual / 10, rel=0.01))]
-    assert gc.isenabled()
-    assert sys.getswitchinterval() == usual

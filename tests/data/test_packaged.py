@@ -48,13 +48,23 @@ def test_an_image_without_lesions_has_no_lesion_size(record):
 
 
 @pytest.mark.parametrize(
-    "missing", ["image", "label", "image_id", "rois/class", "rois/bbox"]
+    "missing",
+    ["image", "label", "image_id", "rois/class", "rois/bbox", "breast_density"],
 )
 def test_an_example_that_lacks_something_is_refused(record, missing):
     example = tf_example_pb2.Example.FromString(record)
     del example.features.feature[missing]
-    with pytest.raises(KeyError, match=missing):
+    with pytest.raises(ValueError, match=f"feature {missing} is missing"):
         parse_example(example.SerializeToString(), SHAPE)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_example_with_no_or_several_labels_is_refused(record, count):
+    example = tf_example_pb2.Example.FromString(record)
+    example.features.feature["label"].int64_list.value[:] = [1] * count
+    examples = Examples([example.SerializeToString()], SHAPE)
+    with pytest.raises(ValueError, match=f"feature label has {count} values"):
+        list(examples)
 
 
 def test_a_damaged_example_is_refused(record):

@@ -78,6 +78,7 @@ def test_evaluation_shows_every_image_once_unchanged(dataset):
         )
         if weight
     ]
+    # What `source` has is compared with TFDS in test_packaged.py.
     assert [name for name, _ in true] == [e["image_id"] for e in source]
     for (_, image), example in zip(true, source, strict=True):
         np.testing.assert_array_equal(image, example["image"])

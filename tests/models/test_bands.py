@@ -20,7 +20,7 @@ def make_block(depth, *, remat, dtype=jnp.float32):
         dtype=dtype,
         kernel_init=GLOROT_UNIFORM,
         remat=remat,
-        rngs=Keys(),
+        keys=Keys(),
     )
     block = variables.draw(block, 0)
     for index in range(1, depth + 1):

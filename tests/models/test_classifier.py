@@ -63,15 +63,19 @@ def test_logits_are_float32_of_the_asked_classes(trunk, top):
     assert logits.dtype == jnp.float32
 
 
-def test_same_seed_gives_the_same_model():
-    first, second = (model_variables.split(build_model(tiny(), 7))[1] for _ in range(2))
+@pytest.mark.parametrize("seed", [7, 3_000_000_000])
+def test_same_seed_gives_the_same_model(seed):
+    first, second = (
+        model_variables.split(build_model(tiny(), seed))[1] for _ in range(2)
+    )
     assert all(bool((first[name] == second[name]).all()) for name in first)
 
 
-def test_the_keys_are_those_of_rngs():
-    keys, expected = Keys(), nnx.Rngs(7)
+@pytest.mark.parametrize("seed", [7, 2**31 + 5])
+def test_the_keys_are_those_of_rngs(seed):
+    keys, expected = Keys(), nnx.Rngs(seed)
     numbers = np.array([keys.params() for _ in range(3)])
-    for found in initializers._keys(7, numbers):
+    for found in initializers._keys(jax.random.key(seed), numbers):
         assert jnp.array_equal(found, jax.random.key_data(expected.params()))
 
 

@@ -133,7 +133,7 @@ def test_heatmap_position_equals_the_patch_classifier_on_that_window():
 
 def test_heatmap_top_is_the_sum_of_its_two_ways():
     sizes = {"patch_classes": 5, "pool": 2, "fc": (7, 3), "num_classes": 2}
-    top = variables.draw(HeatmapTop((4, 6), **sizes, rngs=Keys()), 0)
+    top = variables.draw(HeatmapTop((4, 6), **sizes, keys=Keys()), 0)
     rng = np.random.default_rng(0)
     heatmap = rng.uniform(size=(3, 4, 6, 5)).astype(np.float32)
     pooled = heatmap.reshape(3, 2, 2, 3, 2, 5).max((2, 4)).reshape(3, -1)

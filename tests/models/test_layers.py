@@ -18,7 +18,7 @@ def test_batch_norm_of_bfloat16_keeps_float32_statistics():
     # bfloat16 has 8 bits: it cannot hold a mean of 100.3 better than to 0.25.
     values = np.random.default_rng(0).normal(100.3, 1, (4, 64, 64, 2))
     x = jnp.asarray(values, jnp.bfloat16)
-    norm = BatchNorm(2, epsilon=1e-3, momentum=0.0, rngs=Keys())
+    norm = BatchNorm(2, epsilon=1e-3, momentum=0.0, keys=Keys())
     norm = variables.draw(norm, 0)
     assert norm(x, True).dtype == jnp.bfloat16
     exact = np.asarray(x, np.float64)

@@ -29,7 +29,7 @@ def reference(channels):
 
 
 def ours(channels):
-    norm = BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM, rngs=Keys())
+    norm = BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM, keys=Keys())
     return variables.draw(norm, 0)
 
 

@@ -98,3 +98,31 @@ def test_rows_of_an_image_spread_over_devices_give_the_same_step(mesh):
     assert difference["loss"] <= 1e-4
     assert difference["statistics"] <= 1e-4
     assert difference["gradient"] <= 1e-3
+
+
+MOVES = """
+import re
+import jax, jax.numpy as jnp
+from mammo_jax.training import devices
+from mammo_jax.training.inputs import network_input
+
+mesh = devices.make_mesh(1, 2)
+shapes = {"image": ((2, 64, 48), jnp.uint16), "channel_shift": ((2, 3), jnp.float32)}
+batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+arguments = devices.abstract_batch(mesh, batch, leading=0).values()
+step = jax.jit(lambda images, shifts: network_input(images, shifts, 40.0))
+program = step.lower(*arguments).compile().as_text()
+print(*re.findall(r" (all-[a-z]+|collective-permute|reduce-scatter)\\(", program))
+"""
+
+
+def test_rows_that_are_spread_over_devices_stay_there_until_the_network():
+    result = subprocess.run(
+        [sys.executable, "-c", MOVES],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Of the least and the greatest value.
+    assert result.stdout.split() == ["all-reduce"] * 2

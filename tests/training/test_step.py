@@ -176,10 +176,10 @@ def test_input_is_three_shifted_channels_clipped_to_the_image_and_centred():
     np.testing.assert_allclose(got[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("height", [1, 2, 7, 24, 32, 48])
-def test_every_channel_is_clipped_to_the_range_of_its_own_image(height):
-    random = np.random.default_rng(height)
-    image = random.integers(9000, 50000, (3, height, 5)).astype(np.uint16)
+@pytest.mark.parametrize("width", [1, 2, 7, 24, 32, 48])
+def test_every_channel_is_clipped_to_the_range_of_its_own_image(width):
+    random = np.random.default_rng(width)
+    image = random.integers(9000, 50000, (3, 5, width)).astype(np.uint16)
     shift = random.uniform(-20, 20, (3, 3)).astype(np.float32)
     grey = image[..., None] / 257.0
     expected = np.stack(

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
-from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curve_pb2
 
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.training import validation_figures
-from mammo_jax.training.logs import Logs, log_hyperparameters
+from mammo_jax.training.logs import Logs
 
 CLASSES = {
     "whole": ("not_malignant", "malignant"),
@@ -149,29 +146,3 @@ def test_evidence_for_malignancy_is_red(tmp_path):
 def test_fewer_images_than_are_shown_are_no_trouble(tmp_path):
     events = _log(tmp_path, "whole", [1])
     assert any("most_wrong" in tag for tag in events.Tags()["images"])
-
-
-def test_hyperparameters_stand_in_the_run_itself(tmp_path):
-    config = ConfigDict(
-        {
-            "batch_size": 2,
-            "pretrained": "",
-            "augment": {"zoom": (0.8, 1.2), "flips": True},
-            "patch": {"batch_size": 99},
-        }
-    )
-    figures = {"auc": 0.75, "accuracy": 0.5, "loss": 0.6}
-    metrics = {"steps": 11, "validation": figures, "test": {**figures, "auc": None}}
-    with Logs(tmp_path, resumed_at=0) as logs:
-        log_hyperparameters(logs, config, metrics)
-    assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
-    events = _events(tmp_path)
-    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
-    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-    assert start.hparams["batch_size"].number_value == 2
-    assert start.hparams["augment.flips"].bool_value is True
-    assert start.hparams["augment.zoom"].string_value == "[0.8, 1.2]"
-    assert not any(name.startswith("patch") for name in start.hparams)
-    (event,) = events.Scalars("final/validation_auc")
-    assert (event.step, event.value) == (11, pytest.approx(0.75))
-    assert "final/test_auc" not in events.Tags()["scalars"]

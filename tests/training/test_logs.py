@@ -1,0 +1,81 @@
+"""TensorBoard files."""
+
+import concurrent.futures
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from mammo_jax.training.logs import Logs, log_hyperparameters
+
+IMAGES = np.zeros((2, 8, 6, 3), np.float32)
+
+
+def _events(directory: Path) -> EventAccumulator:
+    events = EventAccumulator(str(directory))
+    events.Reload()
+    return events
+
+
+def _fail(*arguments, **options):
+    raise OSError("no space left")
+
+
+def test_pictures_are_there_when_the_logs_are_closed(tmp_path):
+    with Logs(tmp_path, resumed_at=0) as logs:
+        for step in (3, 8):
+            logs.images(step, "seen", IMAGES)
+    found = [event.step for event in _events(tmp_path).Images("seen")]
+    assert found == [3, 8]
+
+
+def test_a_picture_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+    logs = Logs(tmp_path, resumed_at=0)
+    monkeypatch.setattr(logs.writer, "add_images", _fail)
+    with pytest.raises(OSError, match="no space"), logs:
+        logs.images(0, "seen", IMAGES)
+    logs = Logs(tmp_path, resumed_at=0)
+    monkeypatch.setattr(logs.writer, "add_images", _fail)
+    logs.images(0, "seen", IMAGES)
+    concurrent.futures.wait(logs._pictures)
+    with pytest.raises(OSError, match="no space"):
+        logs.images(1, "seen", IMAGES)
+
+
+def test_what_ends_the_run_is_not_hidden_behind_a_picture(tmp_path, monkeypatch):
+    logs = Logs(tmp_path, resumed_at=0)
+    monkeypatch.setattr(logs.writer, "add_images", _fail)
+    monkeypatch.setattr(logs, "scalars", lambda *arguments: sys.exit(7))
+    logs.images(0, "seen", IMAGES)
+    with pytest.raises(SystemExit), logs:
+        logs.scalars(0, {})
+
+
+def test_hyperparameters_stand_in_the_run_itself(tmp_path):
+    config = ConfigDict(
+        {
+            "batch_size": 2,
+            "pretrained": "",
+            "augment": {"zoom": (0.8, 1.2), "flips": True},
+            "patch": {"batch_size": 99},
+        }
+    )
+    figures = {"auc": 0.75, "accuracy": 0.5, "loss": 0.6}
+    metrics = {"steps": 11, "validation": figures, "test": {**figures, "auc": None}}
+    with Logs(tmp_path, resumed_at=0) as logs:
+        log_hyperparameters(logs, config, metrics)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+    events = _events(tmp_path)
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert start.hparams["batch_size"].number_value == 2
+    assert start.hparams["augment.flips"].bool_value is True
+    assert start.hparams["augment.zoom"].string_value == "[0.8, 1.2]"
+    assert not any(name.startswith("patch") for name in start.hparams)
+    (event,) = events.Scalars("final/validation_auc")
+    assert (event.step, event.value) == (11, pytest.approx(0.75))
+    assert "final/test_auc" not in events.Tags()["scalars"]
