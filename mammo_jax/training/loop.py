@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,8 @@ from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 _log = logging.getLogger(__name__)
 
-_LOGGED_IMAGES = 4
+# Of the input images in TensorBoard; packing them as they are would take a second.
+_LOGGED_IMAGES, _LOGGED_HEIGHT = 4, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,12 +304,17 @@ def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
 
 
 def _log_input_images(run: Run, progress: Progress, batch: dict) -> None:
-    """Shows a few training images as the network sees them, scaled to 0..1."""
+    """Shows a few training images as the network sees them, at most 512 pixels high."""
     seen = jax.jit(network_input)(
         batch["image"][:_LOGGED_IMAGES],
         batch["channel_shift"][:_LOGGED_IMAGES],
         run.experiment.pixel_mean,
     )
-    images = np.asarray(seen)
-    shown = (images + run.experiment.pixel_mean) / 255
-    run.logs.images(progress.step, "train/augmented_inputs", np.clip(shown, 0, 1))
+    images = (np.asarray(seen) + run.experiment.pixel_mean) / 255
+    height, width = images.shape[1:3]
+    scale = min(1.0, _LOGGED_HEIGHT / height)
+    size = (max(1, round(scale * width)), round(scale * height))
+    shown = [cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in images]
+    run.logs.images(
+        progress.step, "train/augmented_inputs", np.clip(np.stack(shown), 0, 1)
+    )

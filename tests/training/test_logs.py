@@ -2,14 +2,18 @@
 
 import concurrent.futures
 import sys
+import types
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from mammo_jax.training import loop
+from mammo_jax.training.checkpoint import Progress
 from mammo_jax.training.logs import Logs, log_hyperparameters
 
 IMAGES = np.zeros((2, 8, 6, 3), np.float32)
@@ -31,6 +35,24 @@ def test_pictures_are_there_when_the_logs_are_closed(tmp_path):
             logs.images(step, "seen", IMAGES)
     found = [event.step for event in _events(tmp_path).Images("seen")]
     assert found == [3, 8]
+
+
+@pytest.mark.parametrize(("height", "shown"), [(1024, 512), (64, 64)])
+def test_input_images_are_shown_as_the_network_sees_them(tmp_path, height, shown):
+    batch = {
+        "image": np.full((6, height, height), 25700, np.uint16),
+        "channel_shift": np.zeros((6, 3), np.float32),
+    }
+    with Logs(tmp_path, resumed_at=0) as logs:
+        experiment = types.SimpleNamespace(pixel_mean=40.0)
+        run = types.SimpleNamespace(experiment=experiment, logs=logs)
+        loop._log_input_images(run, Progress(step=5), batch)
+    (event,) = _events(tmp_path).Images("train/augmented_inputs")
+    png = np.frombuffer(event.encoded_image_string, np.uint8)
+    picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
+    assert event.step == 5
+    assert picture.shape == (shown, 4 * shown, 3)  # four of the six, side by side
+    assert (picture == 100).all()
 
 
 def test_a_picture_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
