@@ -1,9 +1,8 @@
 """A whole run: patch classifier, conversion, whole-image training, test."""
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.model_description import Description, save_description
 from mammo_jax.model_directory import load_variables, save_variables
 from mammo_jax.models import conversion, pretrained
+from mammo_jax.models.initializers import draw_values
 from mammo_jax.starting import quick_start
 from mammo_jax.training import devices
 from mammo_jax.training import experiment as experiments
@@ -219,19 +219,16 @@ def _begin(
             return state, progress, None
         step = experiment.compiler_of_train_step(progress.stage)
         return state, progress, helpers.submit(step)
-    put_values = _known_values(experiment, init_from)
+    known = _known_values(experiment, init_from)
     checkpoints.require_space(experiment.abstract_state(0), KEPT_CHECKPOINTS)
-    drawn = helpers.submit(experiments.random_variables, experiment)
+    drawn = helpers.submit(draw_values, experiment.config.seed, *known)
     first_step = helpers.submit(experiment.compiler_of_train_step(0))
-    params, stats = put_values(*drawn.result())
-    state = experiments.initial_state(experiment, params, stats)
+    state = experiments.initial_state(experiment, *drawn.result())
     return state, Progress(), first_step
 
 
-def _known_values(
-    experiment: Experiment, init_from: str
-) -> Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]:
-    """A function that puts ImageNet's or a classifier's values in place of random ones.
+def _known_values(experiment: Experiment, init_from: str) -> tuple[Arrays, Arrays]:
+    """Parameters and statistics: ImageNet's or a classifier's, the others not drawn.
 
     Raises:
       UserError: they do not fit the model.
@@ -240,18 +237,17 @@ def _known_values(
     if config.task == "patch" and config.pretrained:
         path, model = Path(config.pretrained).expanduser(), config.model
         trunk = pretrained.load_trunk(path, model.trunk, model.wiring)
-        pretrained.put_trunk(trunk, *experiment.abstract)
-        return functools.partial(pretrained.put_trunk, trunk)
+        return pretrained.put_trunk(trunk, *experiment.abstract)
     if not init_from:
-        return lambda params, stats: (params, stats)
+        return experiment.abstract
     directory = Path(init_from).expanduser()
     try:
         _, params, stats = load_variables(directory)
-        take_over = functools.partial(conversion.take_over, params, stats)
-        *_, report = take_over(*experiment.abstract)
+        *known, report = conversion.take_over(params, stats, *experiment.abstract)
         source_config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
         conversion.check_same_network(source_config["model"], config.model)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     _log.info("starting from %s: %s", directory, report)
-    return lambda params, stats: take_over(params, stats)[:2]
+    params, stats = known
+    return params, stats

@@ -32,22 +32,22 @@ def begun_anew(monkeypatch, *, draw, compiler=lambda index: lambda: "compiled"):
         restore_latest=lambda like: None, require_space=lambda *arguments: None
     )
     experiment = SimpleNamespace(
-        config=SimpleNamespace(task="whole"),
+        config=SimpleNamespace(task="whole", seed=3),
+        abstract=("undrawn", "statistics"),
         abstract_state=lambda index: None,
         compiler_of_train_step=compiler,
     )
-    fakes = SimpleNamespace(
-        random_variables=draw, initial_state=lambda *arguments: arguments[1:]
-    )
-    monkeypatch.setattr(train, "experiments", fakes)
+    state_of = SimpleNamespace(initial_state=lambda *arguments: arguments[1:])
+    monkeypatch.setattr(train, "experiments", state_of)
+    monkeypatch.setattr(train, "draw_values", draw)
     with ThreadPoolExecutor(2) as helpers:
         state, progress, first_step = train._begin(experiment, checkpoints, "", helpers)
         return state, progress, first_step.result()
 
 
 def test_a_new_run_has_drawn_values_and_a_compiled_step(monkeypatch):
-    found = begun_anew(monkeypatch, draw=lambda experiment: ("params", "stats"))
-    assert found == (("params", "stats"), Progress(), "compiled")
+    found = begun_anew(monkeypatch, draw=lambda *arguments: arguments)
+    assert found == ((3, "undrawn", "statistics"), Progress(), "compiled")
 
 
 def test_what_fails_in_a_helper_ends_the_run(monkeypatch):
@@ -57,5 +57,5 @@ def test_what_fails_in_a_helper_ends_the_run(monkeypatch):
     with pytest.raises(MemoryError):
         begun_anew(monkeypatch, draw=fail)
     with pytest.raises(MemoryError):
-        begun_anew(monkeypatch, draw=lambda x: ({}, {}), compiler=lambda index: fail)
+        begun_anew(monkeypatch, draw=lambda *x: x, compiler=lambda index: fail)
     assert gc.isenabled()

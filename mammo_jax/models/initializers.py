@@ -48,19 +48,28 @@ class Undrawn(jax.ShapeDtypeStruct):
         self.number, self.draw = number, draw
 
 
-def draw_values(seed: int, *groups: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
-    """The first values of groups of `Undrawn` variables, the same for the same seed."""
-    undrawn = [x for group in groups for x in group.values()]
+def draw_values(seed: int, *groups: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Groups of variables with first values (NumPy) in place of those `Undrawn`.
+
+    A variable's value depends on the seed, its number and its shape alone.
+    """
+    undrawn = [x for group in groups for x in group.values() if isinstance(x, Undrawn)]
     # The root outside of what is compiled, which takes no seed above 2**31.
     root = jax.random.key(seed)
-    keys = iter(np.asarray(_keys(root, np.array([x.number for x in undrawn]))))
+    keys = iter(
+        np.asarray(_keys(root, np.array([x.number for x in undrawn], np.int32)))
+    )
     return [
         {
-            name: x.draw(np.random.default_rng(next(keys)), x.shape).astype(x.dtype)
+            name: _draw(x, next(keys)) if isinstance(x, Undrawn) else x
             for name, x in group.items()
         }
         for group in groups
     ]
+
+
+def _draw(x: Undrawn, key: np.ndarray) -> np.ndarray:
+    return x.draw(np.random.default_rng(key), x.shape).astype(x.dtype)
 
 
 @jax.jit

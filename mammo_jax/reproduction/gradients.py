@@ -22,6 +22,7 @@ from mammo_jax import config as base
 from mammo_jax.model_directory import load_variables
 from mammo_jax.models import conversion, variables
 from mammo_jax.models.compiling import jit_network
+from mammo_jax.models.initializers import draw_values
 from mammo_jax.progress import progress
 from mammo_jax.reproduction import claims, outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same, moved
@@ -176,10 +177,9 @@ def _can_start(run: PlannedRun) -> bool:
 def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
     dataset = experiments.open_data(config)
     experiment = experiments.make_experiment(config, dataset)
-    params, stats = experiments.random_variables(experiment)
     _, there, there_stats = load_variables(Path(config.init_from))
-    params, stats, _ = conversion.take_over(there, there_stats, params, stats)
-    state = experiments.initial_state(experiment, params, stats)
+    *known, _ = conversion.take_over(there, there_stats, *experiment.abstract)
+    state = experiments.initial_state(experiment, *draw_values(config.seed, *known))
     gradient_norms = make_gradient_norms(experiment.graphdef, experiment.pixel_mean)
     fixed = next(experiment.evaluation_batches("validation"))
     probe = experiment.evaluation_arrays(fixed)

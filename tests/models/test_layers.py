@@ -49,3 +49,14 @@ def test_host_initialisers_have_the_distribution_of_jax(initializer, reference):
     for seed, group, same in ((0, first, True), (0, second, False), (1, first, False)):
         (again,) = draw_values(seed, group)
         assert np.array_equal(found["kernel"], again["kernel"]) == same
+
+
+def test_values_that_are_known_are_kept_and_change_no_other():
+    group = {f"kernel{n}": HE_NORMAL(n, (3, 3, 2, 4)) for n in range(3)}
+    (all_drawn,) = draw_values(5, group)
+    known = np.ones((3, 3, 2, 4), np.float32)
+    (found,) = draw_values(5, group | {"kernel1": known})
+    assert found["kernel1"] is known
+    for name in ("kernel0", "kernel2"):
+        np.testing.assert_array_equal(found[name], all_drawn[name])
+    assert draw_values(5, {"kernel1": known}, {}) == [{"kernel1": known}, {}]

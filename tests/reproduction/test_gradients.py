@@ -102,6 +102,7 @@ class _Experiment:
 )
 def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, every):
     experiment = _Experiment(steps_per_epoch)
+    experiment.abstract = {}, {}
     start = SimpleNamespace(params=0, batch_stats=0)
     monkeypatch.setattr(
         gradients,
@@ -109,7 +110,6 @@ def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, ev
         SimpleNamespace(
             open_data=lambda config: None,
             make_experiment=lambda config, dataset: experiment,
-            random_variables=lambda experiment: ({}, {}),
             initial_state=lambda *arguments: start,
         ),
     )
@@ -121,7 +121,7 @@ def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, ev
         "make_gradient_norms",
         lambda graphdef, mean: lambda params, stats, probe: np.array([params, -1.0]),
     )
-    config = SimpleNamespace(init_from="")
+    config = SimpleNamespace(init_from="", seed=0)
     with StopRequest() as stop:
         curve = gradients._measure(config, stop)
     assert experiment.entered == [(1, 3 * steps_per_epoch)]
