@@ -178,12 +178,12 @@ def test_forest_finds_the_class_with_the_lesions():
 def made_up_images(count):
     return [
         {
-            "image": np.full((ROWS, COLUMNS, 1), 1000 * number, np.uint16),
+            "image": np.full((ROWS, COLUMNS), 1000 * number, np.uint16),
             "label": number % 2,
-            "image_id": f"P_0000{number}_LEFT_CC".encode(),
-            "patient_id": f"P_0000{number}".encode(),
-            "laterality": b"LEFT",
-            "view": b"CC",
+            "image_id": f"P_0000{number}_LEFT_CC",
+            "patient_id": f"P_0000{number}",
+            "laterality": "LEFT",
+            "view": "CC",
         }
         for number in range(count)
     ]
