@@ -194,8 +194,8 @@ def check_image(path: str, mammogram: Mammogram) -> None:
     if min(mammogram.pixels.shape) < _MIN_SIDE:
         raise UserError(
             f"{path}: {mammogram.rows}x{mammogram.columns} pixels are no whole"
-            " mammogram; download it again"
+            " mammogram; get the original"
         )
     darkest, brightest, *_ = cv2.minMaxLoc(mammogram.pixels)
     if darkest == brightest:
-        raise UserError(f"{path}: the image is blank; download it again")
+        raise UserError(f"{path}: the image is blank; get the original")
