@@ -326,15 +326,20 @@ def measure_kind(
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
-def main() -> None:
-    """Prepares the images, measures, prints."""
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that decide how long the measuring takes."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", type=int, default=8, help="phantoms to draw")
-    parser.add_argument("--rounds", type=int, default=5, help="of every pipeline")
+    parser.add_argument("--rounds", type=int, default=5, help="whose median counts")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Prepares the images, measures, prints."""
+    options = make_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), options.cases)
         print(

@@ -9,7 +9,6 @@ that this machine could need for it: to copy its bytes, or the time of the one l
 call that does it.
 """
 
-import argparse
 import itertools
 import os
 import statistics
@@ -26,6 +25,7 @@ from benchmarks.input_pipeline import (
     PIXEL_MEAN,
     Kind,
     Repeated,
+    make_parser,
     prepare,
     read_ours,
 )
@@ -190,12 +190,8 @@ def table(kind: str, parts: list[Part], times: list[tuple[float, ...]]) -> str:
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cases", type=int, default=8, help="phantoms to draw")
-    parser.add_argument("--rounds", type=int, default=9, help="of every part")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a round")
+    parser = make_parser(__doc__)
+    parser.set_defaults(seconds=0.5)
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     where = machine()

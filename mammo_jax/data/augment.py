@@ -57,7 +57,7 @@ def affine_matrix(
       height: of the image in pixels.
       width: of the image in pixels.
     """
-    # The product of the three matrices, written out, which takes a tenth of the time.
+    # The product of the three matrices, written out, which takes an eighth of the time.
     to_row = math.cos(rotation) * zoom[0], -math.sin(rotation + shear) * zoom[1]
     to_column = math.sin(rotation) * zoom[0], math.cos(rotation + shear) * zoom[1]
     middle = height / 2 + 0.5, width / 2 + 0.5

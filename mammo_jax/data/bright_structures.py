@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt16
 
+from mammo_jax.data.preprocess import shrink
+
 # Patches are shrunk to this size before the search: the sizes below are in its pixels.
 _PATCH_PIXELS = 56
 _SIGMAS = (2.0, 6.0)
@@ -35,9 +37,8 @@ def find_bright_structures(
     """
     height, width = image.shape
     scale = min(1.0, _PATCH_PIXELS / patch_size)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    share = cv2.resize(breast.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    grey = shrink(image.astype(np.float32), scale)
+    share = shrink(breast.astype(np.float32), scale)
     inside = share >= 0.5
     # Films have white borders, which are no part of the breast.
     reach = int(patch_size * scale / 4)

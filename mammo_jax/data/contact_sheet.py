@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8, UInt16
 
+from mammo_jax.data.preprocess import shrink
 from mammo_jax.data.records import split_outlines
 from mammo_jax.errors import UserError
 from mammo_jax.progress import progress
@@ -131,8 +132,7 @@ def _figure(
     roi_names: Sequence[str],
 ) -> str:
     scale = min(1.0, _THUMBNAIL_HEIGHT / image.shape[0])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)) // 256
+    small = shrink(image, scale) // 256
     picture = cv2.cvtColor(small.astype(np.uint8), cv2.COLOR_GRAY2BGR)
     caption = [example["image_id"].decode()]
     classes, outlines = [], []

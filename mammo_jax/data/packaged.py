@@ -1,8 +1,8 @@
 """Reads a packaged example: what the networks and the prediction table need of it.
 
-TFDS's own reader turns every feature into an array by itself, which takes longer than
-all the rest of reading a patch, and PNGs with OpenCV, which takes three times as long
-as `mammo_jax.data.png`.
+TFDS's own reader turns every feature into an array by itself, which takes about as long
+as all the rest of reading a patch, and reads PNGs with OpenCV, which takes three times
+as long as `mammo_jax.data.png`.
 """
 
 from collections.abc import Sequence

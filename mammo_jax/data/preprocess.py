@@ -61,3 +61,16 @@ def mask_to_grid(
         row, column = (int(np.mean(where)) for where in np.nonzero(inside))
         coverage[row * height // len(inside), column * width // inside.shape[1]] = 1
     return coverage >= min(128, int(coverage.max()))
+
+
+def shrink(
+    image: Shaped[np.ndarray, "height width *channels"], scale: float
+) -> Shaped[np.ndarray, "height2 width2 *channels"]:
+    """The image `scale` times as large, averaged; as it is where that is 1 or more.
+
+    For pictures and for what looks at coarse structures, not for the networks' images.
+    """
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

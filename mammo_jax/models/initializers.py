@@ -113,7 +113,7 @@ def _constant(value: float) -> Draw:
     return lambda rng, shape: np.full(shape, value)
 
 
-# Of a constant.
+# Of a constant that takes no number.
 NO_KEY = 0
 # As `jax.nn.initializers.glorot_uniform` and `he_normal`.
 GLOROT_UNIFORM, HE_NORMAL = _undrawn(_uniform), _undrawn(_truncated_normal)

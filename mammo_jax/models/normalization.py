@@ -29,6 +29,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, epsilon: float, momentum: float, keys: Keys):
+        # Flax's layers take numbers for constants, too: the kernels keep theirs.
         self.scale = nnx.Param(ONES(keys.params(), (channels,)))
         self.bias = nnx.Param(ZEROS(keys.params(), (channels,)))
         self.mean = nnx.BatchStat(ZEROS(NO_KEY, (channels,)))

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 from pydicom import config as pydicom_config
@@ -26,7 +25,7 @@ from pydicom.uid import UID
 
 from mammo_jax.data.dicom import Mammogram, find_pseudonym
 from mammo_jax.data.pictures import READERS, read_image
-from mammo_jax.data.preprocess import to_grid
+from mammo_jax.data.preprocess import shrink, to_grid
 from mammo_jax.data.views import check_image
 from mammo_jax.errors import UserError
 from mammo_jax.model_description import Description
@@ -285,10 +284,7 @@ def small_picture(
     Returns:
       The image, and what every stored value becomes.
     """
-    scale = min(1.0, PICTURE_SIDE / max(pixels.shape))
-    size = tuple(max(1, round(side * scale)) for side in pixels.shape)
-    if size != pixels.shape:
-        pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+    pixels = shrink(pixels, PICTURE_SIDE / max(pixels.shape))
     dark, bright = np.percentile(pixels, [0, 99.5])
     shares = (np.arange(1 << 16, dtype=np.float32) - dark) / max(bright - dark, 1)
     levels = np.rint(255 * np.clip(shares, 0, 1)).astype(np.uint8)

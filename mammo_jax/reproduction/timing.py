@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
+from mammo_jax.models.initializers import draw_values
 from mammo_jax.reproduction.plan import PlannedRun
 from mammo_jax.training import experiment as experiments
 
@@ -33,7 +34,7 @@ def _time_step(run: PlannedRun) -> float:
     dataset = experiments.open_data(run.config)
     experiment = experiments.make_experiment(run.config, dataset)
     last = len(experiment.stages) - 1
-    values = experiments.random_variables(experiment)
+    values = draw_values(run.config.seed, *experiment.abstract)
     state = experiment.enter_stage(last, experiments.initial_state(experiment, *values))
     train_step = experiment.train_step(last)
     batch = experiment.training_arrays(next(experiment.training_batches(0)))

@@ -17,7 +17,6 @@ from mammo_jax.errors import UserError
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of
-from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.published import download_name
 from mammo_jax.training import devices, optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState
@@ -332,7 +331,7 @@ def open_data(config: ConfigDict) -> pipeline.Dataset:
 
 
 def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment:
-    """Builds the model, without values; see `random_variables`."""
+    """Builds the model, without values; see `mammo_jax.models.initializers`."""
     graphdef, params, stats = variables.split(abstract_model(config.model))
     mean = config.data.pixel_mean
     mean = mean if mean >= 0 else dataset.pixel_mean
@@ -370,16 +369,10 @@ def abstract_batch(
     }
 
 
-def random_variables(experiment: Experiment) -> tuple[Any, Any]:
-    """The model's parameters and statistics as `config.seed` gives them (NumPy)."""
-    params, stats = draw_values(experiment.config.seed, *experiment.abstract)
-    return params, stats
-
-
 def initial_state(
     experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any]
 ) -> TrainState:
-    """The state at the start of the first stage."""
+    """The state at the start of the first stage, from drawn values."""
     return experiment.enter_stage(0, _state(experiment, params, stats))
 
 

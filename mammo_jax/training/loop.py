@@ -8,11 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mammo_jax.data.preprocess import shrink
 from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.progress import progress_bar
@@ -311,10 +311,5 @@ def _log_input_images(run: Run, progress: Progress, batch: dict) -> None:
         run.experiment.pixel_mean,
     )
     images = (np.asarray(seen) + run.experiment.pixel_mean) / 255
-    height, width = images.shape[1:3]
-    scale = min(1.0, _LOGGED_HEIGHT / height)
-    size = (max(1, round(scale * width)), round(scale * height))
-    shown = [cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in images]
-    run.logs.images(
-        progress.step, "train/augmented_inputs", np.clip(np.stack(shown), 0, 1)
-    )
+    shown = np.stack([shrink(x, _LOGGED_HEIGHT / len(x)) for x in images])
+    run.logs.images(progress.step, "train/augmented_inputs", np.clip(shown, 0, 1))

@@ -1,15 +1,14 @@
 """What TensorBoard shows beside curves: how the scores lie, and where they fail."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import cv2
 import numpy as np
 import sklearn.metrics
 from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mammo_jax.data.preprocess import shrink
 from mammo_jax.evaluation import curves
 from mammo_jax.evaluation.overlays import draw_overlay
 from mammo_jax.evaluation.predictions import Predictions
@@ -126,8 +125,4 @@ def _worst_figure(
 
 def _small(image: np.ndarray) -> UInt8[np.ndarray, "height width"]:
     """The image in 256 grey levels, at most `_SHOWN_HEIGHT` pixels high."""
-    height, width = image.shape
-    scale = min(1.0, _SHOWN_HEIGHT / height)
-    size = (max(1, round(width * scale)), round(height * scale))
-    small: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return (small >> 8).astype(np.uint8)
+    return (shrink(image, _SHOWN_HEIGHT / len(image)) >> 8).astype(np.uint8)

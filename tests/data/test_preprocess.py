@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mammo_jax.data.preprocess import mask_to_grid, stretch_to_full_range, to_grid
+from mammo_jax.data.preprocess import (
+    mask_to_grid,
+    shrink,
+    stretch_to_full_range,
+    to_grid,
+)
 
 
 def bicubic_matrix(size: int, new_size: int) -> np.ndarray:
@@ -116,3 +121,24 @@ def test_the_smallest_lesion_stays_where_it_is(row, column, size):
 
 def test_an_empty_mask_stays_empty():
     assert not mask_to_grid(np.zeros((50, 40)), 20, 15).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "expected"),
+    [
+        ((40, 30), 0.5, (20, 15)),
+        ((40, 30, 3), 0.5, (20, 15, 3)),
+        ((40, 1), 0.1, (4, 1)),
+    ],
+)
+def test_shrinking_averages(shape, scale, expected):
+    image = np.full(shape, 0.25, np.float32)
+    image[::2] = 0.75
+    small = shrink(image, scale)
+    assert small.shape == expected
+    np.testing.assert_allclose(small, 0.5)
+
+
+def test_an_image_is_not_enlarged():
+    image = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    assert shrink(image, 1.7) is image

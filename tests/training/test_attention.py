@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.evaluation import saliency
 from mammo_jax.models import variables
+from mammo_jax.models.initializers import draw_values
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training.attention import make_look
 from mammo_jax.training.inputs import network_input
@@ -23,7 +24,7 @@ def _experiment(phantom_data: Path, task: str, **fields: object):
     config.batch_size = config.accum_steps = 1
     config.update(fields)
     experiment = experiments.make_experiment(config, experiments.open_data(config))
-    values = experiments.random_variables(experiment)
+    values = draw_values(config.seed, *experiment.abstract)
     state = experiments.initial_state(experiment, *values)
     return experiment, state.params, state.batch_stats
 
