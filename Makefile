@@ -38,10 +38,11 @@ bench: $(PEERS_VENV)/.installed  ## Measure beside PyTorch, Keras and others (ab
 	$(PEERS_VENV)/bin/python -m benchmarks.input_pipeline
 	$(PEERS_VENV)/bin/python -m benchmarks.build_speed
 
-lint: setup-test  ## Run the linters and the type checker.
+lint: setup-test  ## Run the linters, the type checker and the check of the rooms' order.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 setup-run: $(VENV)/.run-installed  ## Install what running needs.
 
