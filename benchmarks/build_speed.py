@@ -25,7 +25,7 @@ import psutil
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from mammo_jax.data.parallel import count_workers
+from mammo_jax.common.parallel import count_workers
 
 ROWS, COLUMNS = 4600, 2900
 HEIGHT, WIDTH = 1152, 896

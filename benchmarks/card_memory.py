@@ -31,8 +31,8 @@ from benchmarks.model_costs import HYBRID, model_config
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.side_by_side import gpu_environment, gpu_name
 from benchmarks.train_steps import abstract_step
-from mammo_jax.errors import UserError, run_command
-from mammo_jax.progress import progress
+from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.progress import progress
 
 _COMMAND = (sys.executable, "-m", "benchmarks.card_memory")
 _MARKERS = "card memory"

@@ -27,10 +27,10 @@ from benchmarks import cuda_target
 from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.train_steps import abstract_step, count_flops
+from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.progress import progress
 from mammo_jax.config import apply_preset, set_top, whole_config
-from mammo_jax.errors import UserError, run_command
 from mammo_jax.models import TOPS, abstract_model, variables
-from mammo_jax.progress import progress
 
 _VGG = ("vgg_512x3", "vgg_512x1", "vgg_256-128x3", "vgg_256-128x1", "vgg_128-64x1")
 _RESIDUAL = tuple(name for name in TOPS if name.startswith("residual_"))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 
 def split_at_markers(path: Path, name: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Presets: `paper` (default), `s1`, `from_scratch` (without ImageNet's weights),
 """
 
 from mammo_jax import config as base
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 
 def get_config(preset: str = "paper"):

@@ -5,15 +5,17 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mammo_jax import config as base
-from mammo_jax.errors import UserError
-from mammo_jax.training import workdir
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
 
 
 def get_config(run_dir: str = "") -> ConfigDict:
     """Reads `RUN_DIR/config.json`."""
     if not run_dir:
         raise UserError("name the run: --config=configs/rerun.py:RUN_DIR")
-    config = ConfigDict(workdir.read_json(Path(run_dir) / workdir.CONFIG_FILE))
+    config = ConfigDict(
+        run_directory.read_json(Path(run_dir) / run_directory.CONFIG_FILE)
+    )
     if "patch" in config:
         base.share_with_patch(config)
     return config

@@ -6,7 +6,7 @@ line (`--config.batch_size=4`).
 
 from ml_collections import ConfigDict
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import TOPS, default_model_config
 
 _GROUPS = ("bottom", "top_of_trunk", "head", "new_layers")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.errors import UserError, run_command
+from mammo_jax.common.errors import UserError, run_command
 
 _MADE_BY = "mammo_jax.evaluate"
 
@@ -48,6 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Evaluates, writes and prints."""
+    from mammo_jax.common import run_directory as workdirs
     from mammo_jax.evaluation.analysis import analyse
     from mammo_jax.evaluation.evaluation_report import (
         ABOUT_PATCHES,
@@ -56,7 +57,6 @@ def main(options: argparse.Namespace) -> None:
         report_sections,
     )
     from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
-    from mammo_jax.training import workdir as workdirs
 
     inputs = find_inputs(options.predictions, options.validation, options.compare)
     patches = are_patches([path for paths in inputs.values() for path in paths])
@@ -143,7 +143,7 @@ def are_patches(tables: Sequence[Path]) -> bool:
     Raises:
       UserError: some tables are of patches and some of whole images.
     """
-    from mammo_jax.training import workdir as workdirs
+    from mammo_jax.common import run_directory as workdirs
 
     tasks: dict[bool, Path] = {}
     for table in tables:
@@ -161,7 +161,7 @@ def are_patches(tables: Sequence[Path]) -> bool:
 
 def _check_out(out: Path, names: dict[str, list[str]]) -> None:
     """Refuses a directory that holds anything but an evaluation of the same tables."""
-    from mammo_jax.training import workdir as workdirs
+    from mammo_jax.common import run_directory as workdirs
 
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; choose a directory with --out=DIR")

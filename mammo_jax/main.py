@@ -13,8 +13,8 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
-from mammo_jax.errors import UserError, run_command
 from mammo_jax.starting import quick_start
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -129,7 +129,7 @@ def _train() -> None:
     with quick_start():
         import jax
 
-        from mammo_jax.compilation_cache import use_compilation_cache
+        from mammo_jax.common.compilation_cache import use_compilation_cache
         from mammo_jax.train import train_and_evaluate
 
     use_compilation_cache()

@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.errors import UserError
-from mammo_jax.training import workdir as workdirs
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import UserError
 
 DESCRIPTION_FILE = "model.json"
 _MAX_SIDE = 1 << 16

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.model_description import Description, load_description, read_config
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
-from mammo_jax.errors import UserError, run_command
 from mammo_jax.starting import quick_start
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _score(
     files: int,
 ) -> int:
     with quick_start():
-        from mammo_jax.compilation_cache import use_compilation_cache
+        from mammo_jax.common.compilation_cache import use_compilation_cache
         from mammo_jax.model_directory import load_model
         from mammo_jax.prediction import run
         from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable

@@ -9,9 +9,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mammo_jax.common import devices
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.data import phantom_data
 from mammo_jax.data.pipeline import Dataset
-from mammo_jax.errors import UserError
 from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.model_description import Description, save_description
@@ -19,15 +22,12 @@ from mammo_jax.model_directory import load_variables, save_variables
 from mammo_jax.models import conversion, pretrained
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.starting import quick_start
-from mammo_jax.training import devices
 from mammo_jax.training import experiment as experiments
-from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Progress
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.profiling import StepTrace
-from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays, TrainState
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from mammo_jax.errors import UserError, run_command
+from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.models.download import download
 from mammo_jax.models.pretrained import convert_file
 from mammo_jax.models.published import PUBLISHED

@@ -8,7 +8,7 @@ of their regions of interest: benign in green, malignant in red.
 
 import argparse
 
-from mammo_jax.errors import run_command
+from mammo_jax.common.errors import run_command
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

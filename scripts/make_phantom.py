@@ -7,7 +7,7 @@ For example
 
 import argparse
 
-from mammo_jax.errors import run_command
+from mammo_jax.common.errors import run_command
 from mammo_jax.phantom import LAYOUTS
 
 

@@ -17,6 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.data.cbis_tables import (
     TABLE_NAMES,
     View,
@@ -25,7 +26,6 @@ from mammo_jax.data.cbis_tables import (
     read_tables,
 )
 from mammo_jax.data.dicom import read_header
-from mammo_jax.errors import UserError, run_command
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

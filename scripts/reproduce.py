@@ -11,8 +11,8 @@ it was stopped, and runs nothing twice; several machines may share --out, each w
 import argparse
 from pathlib import Path
 
+from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.data.memory import set_up_memory, start_with_memory_settings
-from mammo_jax.errors import UserError, run_command
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
 
@@ -72,7 +72,7 @@ def main(options: argparse.Namespace) -> None:
         )
     set_up_memory()  # before JAX has threads
     # Imported late: `--help` answers at once.
-    from mammo_jax.compilation_cache import use_compilation_cache
+    from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.main import show_own_messages
     from mammo_jax.reproduction import command
     from mammo_jax.reproduction.rows import load_rows

@@ -13,7 +13,7 @@ import sklearn.metrics
 from browser import screenshot
 
 from mammo_jax import evaluate
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation.evaluation_report import FIGURES
 from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
 from mammo_jax.evaluation.run_report import write_run_report

@@ -7,7 +7,7 @@ import pytest
 import tiny_runs
 
 from mammo_jax import config as base
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.train import train_and_evaluate
 
 

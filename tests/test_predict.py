@@ -26,7 +26,7 @@ from raw_files import make_dataset, save, write_dicom
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax import predict
-from mammo_jax.errors import run_command
+from mammo_jax.common.errors import run_command
 from mammo_jax.evaluation import overlays
 from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.prediction.inputs import CaseBook, reading

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mammo_jax.common.parallel import parallel_map
 from mammo_jax.data import packaging
 from mammo_jax.data.labels import PATCH_CLASSES, WHOLE_CLASSES
-from mammo_jax.data.parallel import parallel_map
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid, View
 from tfds_builders.beam_runs import beam_map, beam_records

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from tfds_builders.beam_runs import make_beam_options
 
 # Name -> module of the builder, imported when it is needed: TFDS takes a second.

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.cbis_files import ViewFiles, find_view_files, index_files
 from mammo_jax.data.cbis_tables import Abnormality, View, merge_views, read_tables
 from mammo_jax.data.labels import PATCH_CLASSES
 from mammo_jax.data.splits import PROTOCOL_RELEASES, PROTOCOLS, leaking_patients
-from mammo_jax.errors import UserError
 
 
 def plan_splits(

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.tables import read_cells
 from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.tables import read_cells
-from mammo_jax.errors import UserError
 
 RELEASES = ("train", "test")
 TABLE_NAMES = {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.cbis_files import ViewFiles
 from mammo_jax.data.cbis_tables import Abnormality
 from mammo_jax.data.dicom import Header, Mammogram, read_header, read_mammogram
@@ -23,7 +24,6 @@ from mammo_jax.data.views import (
     make_result,
     skipped,
 )
-from mammo_jax.errors import UserError
 
 # Masks differ from their images by up to 15 % in both directions alike; a mask whose
 # proportions differ by more than this belongs to another image.

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.tables import read_table, text_column
 from mammo_jax.data.dicom import read_mammogram
 from mammo_jax.data.polygons import parse_points, polygon_regions
 from mammo_jax.data.sampling import Region
 from mammo_jax.data.splits import hold_out, label_patients
-from mammo_jax.data.tables import read_table, text_column
 from mammo_jax.data.views import (
     Facts,
     Grid,
@@ -30,7 +31,6 @@ from mammo_jax.data.views import (
     make_result,
     skipped,
 )
-from mammo_jax.errors import UserError
 
 VALIDATION_SHARE = 0.30
 # Sizes of the subsets of training patients (paper, Table 4).

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.progress import progress
 from mammo_jax.data.records import read_summary, write_examples
 from mammo_jax.data.views import Grid, View, ViewResult
-from mammo_jax.errors import UserError
-from mammo_jax.progress import progress
 
 _LOGGER = logging.getLogger(__name__)
 # Part of every finished file's name: raise it when the examples change.

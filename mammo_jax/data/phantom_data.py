@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mammo_jax.errors import UserError
-from mammo_jax.training import workdir
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
 
 
 def prepare(config: ConfigDict) -> None:
@@ -28,11 +28,11 @@ def prepare(config: ConfigDict) -> None:
         from mammo_jax.phantom import write_cbis_ddsm  # Takes a second to import.
 
         data_dir.mkdir(parents=True, exist_ok=True)
-        workdir.write_json(settings_file, settings)
+        run_directory.write_json(settings_file, settings)
         write_cbis_ddsm(raw, **settings)
-    elif workdir.read_json(settings_file) != settings:
+    elif (made_with := run_directory.read_json(settings_file)) != settings:
         raise UserError(
-            f"{raw} holds phantoms made with {workdir.read_json(settings_file)}, not "
+            f"{raw} holds phantoms made with {made_with}, not "
             f"{settings}; choose another folder with --config.data.data_dir=DIR"
         )
     parts = [config.patch, config] if "patch" in config else [config]

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.codestreams import decode_jpeg
 from mammo_jax.data.dicom import (
     MAX_FILE_BYTES,
@@ -18,7 +19,6 @@ from mammo_jax.data.dicom import (
     Mammogram,
     read_mammogram,
 )
-from mammo_jax.errors import UserError
 
 _TOO_LARGE = "claims more pixels than any mammogram has; check the file"
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM")

@@ -18,10 +18,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format, message
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data import augment
 from mammo_jax.data.packaged import Examples
 from mammo_jax.data.records import Example
-from mammo_jax.errors import UserError
 
 _DAMAGES = (
     ValueError,

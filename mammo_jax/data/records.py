@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Int, UInt16
 
+from mammo_jax.common.files import replace_file
 from mammo_jax.data.labels import PATCH_CLASSES
 from mammo_jax.data.png import encode_png
 from mammo_jax.data.sampling import Patch, Region
-from mammo_jax.files import replace_file
 
 Example = dict[str, Any]
 

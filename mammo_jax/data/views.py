@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt16
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.bright_structures import find_bright_structures
 from mammo_jax.data.dicom import Mammogram
 from mammo_jax.data.preprocess import to_grid
@@ -25,7 +26,6 @@ from mammo_jax.data.sampling import (
     make_generator,
     sample_patches,
 )
-from mammo_jax.errors import UserError
 
 _MIN_SIDE = 32
 NETWORK_SCALE = 255 / 65535  # stored values to what networks see

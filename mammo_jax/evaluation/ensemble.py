@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mammo_jax.common import devices
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.data.pipeline import Dataset
-from mammo_jax.errors import UserError
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
 from mammo_jax.model_directory import LoadedModel, load_model
-from mammo_jax.training import devices
 from mammo_jax.training.experiment import Experiment
-from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.step import make_eval_step
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float, UInt16
 
-from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import replace_file
 
 PLATFORMS = ("cpu", "cuda")
 

@@ -12,11 +12,11 @@ import numpy as np
 from etils import epy
 from jaxtyping import Bool, Float, Int
 
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.progress import progress_bar
 from mammo_jax.data.pipeline import evaluation_batches
-from mammo_jax.errors import UserError
 from mammo_jax.evaluation.predictions import Details
 from mammo_jax.models.variables import Variables
-from mammo_jax.progress import progress_bar
 
 with epy.lazy_imports():  # A second, which other runs need not wait for.
     import skimage.measure

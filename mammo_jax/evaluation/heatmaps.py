@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model, feature_size
 from mammo_jax.models.compiling import jit_network

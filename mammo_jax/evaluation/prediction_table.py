@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mammo_jax.data import tables
-from mammo_jax.data.tables import Column, text_column
-from mammo_jax.errors import UserError
+from mammo_jax.common import tables
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.tables import Column, text_column
 from mammo_jax.evaluation.predictions import COLUMNS
 
 _MAX_ID = 256

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from mammo_jax.data.tables import write_table
+from mammo_jax.common.tables import write_table
 
 # The first three are what the field's tools for comparing models read.
 COLUMNS = (

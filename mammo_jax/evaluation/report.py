@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mammo_jax.files import replace_file
+from mammo_jax.common.files import replace_file
 
 REPORT_FILE = "report.html"
 FIGURES_DIR = "figures"

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.devices import gather_rows
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation import metrics
 from mammo_jax.evaluation.predictions import Details, Predictions
-from mammo_jax.progress import progress_bar
-from mammo_jax.training.devices import gather_rows
 from mammo_jax.training.experiment import Experiment
-from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays
 
 

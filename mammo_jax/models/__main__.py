@@ -16,7 +16,7 @@ from clu import parameter_overview
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mammo_jax.errors import EXIT_ERROR, UserError, run_command
+from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.evaluation.heatmaps import slide
 from mammo_jax.main import parse_flags
 from mammo_jax.models import abstract_model, groups_of, heatmap, variables

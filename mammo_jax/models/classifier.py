@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import heatmap, variables
 from mammo_jax.models.config import BATCH_NORM, PATCH_CLASSES, checked_config
 from mammo_jax.models.initializers import NO_KEY, ZEROS, Keys

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models.heatmap import ACTIVATIONS
 from mammo_jax.models.resnet import STEMS, WIRINGS
 from mammo_jax.models.vgg import DEPTHS

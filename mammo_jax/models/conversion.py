@@ -9,7 +9,7 @@ another set of images. Every variable on both sides is accounted for.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models.config import checked_config
 from mammo_jax.models.variables import Variables
 from mammo_jax.models.vgg import DEPTHS

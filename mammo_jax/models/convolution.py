@@ -2,7 +2,7 @@
 
 On a CPU with AVX-512, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not
 installed, on other CPUs, on a mesh of several devices
-(`mammo_jax.training.devices.on_mesh`), with negative padding, and for an unknown number
+(`mammo_jax.common.devices.on_mesh`), with negative padding, and for an unknown number
 of images, as in a program that is exported, XLA does, with its operations in an order
 that it is fast at (`mammo_jax.models.xla_convolution`). Every other platform compiles
 the plain convolution and its own gradients.

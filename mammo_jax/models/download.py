@@ -6,9 +6,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.progress import progress_bar
 from mammo_jax.models.published import verify_checksum
-from mammo_jax.progress import progress_bar
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30

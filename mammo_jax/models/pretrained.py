@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import safetensors
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
 from mammo_jax.models.config import MAX_WIDTH

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 
 class Published(NamedTuple):

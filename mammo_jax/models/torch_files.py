@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 # The element types that weights and counters have.
 _STORAGE_DTYPES = {

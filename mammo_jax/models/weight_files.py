@@ -8,8 +8,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import replace_file
 from mammo_jax.models.torch_files import READ_ERRORS, read_state_dict
 
 if TYPE_CHECKING:

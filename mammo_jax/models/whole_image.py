@@ -11,7 +11,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models.initializers import HE_NORMAL, Keys
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.resnet import WIRINGS, make_residual_block

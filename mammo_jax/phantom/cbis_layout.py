@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from mammo_jax.data.parallel import parallel_map
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.parallel import parallel_map
+from mammo_jax.common.progress import progress
 from mammo_jax.phantom.catalogue import RELEASES, Breast, Finding, make_catalogue
 from mammo_jax.phantom.dicom_files import Identity, write_dicom
 from mammo_jax.phantom.lesions import region_mask
@@ -27,7 +28,6 @@ from mammo_jax.phantom.mammogram import (
 )
 from mammo_jax.phantom.output_folder import whole_folder
 from mammo_jax.phantom.seeding import named_generator, named_uid
-from mammo_jax.progress import progress
 
 _MIN_HEIGHT = 128
 _KINDS = {"mass": "Mass", "calc": "Calc"}

@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Float
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation
 
-from mammo_jax.data.parallel import parallel_map
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.parallel import parallel_map
+from mammo_jax.common.progress import progress
 from mammo_jax.phantom.anatomy import Anatomy, draw_anatomy
 from mammo_jax.phantom.catalogue import deal
 from mammo_jax.phantom.dicom_files import Identity, write_dicom
@@ -26,7 +27,6 @@ from mammo_jax.phantom.lesions import Lesion, draw_lesion
 from mammo_jax.phantom.mammogram import ViewPlan, draw_mammogram
 from mammo_jax.phantom.output_folder import whole_folder
 from mammo_jax.phantom.seeding import named_generator, named_uid
-from mammo_jax.progress import progress
 
 _FOLDER = "INbreast Release 1.0"
 _COLUMNS = (

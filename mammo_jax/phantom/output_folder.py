@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 
 import mammo_jax
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.prediction.inputs import Identity
 
 _MANUFACTURER = "mammo_jax"

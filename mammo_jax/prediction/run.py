@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from mammo_jax.errors import RunStoppedError, UserError
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import RunStoppedError, UserError
+from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation import overlays
 from mammo_jax.prediction.inputs import (
     CaseBook,
@@ -26,9 +29,6 @@ from mammo_jax.prediction.tables import (
     is_as_written,
     write_tables,
 )
-from mammo_jax.progress import progress_bar
-from mammo_jax.training import workdir as workdirs
-from mammo_jax.training.signals import StopRequest
 
 MADE_BY = "mammo_jax.predict"
 SETTINGS_FILE = "prediction.json"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt16
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation import flips as flipping
 from mammo_jax.evaluation import saliency
 from mammo_jax.model_directory import LoadedModel

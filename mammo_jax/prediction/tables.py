@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mammo_jax.data.tables import write_table
+from mammo_jax.common.tables import write_table
 from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.prediction.inputs import Identity, Problem
 

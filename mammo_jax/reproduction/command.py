@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import replace_file
 from mammo_jax.reproduction import (
     boards,
     claims,
@@ -34,7 +35,6 @@ from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.reproduction.results import results_text
 from mammo_jax.reproduction.rows import TABLES, Row, by_name
 from mammo_jax.reproduction.run import Train, run_all
-from mammo_jax.training import workdir as workdirs
 
 ENSEMBLE = "ensemble"
 _FIGURE_2_CAPTION = (

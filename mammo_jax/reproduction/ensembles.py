@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
@@ -12,8 +14,6 @@ from mammo_jax.models.pretrained import file_digest
 from mammo_jax.reproduction import outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.training import experiment as experiments
-from mammo_jax.training import workdir as workdirs
-from mammo_jax.training.signals import StopRequest
 
 _RESIDUAL = "residual_512-512-1024x2"
 # Beside a table: of the test predictions that the scoring model's own run left.

@@ -19,17 +19,17 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from mammo_jax import config as base
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.progress import progress
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.model_directory import load_variables
 from mammo_jax.models import conversion, variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.initializers import draw_values
-from mammo_jax.progress import progress
 from mammo_jax.reproduction import claims, outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same, moved
 from mammo_jax.training import experiment as experiments
-from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.inputs import network_input
-from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays, TrainState
 
 FOLDER = "appendix"

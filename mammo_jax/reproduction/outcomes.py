@@ -9,10 +9,10 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from mammo_jax.common import run_directory as workdirs
 from mammo_jax.evaluation import bootstrap, metrics
 from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
 from mammo_jax.reproduction.plan import PlannedRun
-from mammo_jax.training import workdir as workdirs
 
 Ends = tuple[float, float]
 

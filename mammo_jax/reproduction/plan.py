@@ -7,11 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.pipeline import newest_version, open_dataset
-from mammo_jax.errors import UserError
 from mammo_jax.reproduction import presets
 from mammo_jax.reproduction.rows import Row, row_config
-from mammo_jax.training import workdir as workdirs
 from mammo_jax.training.optimizer import stages_from_config
 
 _SHOWN = 5

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mammo_jax import config as base
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models.config import TOPS
 
 KINDS = ("patch", "whole", "forest", "transfer")

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mammo_jax.errors import UserError
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import UserError
 from mammo_jax.reproduction.plan import PlannedRun, check_finished
-from mammo_jax.training import workdir as workdirs
 
 _log = logging.getLogger(__name__)
 

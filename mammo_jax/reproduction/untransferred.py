@@ -8,10 +8,10 @@ from theirs by the training alone.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.reproduction import ensembles
 from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.training.signals import StopRequest
 
 MODELS = (
     "resnet50_s10_residual_512-512-1024x2",

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.training.state import Arrays, TrainState
 
 _log = logging.getLogger(__name__)

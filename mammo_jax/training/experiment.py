@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mammo_jax.common import devices
+from mammo_jax.common.errors import UserError
 from mammo_jax.data import pipeline
 from mammo_jax.data.augment import Augmentation
-from mammo_jax.errors import UserError
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of
 from mammo_jax.models.published import download_name
-from mammo_jax.training import devices, optimizer, step
+from mammo_jax.training import optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 # What of a batch goes to the device; the rest names the images.
@@ -69,7 +70,7 @@ class Experiment:
       labels: layer group of every parameter.
       stages: in their order.
       steps_per_epoch: at least 1.
-      mesh: of the devices; see `mammo_jax.training.devices`.
+      mesh: of the devices; see `mammo_jax.common.devices`.
       eval_step: see `mammo_jax.training.step.make_eval_step`.
     """
 

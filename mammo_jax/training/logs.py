@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from tensorboardX.summary import hparams
 
-from mammo_jax.training import workdir as workdirs
+from mammo_jax.common import run_directory as workdirs
 
 _FINAL = ("auc", "accuracy", "loss")
 

@@ -12,19 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mammo_jax.common.devices import is_main_process
+from mammo_jax.common.errors import RunStoppedError, UserError
+from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.data.preprocess import shrink
-from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.evaluation import scoring
-from mammo_jax.progress import progress_bar
 from mammo_jax.training.attention import Look, make_look
 from mammo_jax.training.checkpoint import Checkpoints, Progress, first_line
-from mammo_jax.training.devices import is_main_process
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.inputs import network_input
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.profiling import StepTrace
-from mammo_jax.training.signals import StopRequest
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import optax
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models.groups import BOTTOM, HEAD, NEW_LAYERS, TOP_OF_TRUNK
 
 Params = dict[str, jax.Array]

@@ -9,10 +9,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mammo_jax.common import devices
 from mammo_jax.evaluation.flips import average_over_flips
 from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.training import devices
 from mammo_jax.training.inputs import network_input
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
@@ -127,7 +127,7 @@ def make_train_step(
       graphdef: the model without its variables.
       optimizer: for the trained parameters.
       options: the rest.
-      mesh: of the devices, see `mammo_jax.training.devices`; one device if left
+      mesh: of the devices, see `mammo_jax.common.devices`; one device if left
         out.
 
     Returns:

@@ -24,9 +24,9 @@ from pydicom.uid import (
 )
 from raw_files import make_dataset, save, write_dicom
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data import dicom
 from mammo_jax.data.dicom import find_pseudonym, read_header, read_mammogram
-from mammo_jax.errors import UserError
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_files import write_dicom
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.inbreast import (
     make_view_examples,
     order_patients,
@@ -20,7 +21,6 @@ from mammo_jax.data.polygons import circle_points, draw_polygon, polygon_regions
 from mammo_jax.data.preprocess import stretch_to_full_range, to_grid
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid
-from mammo_jax.errors import UserError
 
 SHAPE = (200, 150)
 WHOLE = Grid(100, 80, 24, None, seed=0, stretch=True)

@@ -6,6 +6,7 @@ import pytest
 from raw_files import write_dicom
 from raw_trees import draw_image, draw_mask
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.manifest import (
     make_view_examples,
     plan_splits,
@@ -15,7 +16,6 @@ from mammo_jax.data.manifest import (
 from mammo_jax.data.preprocess import stretch_to_full_range
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid
-from mammo_jax.errors import UserError
 
 WHOLE = Grid(128, 96, 32, None, seed=0, stretch=True)
 S10 = Grid(128, 96, 32, PatchSampling(per_roi=10), seed=0, stretch=True)

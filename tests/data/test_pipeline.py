@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data import pipeline
 from mammo_jax.data.augment import NO_AUGMENTATION, Augmentation
-from mammo_jax.errors import UserError
 
 WHOLE = "cbis_ddsm/paper_whole_h288"
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 from ml_collections import ConfigDict
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation import forest, forest_run
 from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.model_directory import load_model

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mammo_jax.data import tables
-from mammo_jax.errors import UserError
+from mammo_jax.common import tables
+from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation import prediction_table
 from mammo_jax.evaluation.prediction_table import align, average_tables, read_table
 from mammo_jax.evaluation.predictions import (

@@ -8,8 +8,8 @@ import pytest
 import scipy.special
 from flax import nnx
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.data.preprocess import to_grid
-from mammo_jax.errors import UserError
 from mammo_jax.evaluation import flips, saliency
 from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.models import build_model, default_model_config, variables

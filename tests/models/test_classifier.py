@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import (
     TOPS,
     build_model,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import build_model, default_model_config, variables
 from mammo_jax.models.conversion import check_same_network, take_over
 from mammo_jax.reproduction import presets

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 from library_weights import library_weights, write_legacy_keras
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import abstract_model, build_model, variables
 from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.pretrained import (

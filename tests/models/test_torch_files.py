@@ -21,7 +21,7 @@ from torch_layouts import (
     write_zip,
 )
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import torch_files
 from mammo_jax.models.torch_files import _rebuild_tensor, read_state_dict
 

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.phantom import write_cbis_ddsm
 
 CASES = 12

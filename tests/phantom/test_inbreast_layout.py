@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.phantom import write_inbreast
 
 NAME = re.compile(r"(\d{8})_([0-9a-f]{16})_MG_([LR])_(CC|ML|FB)_ANON\.dcm")

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from mammo_jax.common.signals import StopRequest
 from mammo_jax.models import build_model, variables
 from mammo_jax.reproduction import gradients
 from mammo_jax.reproduction.gradients import make_gradient_norms
 from mammo_jax.training.inputs import network_input
-from mammo_jax.training.signals import StopRequest
 
 TOPS = {
     "residual": {"kind": "residual", "blocks": ("4-4-8x1",)},

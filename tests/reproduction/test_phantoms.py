@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mammo_jax.errors import UserError
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import build_model, pretrained, variables
 from mammo_jax.reproduction import phantoms, presets, run
-from mammo_jax.training import workdir as workdirs
 
 TINY = dataclasses.replace(
     presets.PHANTOM,

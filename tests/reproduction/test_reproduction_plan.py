@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.config import stage_table
-from mammo_jax.errors import RunStoppedError, UserError
 from mammo_jax.reproduction import (
     command,
     conditions,
@@ -24,7 +25,6 @@ from mammo_jax.reproduction import (
     run,
 )
 from mammo_jax.reproduction.rows import by_name, load_rows
-from mammo_jax.training import workdir as workdirs
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 KNOWN = by_name(ROWS)

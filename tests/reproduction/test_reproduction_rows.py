@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.config import STAGES
-from mammo_jax.errors import UserError
 from mammo_jax.models.config import TOPS
 from mammo_jax.reproduction.rows import by_name, load_rows, named_config, row_config
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 from library_weights import library_weights, write_legacy_keras
 from torch_layouts import write_state_dict
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import pretrained
 from mammo_jax.models.download import download
 from mammo_jax.models.pretrained import trunk_shapes

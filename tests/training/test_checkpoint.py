@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.training.checkpoint import Checkpoints, Progress
 from mammo_jax.training.state import EpochMetrics, TrainState
 
@@ -129,7 +129,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import jax
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.training.checkpoint import Checkpoints, Progress
 from mammo_jax.training.state import EpochMetrics, TrainState
 

@@ -10,7 +10,7 @@ from benchmarks.model_costs import (
     print_table,
     training_bytes,
 )
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 
 def compiles_for_cuda(test):

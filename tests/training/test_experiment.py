@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mammo_jax import config as base
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 from mammo_jax.models import TOPS
 from mammo_jax.training import experiment
 

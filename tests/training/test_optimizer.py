@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.config import STAGES, stage_table
-from mammo_jax.errors import UserError
 from mammo_jax.training import optimizer
 
 LABELS = {

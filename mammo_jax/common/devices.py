@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
 
 
 def make_mesh(data: int, spatial: int) -> Mesh:

@@ -9,8 +9,8 @@ from typing import Any
 
 import ml_collections
 
-from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import replace_file
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mammo_jax.data.parallel import parallel_map
-from mammo_jax.errors import UserError
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.parallel import parallel_map
 
 
 def square(number: int) -> int:
@@ -102,7 +102,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, signal, sys, time\n"
-        "from mammo_jax.data.parallel import parallel_map\n"
+        "from mammo_jax.common.parallel import parallel_map\n"
         "if __name__ == '__main__':\n"
         "    results = parallel_map(abs, range(100), 2)\n"
         "    next(results)\n"

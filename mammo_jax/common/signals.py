@@ -5,8 +5,8 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from mammo_jax.errors import RunStoppedError
-from mammo_jax.training.devices import largest_of_processes
+from mammo_jax.common.devices import largest_of_processes
+from mammo_jax.common.errors import RunStoppedError
 
 
 class StopRequest:

@@ -3,45 +3,46 @@
 import ml_collections
 import pytest
 
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
 from mammo_jax.config import patch_config
-from mammo_jax.errors import UserError
-from mammo_jax.training import experiment, workdir
+from mammo_jax.training import experiment
 
 
 def test_two_runs_never_share_a_directory(tmp_path):
     config = ml_collections.ConfigDict({"seed": 0})
     with (
-        workdir.claim(tmp_path, config),
+        run_directory.claim(tmp_path, config),
         pytest.raises(UserError, match="another run is using"),
-        workdir.claim(tmp_path, config),
+        run_directory.claim(tmp_path, config),
     ):
         pass
-    with workdir.claim(tmp_path, config):  # Free again.
+    with run_directory.claim(tmp_path, config):  # Free again.
         pass
 
 
 def test_a_command_that_failed_before_any_work_may_be_mended(tmp_path):
     config = ml_collections.ConfigDict({"init_from": "wrong"})
-    with workdir.claim(tmp_path, config):
+    with run_directory.claim(tmp_path, config):
         (tmp_path / "model.json").write_text("{}")
         (tmp_path / "checkpoints").mkdir()
     config.init_from = "right"
-    with workdir.claim(tmp_path, config):
+    with run_directory.claim(tmp_path, config):
         pass
-    assert workdir.read_json(tmp_path / "config.json") == {"init_from": "right"}
+    assert run_directory.read_json(tmp_path / "config.json") == {"init_from": "right"}
 
 
 def test_looking_into_a_run_does_not_make_it_another(tmp_path):
     config = ml_collections.ConfigDict({"seed": 0, "debug_nans": False})
-    with workdir.claim(tmp_path, config):
+    with run_directory.claim(tmp_path, config):
         (tmp_path / "checkpoint").write_text("")
     config.debug_nans = True
-    with workdir.claim(tmp_path, config):
+    with run_directory.claim(tmp_path, config):
         pass
     config.seed = 1
     with (
         pytest.raises(UserError, match="seed is 0 there and 1 here"),
-        workdir.claim(tmp_path, config),
+        run_directory.claim(tmp_path, config),
     ):
         pass
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mammo_jax.files import replace_file
+from mammo_jax.common.files import replace_file
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mammo_jax.errors import UserError
-from mammo_jax.files import replace_file
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import replace_file
 
 # A table of a million images is some 60 MB; more is no table of images.
 MAX_BYTES = 256 << 20
