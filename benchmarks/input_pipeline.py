@@ -69,9 +69,9 @@ class Repeated(Sequence):
 
 def read_ours(kind: Kind, folder: Path) -> Iterator[Any]:
     """Batches of this project, as they go to the device."""
+    from mammo_jax.cpu.memory import set_up_memory
     from mammo_jax.data import pipeline
     from mammo_jax.data.augment import Augmentation
-    from mammo_jax.data.memory import set_up_memory
 
     set_up_memory()
     source = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources["train"]

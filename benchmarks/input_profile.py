@@ -30,7 +30,7 @@ from benchmarks.input_pipeline import (
     read_ours,
 )
 from benchmarks.side_by_side import machine
-from mammo_jax.data.memory import start_with_memory_settings
+from mammo_jax.cpu.memory import start_with_memory_settings
 
 # Images that are kept in memory for the parts after reading.
 _KEPT = 32

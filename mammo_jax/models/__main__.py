@@ -17,12 +17,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
+from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.evaluation.heatmaps import slide
 from mammo_jax.main import parse_flags
 from mammo_jax.models import abstract_model, groups_of, heatmap, variables
 from mammo_jax.models.config import PATCH_CLASSES, checked_config
 from mammo_jax.models.normalization import BatchNorm
-from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.resnet import ResNet50
 from mammo_jax.models.vgg import VGGBlock
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.models.initializers import Keys
 from mammo_jax.models.layers import make_dense
 from mammo_jax.models.normalization import BatchNorm
-from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.whole_image import NEW_LAYERS_WIRING
 
 ACTIVATIONS = {"softmax": jax.nn.softmax, "relu": jax.nn.relu}

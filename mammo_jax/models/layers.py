@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mammo_jax.models.convolution import convolve
+from mammo_jax.cpu.convolution import convolve
 from mammo_jax.models.initializers import GLOROT_UNIFORM, ZEROS, Keys
 
 

@@ -11,10 +11,10 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.layers import Chain, make_conv, recompute
 from mammo_jax.models.normalization import BatchNorm
-from mammo_jax.models.pooling import max_pool
 
 
 class Wiring(NamedTuple):

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.layers import Chain, make_conv, map_bands, recompute
 from mammo_jax.models.normalization import BatchNorm
-from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.resnet import scale_channels
 
 # Convolutions in each of the five blocks.

@@ -11,13 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from mammo_jax.models import (
-    abstract_model,
-    build_model,
-    onednn,
-    variables,
-    xla_convolution,
-)
+from mammo_jax.cpu import onednn, xla_convolution
+from mammo_jax.models import abstract_model, build_model, variables
 from mammo_jax.models.pretrained import convert
 from mammo_jax.models.weight_files import read_weights
 from mammo_jax.models.weight_names import SCHEMES

@@ -13,8 +13,8 @@ import safetensors.numpy
 from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.models import abstract_model, build_model, variables
-from mammo_jax.models.pooling import max_pool
 from mammo_jax.models.pretrained import (
     convert,
     convert_file,

@@ -8,7 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_jax.models.pooling import max_pool
+from mammo_jax.cpu.pooling import max_pool
 
 
 def reference(x, size, stride, padding):

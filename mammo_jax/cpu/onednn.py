@@ -3,7 +3,7 @@
 On a CPU with AVX-512, XLA's own kernels reach about two thirds of its float32 speed in
 convolutions, and a tenth of its bfloat16 speed where it has matrix units; on one
 without, they are the faster ones. oneDNN is what PyTorch and TensorFlow call. Its C
-interface is called from here, and this module by XLA (`mammo_jax.models.foreign`), so
+interface is called from here, and this module by XLA (`mammo_jax.cpu.foreign`), so
 nothing is compiled at installation. Where the package or something that it needs is
 not there, `computes_in` says so.
 """
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mammo_jax.models import foreign
-from mammo_jax.models.geometry import Geometry
+from mammo_jax.cpu import foreign
+from mammo_jax.cpu.geometry import Geometry
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from mammo_jax.models import foreign, onednn
-from mammo_jax.models.convolution import convolve
+from mammo_jax.cpu import foreign, onednn
+from mammo_jax.cpu.convolution import convolve
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -244,7 +244,7 @@ import sys
 import jax
 import jax.numpy as jnp
 from mammo_jax.models import onednn
-from mammo_jax.models.convolution import convolve
+from mammo_jax.cpu.convolution import convolve
 
 onednn.is_faster = lambda: True
 

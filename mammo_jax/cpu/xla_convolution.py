@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from mammo_jax.models.geometry import LAYOUT, Geometry, Padding, Sizes
+from mammo_jax.cpu.geometry import LAYOUT, Geometry, Padding, Sizes
 
 # Rows of a matrix product that sums over positions: with more, its sum is taken in
 # parts, since XLA's CPU kernels share only the rows and columns of the result.

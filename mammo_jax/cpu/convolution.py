@@ -1,10 +1,10 @@
 """Convolution, of the kernels that are fastest on a platform, with its gradients.
 
-On a CPU with AVX-512, oneDNN convolves (`mammo_jax.models.onednn`). Where it is not
+On a CPU with AVX-512, oneDNN convolves (`mammo_jax.cpu.onednn`). Where it is not
 installed, on other CPUs, on a mesh of several devices
 (`mammo_jax.common.devices.on_mesh`), with negative padding, and for an unknown number
 of images, as in a program that is exported, XLA does, with its operations in an order
-that it is fast at (`mammo_jax.models.xla_convolution`). Every other platform compiles
+that it is fast at (`mammo_jax.cpu.xla_convolution`). Every other platform compiles
 the plain convolution and its own gradients.
 """
 
@@ -16,8 +16,8 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from mammo_jax.models import onednn, xla_convolution
-from mammo_jax.models.geometry import Geometry
+from mammo_jax.cpu import onednn, xla_convolution
+from mammo_jax.cpu.geometry import Geometry
 
 
 def convolve(
