@@ -102,7 +102,7 @@ def _in_turn(call: Callable[[Any], object], things: Sequence) -> Callable[[], ob
 def _inflating(kept: list[bytes], shape: tuple[int, int]) -> Callable[[], object]:
     import imagecodecs
 
-    from mammo_jax.data.png import find_pixels
+    from mammo_jax.images.png import find_pixels
 
     packed = [find_pixels(_png_of(record), *shape) for record in kept]
     room = np.empty(shape[0] * (1 + 2 * shape[1]) + 1, np.uint8)

@@ -25,7 +25,7 @@ from mammo_jax.data.cbis_tables import (
     read_rows,
     read_tables,
 )
-from mammo_jax.data.dicom import read_header
+from mammo_jax.images.dicom import read_header
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

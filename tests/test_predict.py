@@ -27,8 +27,8 @@ from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax import predict
 from mammo_jax.common.errors import run_command
-from mammo_jax.evaluation import overlays
 from mammo_jax.evaluation.predictions import COLUMNS
+from mammo_jax.images import overlays
 from mammo_jax.prediction.inputs import CaseBook, reading
 from mammo_jax.prediction.scorer import Scorer
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt16
 
-from mammo_jax.data.preprocess import shrink
+from mammo_jax.images.grid import shrink
 
 # Patches are shrunk to this size before the search: the sizes below are in its pixels.
 _PATCH_PIXELS = 56

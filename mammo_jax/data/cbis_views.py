@@ -12,8 +12,6 @@ import numpy as np
 from mammo_jax.common.errors import UserError
 from mammo_jax.data.cbis_files import ViewFiles
 from mammo_jax.data.cbis_tables import Abnormality
-from mammo_jax.data.dicom import Header, Mammogram, read_header, read_mammogram
-from mammo_jax.data.preprocess import mask_to_grid
 from mammo_jax.data.sampling import Region, find_region
 from mammo_jax.data.views import (
     Facts,
@@ -24,6 +22,8 @@ from mammo_jax.data.views import (
     make_result,
     skipped,
 )
+from mammo_jax.images.dicom import Header, Mammogram, read_header, read_mammogram
+from mammo_jax.images.grid import mask_to_grid
 
 # Masks differ from their images by up to 15 % in both directions alike; a mask whose
 # proportions differ by more than this belongs to another image.

@@ -19,7 +19,6 @@ from jaxtyping import Float
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_table, text_column
-from mammo_jax.data.dicom import read_mammogram
 from mammo_jax.data.polygons import parse_points, polygon_regions
 from mammo_jax.data.sampling import Region
 from mammo_jax.data.splits import hold_out, label_patients
@@ -31,6 +30,7 @@ from mammo_jax.data.views import (
     make_result,
     skipped,
 )
+from mammo_jax.images.dicom import read_mammogram
 
 VALIDATION_SHARE = 0.30
 # Sizes of the subsets of training patients (paper, Table 4).

@@ -14,9 +14,7 @@ from typing import Any
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_table, text_column
 from mammo_jax.data.labels import PATCH_CLASSES, SPLITS
-from mammo_jax.data.pictures import read_image
 from mammo_jax.data.polygons import circle_points, parse_points, polygon_regions
-from mammo_jax.data.preprocess import mask_to_grid
 from mammo_jax.data.sampling import Region, find_region
 from mammo_jax.data.splits import draw_paper_splits, label_patients
 from mammo_jax.data.views import (
@@ -27,6 +25,8 @@ from mammo_jax.data.views import (
     make_result,
     skipped,
 )
+from mammo_jax.images.grid import mask_to_grid
+from mammo_jax.images.pictures import read_image
 
 MANIFEST, ROIS = "manifest.csv", "rois.csv"
 _MAX_POINTS = 100_000

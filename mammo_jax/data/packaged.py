@@ -2,7 +2,7 @@
 
 TFDS's own reader turns every feature into an array by itself, which takes about as long
 as all the rest of reading a patch, and reads PNGs with OpenCV, which takes three times
-as long as `mammo_jax.data.png`.
+as long as `mammo_jax.images.png`.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from jaxtyping import Int
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.png import decode_png
 from mammo_jax.data.records import Example
+from mammo_jax.images.png import decode_png
 
 # What goes on as text.
 _IDENTITY = ("image_id", "patient_id", "laterality", "view")

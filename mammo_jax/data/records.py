@@ -16,8 +16,8 @@ from jaxtyping import Int, UInt16
 
 from mammo_jax.common.files import replace_file
 from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.png import encode_png
 from mammo_jax.data.sampling import Patch, Region
+from mammo_jax.images.png import encode_png
 
 Example = dict[str, Any]
 

@@ -14,8 +14,6 @@ from jaxtyping import UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.data.bright_structures import find_bright_structures
-from mammo_jax.data.dicom import Mammogram
-from mammo_jax.data.preprocess import to_grid
 from mammo_jax.data.records import Example, patch_examples, whole_example
 from mammo_jax.data.sampling import (
     NO_CENTRES,
@@ -26,6 +24,8 @@ from mammo_jax.data.sampling import (
     make_generator,
     sample_patches,
 )
+from mammo_jax.images.dicom import Mammogram
+from mammo_jax.images.grid import to_grid
 
 _MIN_SIDE = 32
 NETWORK_SCALE = 255 / 65535  # stored values to what networks see

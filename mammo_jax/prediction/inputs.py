@@ -24,10 +24,10 @@ from pydicom import config as pydicom_config
 from pydicom.uid import UID
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.dicom import Mammogram, find_pseudonym
-from mammo_jax.data.pictures import READERS, read_image
-from mammo_jax.data.preprocess import shrink, to_grid
 from mammo_jax.data.views import check_image
+from mammo_jax.images.dicom import Mammogram, find_pseudonym
+from mammo_jax.images.grid import shrink, to_grid
+from mammo_jax.images.pictures import READERS, read_image
 from mammo_jax.model_description import Description
 
 # Longer side of the pictures that overlays are drawn on, in pixels.

@@ -15,7 +15,7 @@ from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.common.progress import progress_bar
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.evaluation import overlays
+from mammo_jax.images import overlays
 from mammo_jax.prediction.inputs import (
     CaseBook,
     Input,

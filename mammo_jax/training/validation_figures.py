@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mammo_jax.data.preprocess import shrink
 from mammo_jax.evaluation import curves
-from mammo_jax.evaluation.overlays import draw_overlay
 from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.images.grid import shrink
+from mammo_jax.images.overlays import draw_overlay
 from mammo_jax.training.attention import Look
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs

@@ -14,9 +14,9 @@ import tensorflow_datasets as tfds
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.data.cbis_ddsm import plan_splits
-from mammo_jax.data.dicom import read_mammogram
-from mammo_jax.data.preprocess import to_grid
 from mammo_jax.data.records import split_outlines
+from mammo_jax.images.dicom import read_mammogram
+from mammo_jax.images.grid import to_grid
 from mammo_jax.phantom import write_cbis_ddsm
 from tfds_builders.building import build, take_inventory
 from tfds_builders.cbis_ddsm.cbis_ddsm_dataset_builder import Builder

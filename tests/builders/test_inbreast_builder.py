@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mammo_jax.data.dicom import read_mammogram
+from mammo_jax.images.dicom import read_mammogram
 from mammo_jax.phantom import write_inbreast
 from tfds_builders.building import build
 

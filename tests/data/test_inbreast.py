@@ -18,9 +18,9 @@ from mammo_jax.data.inbreast import (
     take_inventory,
 )
 from mammo_jax.data.polygons import circle_points, draw_polygon, polygon_regions
-from mammo_jax.data.preprocess import stretch_to_full_range, to_grid
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid
+from mammo_jax.images.grid import stretch_to_full_range, to_grid
 
 SHAPE = (200, 150)
 WHOLE = Grid(100, 80, 24, None, seed=0, stretch=True)

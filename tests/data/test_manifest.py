@@ -13,9 +13,9 @@ from mammo_jax.data.manifest import (
     read_views,
     take_inventory,
 )
-from mammo_jax.data.preprocess import stretch_to_full_range
 from mammo_jax.data.sampling import PatchSampling
 from mammo_jax.data.views import Grid
+from mammo_jax.images.grid import stretch_to_full_range
 
 WHOLE = Grid(128, 96, 32, None, seed=0, stretch=True)
 S10 = Grid(128, 96, 32, PatchSampling(per_roi=10), seed=0, stretch=True)

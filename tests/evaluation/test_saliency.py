@@ -9,9 +9,9 @@ import scipy.special
 from flax import nnx
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.preprocess import to_grid
 from mammo_jax.evaluation import flips, saliency
 from mammo_jax.evaluation.heatmaps import make_heatmap_step
+from mammo_jax.images.grid import to_grid
 from mammo_jax.models import build_model, default_model_config, variables
 from mammo_jax.training.inputs import network_input
 

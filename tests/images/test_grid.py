@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mammo_jax.data.preprocess import (
+from mammo_jax.images.grid import (
     mask_to_grid,
     shrink,
     stretch_to_full_range,

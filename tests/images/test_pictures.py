@@ -8,7 +8,7 @@ from PIL import Image
 from raw_files import write_dicom
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.pictures import read_image
+from mammo_jax.images.pictures import read_image
 
 RANDOM = np.random.default_rng(0)
 DEEP = RANDOM.integers(0, 65536, (70, 50)).astype(np.uint16)

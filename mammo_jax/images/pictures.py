@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.codestreams import decode_jpeg
-from mammo_jax.data.dicom import (
+from mammo_jax.images.codestreams import decode_jpeg
+from mammo_jax.images.dicom import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
     Mammogram,

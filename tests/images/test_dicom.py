@@ -25,8 +25,8 @@ from pydicom.uid import (
 from raw_files import make_dataset, save, write_dicom
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data import dicom
-from mammo_jax.data.dicom import find_pseudonym, read_header, read_mammogram
+from mammo_jax.images import dicom
+from mammo_jax.images.dicom import find_pseudonym, read_header, read_mammogram
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mammo_jax.data.png import decode_png, encode_png
+from mammo_jax.images.png import decode_png, encode_png
 
 IMAGES = hnp.arrays(
     np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)

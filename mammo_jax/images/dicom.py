@@ -27,7 +27,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
 from pydicom.tag import BaseTag, Tag
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data import codestreams
+from mammo_jax.images import codestreams
 
 # The largest film scan of DDSM has 40 million pixels, a digital mammogram 25.
 MAX_PIXELS = 150_000_000
