@@ -35,8 +35,8 @@ from benchmarks.train_steps import STEPS_PER_EPOCH, abstract_step
 from mammo_jax.common import devices
 from mammo_jax.common.compilation_cache import use_compilation_cache
 from mammo_jax.cpu import onednn
-from mammo_jax.data import pipeline
-from mammo_jax.data.augment import Augmentation
+from mammo_jax.datasets import pipeline
+from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.models import build_model, groups_of, variables
 from mammo_jax.training import optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState

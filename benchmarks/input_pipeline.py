@@ -70,8 +70,8 @@ class Repeated(Sequence):
 def read_ours(kind: Kind, folder: Path) -> Iterator[Any]:
     """Batches of this project, as they go to the device."""
     from mammo_jax.cpu.memory import set_up_memory
-    from mammo_jax.data import pipeline
-    from mammo_jax.data.augment import Augmentation
+    from mammo_jax.datasets import pipeline
+    from mammo_jax.datasets.augment import Augmentation
 
     set_up_memory()
     source = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources["train"]
@@ -265,7 +265,7 @@ def prepare(folder: Path, cases: int) -> None:
     """Draws phantoms, packages them, and lays their PNGs out as files."""
     import tensorflow_datasets as tfds
 
-    from mammo_jax.data.pipeline import newest_version
+    from mammo_jax.datasets.pipeline import newest_version
     from mammo_jax.phantom import write_cbis_ddsm
     from tfds_builders.building import build
 

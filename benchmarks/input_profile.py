@@ -2,7 +2,7 @@
 
   python -m benchmarks.input_profile --out=docs/input_profile.md
 
-The parts of `mammo_jax.data.pipeline.training_batches` are timed one by one, in turn,
+The parts of `mammo_jax.datasets.pipeline.training_batches` are timed one by one, in turn,
 on the phantoms of `benchmarks.input_pipeline`, and what is left of the whole is
 grain's: its order, its random numbers, its batches. Beside a part stands the least
 that this machine could need for it: to copy its bytes, or the time of the one library
@@ -62,7 +62,7 @@ class Part(NamedTuple):
 
 def parts_of(kind: Kind, folder: Path) -> list[Part]:
     """The parts of reading one kind of images, the whole first, the device's last."""
-    from mammo_jax.data import packaged, pipeline
+    from mammo_jax.datasets import packaged, pipeline
 
     source = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources["train"]
     records = Repeated(source.records, kind.examples)
@@ -110,7 +110,7 @@ def _inflating(kept: list[bytes], shape: tuple[int, int]) -> Callable[[], object
 
 
 def _transformations(images: list[np.ndarray]) -> Part:
-    from mammo_jax.data import augment
+    from mammo_jax.datasets import augment
 
     random, ranges = np.random.default_rng(0), augment.Augmentation()
     drawn = random.uniform((-0.4, -0.2), (0.4, 0.2), (_KEPT - 1, 2))

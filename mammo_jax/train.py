@@ -14,7 +14,7 @@ from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.data import phantom_data
-from mammo_jax.data.pipeline import Dataset
+from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.model_description import Description, save_description

@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Writes the sheet."""
-    from mammo_jax.data.contact_sheet import write_contact_sheet
+    from mammo_jax.datasets.contact_sheet import write_contact_sheet
 
     write_contact_sheet(options.dataset_dir, options.out, options.count)
     print(options.out)

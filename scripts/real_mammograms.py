@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.data.cbis_tables import (
+from mammo_jax.datasets.cbis_tables import (
     TABLE_NAMES,
     View,
     merge_views,

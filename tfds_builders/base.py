@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mammo_jax.common.parallel import parallel_map
-from mammo_jax.data import packaging
-from mammo_jax.data.labels import PATCH_CLASSES, WHOLE_CLASSES
-from mammo_jax.data.sampling import PatchSampling
-from mammo_jax.data.views import Grid, View
+from mammo_jax.datasets import packaging
+from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
+from mammo_jax.datasets.sampling import PatchSampling
+from mammo_jax.datasets.views import Grid, View
 from tfds_builders.beam_runs import beam_map, beam_records
 from tfds_builders.split_files import list_places, read_records, write_split
 
@@ -47,7 +47,7 @@ class Config(tfds.core.BuilderConfig):
     """One way to cut a data set.
 
     Attributes:
-      grid: see `mammo_jax.data.views.Grid`.
+      grid: see `mammo_jax.datasets.views.Grid`.
       split_seed: of the split by patient.
     """
 
@@ -211,7 +211,7 @@ def _whole_features(grid: Grid) -> dict[str, Any]:
             }
         ),
         # The corners (row, column) of all outlines, one after the other: see
-        # `mammo_jax.data.records.split_outlines`. TFDS reads sequences of sequences
+        # `mammo_jax.datasets.records.split_outlines`. TFDS reads sequences of sequences
         # with TensorFlow alone.
         "outlines": tfds.features.Tensor(
             shape=(None, 2), dtype=np.int32, encoding="zlib"

@@ -18,7 +18,7 @@ from tensorflow_datasets.core import example_serializer, hashing, naming, writer
 from tensorflow_datasets.core.utils import shard_utils
 
 from mammo_jax.common.progress import progress
-from mammo_jax.data.records import list_images, read_example, read_examples
+from mammo_jax.datasets.records import list_images, read_example, read_examples
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

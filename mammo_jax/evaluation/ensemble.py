@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.data.pipeline import Dataset
+from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
 from mammo_jax.model_directory import LoadedModel, load_model

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress_bar
-from mammo_jax.data.pipeline import evaluation_batches
+from mammo_jax.datasets.pipeline import evaluation_batches
 from mammo_jax.evaluation.predictions import Details
 from mammo_jax.models.variables import Variables
 
@@ -187,7 +187,7 @@ def describe_split(
       params: the patch classifier's parameters.
       stats: its running statistics.
       source: a split of a dataset of whole images, see
-        `mammo_jax.data.pipeline.Dataset`.
+        `mammo_jax.datasets.pipeline.Dataset`.
       batch_size: images at a time.
       threads: that read images.
       after_batch: called after every batch; may raise to stop.

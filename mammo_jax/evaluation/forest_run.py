@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.data.pipeline import Dataset
+from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import forest, scoring
 from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.evaluation.predictions import Predictions, write_predictions

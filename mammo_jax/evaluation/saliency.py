@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.labels import PATCH_CLASSES
+from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.evaluation import flips as flipping
 from mammo_jax.evaluation.heatmaps import slide
 from mammo_jax.models import variables

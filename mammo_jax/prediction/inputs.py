@@ -24,7 +24,7 @@ from pydicom import config as pydicom_config
 from pydicom.uid import UID
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.views import check_image
+from mammo_jax.datasets.views import check_image
 from mammo_jax.images.dicom import Mammogram, find_pseudonym
 from mammo_jax.images.grid import shrink, to_grid
 from mammo_jax.images.pictures import READERS, read_image

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.pipeline import newest_version, open_dataset
+from mammo_jax.datasets.pipeline import newest_version, open_dataset
 from mammo_jax.reproduction import presets
 from mammo_jax.reproduction.rows import Row, row_config
 from mammo_jax.training.optimizer import stages_from_config

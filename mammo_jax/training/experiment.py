@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError
-from mammo_jax.data import pipeline
-from mammo_jax.data.augment import Augmentation
+from mammo_jax.datasets import pipeline
+from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of

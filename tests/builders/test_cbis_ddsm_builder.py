@@ -13,8 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.cbis_ddsm import plan_splits
-from mammo_jax.data.records import split_outlines
+from mammo_jax.datasets.cbis_ddsm import plan_splits
+from mammo_jax.datasets.records import split_outlines
 from mammo_jax.images.dicom import read_mammogram
 from mammo_jax.images.grid import to_grid
 from mammo_jax.phantom import write_cbis_ddsm

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.contact_sheet import write_contact_sheet
+from mammo_jax.datasets.contact_sheet import write_contact_sheet
 from tfds_builders.building import build, take_inventory
 from tfds_builders.inbreast.inbreast_dataset_builder import Builder as Inbreast
 from tfds_builders.manifest.manifest_dataset_builder import Builder as Manifest

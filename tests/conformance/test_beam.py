@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 pytest.importorskip("apache_beam", reason="run by `make test-peers`")
 
-from mammo_jax.data.records import split_outlines
+from mammo_jax.datasets.records import split_outlines
 from mammo_jax.phantom import write_cbis_ddsm
 from tfds_builders.building import build
 

@@ -9,8 +9,8 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.labels import WHOLE_CLASSES
-from mammo_jax.data.pipeline import Dataset
+from mammo_jax.datasets.labels import WHOLE_CLASSES
+from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import ensemble
 from mammo_jax.evaluation.predictions import Predictions
 

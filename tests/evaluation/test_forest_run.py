@@ -58,7 +58,7 @@ def test_a_forest_run_has_what_every_run_has(runs):
 
 
 def test_scores_are_those_of_a_forest_on_the_described_heatmaps(runs, phantom_data):
-    from mammo_jax.data.pipeline import open_dataset
+    from mammo_jax.datasets.pipeline import open_dataset
 
     folder, _, _ = runs
     model = load_model(folder / "patch")

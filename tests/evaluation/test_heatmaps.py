@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.pipeline import open_dataset
+from mammo_jax.datasets.pipeline import open_dataset
 from mammo_jax.evaluation.forest import describe_split, feature_names
 from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.models import TOPS, build_model, default_model_config, variables

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from raw_files import write_dicom
 
-from mammo_jax.data.cbis_tables import TABLE_NAMES
+from mammo_jax.datasets.cbis_tables import TABLE_NAMES
 
 HEIGHT, WIDTH = 128, 96
 UID = "1.2.826.0.1.3680043.8.498."

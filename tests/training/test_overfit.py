@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mammo_jax.data import pipeline
+from mammo_jax.datasets import pipeline
 from mammo_jax.models import build_model, default_model_config, groups_of, variables
 from mammo_jax.training import optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState

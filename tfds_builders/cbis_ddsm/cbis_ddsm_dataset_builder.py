@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mammo_jax.data import cbis_ddsm
-from mammo_jax.data.cbis_files import ViewFiles
-from mammo_jax.data.cbis_views import make_view_examples
-from mammo_jax.data.splits import PROTOCOLS
+from mammo_jax.datasets import cbis_ddsm
+from mammo_jax.datasets.cbis_files import ViewFiles
+from mammo_jax.datasets.cbis_views import make_view_examples
+from mammo_jax.datasets.splits import PROTOCOLS
 from tfds_builders import base
 
 
@@ -20,7 +20,7 @@ class Config(base.Config):
     """One way to cut and split the data set.
 
     Attributes:
-      protocol: "paper" or "official", see `mammo_jax.data.splits`.
+      protocol: "paper" or "official", see `mammo_jax.datasets.splits`.
     """
 
     protocol: str
@@ -58,5 +58,5 @@ class Builder(base.MammogramBuilder):
 
 
 def take_inventory(manual_dir: str | Path, config: Config) -> dict[str, Any]:
-    """What a build of `config` would use (`mammo_jax.data.cbis_ddsm`)."""
+    """What a build of `config` would use (`mammo_jax.datasets.cbis_ddsm`)."""
     return cbis_ddsm.take_inventory(manual_dir, config.protocol, config.split_seed)

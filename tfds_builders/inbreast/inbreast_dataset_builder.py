@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mammo_jax.data import inbreast
+from mammo_jax.datasets import inbreast
 from tfds_builders import base
 
 
@@ -62,5 +62,5 @@ class Builder(base.MammogramBuilder):
 
 
 def take_inventory(manual_dir: str | Path, config: Config) -> dict[str, Any]:
-    """What a build of `config` would use (`mammo_jax.data.inbreast`)."""
+    """What a build of `config` would use (`mammo_jax.datasets.inbreast`)."""
     return inbreast.take_inventory(manual_dir, config.split_seed, config.patients)

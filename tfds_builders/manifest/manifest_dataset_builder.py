@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mammo_jax.data import manifest
+from mammo_jax.datasets import manifest
 from tfds_builders import base
 
 
@@ -39,5 +39,5 @@ class Builder(base.MammogramBuilder):
 
 
 def take_inventory(manual_dir: str | Path, config: base.Config) -> dict[str, Any]:
-    """What a build of `config` would use (`mammo_jax.data.manifest`)."""
+    """What a build of `config` would use (`mammo_jax.datasets.manifest`)."""
     return manifest.take_inventory(manual_dir, config.split_seed)

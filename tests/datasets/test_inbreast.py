@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raw_files import write_dicom
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.inbreast import (
+from mammo_jax.datasets.inbreast import (
     make_view_examples,
     order_patients,
     plan_splits,
@@ -17,9 +17,9 @@ from mammo_jax.data.inbreast import (
     read_views,
     take_inventory,
 )
-from mammo_jax.data.polygons import circle_points, draw_polygon, polygon_regions
-from mammo_jax.data.sampling import PatchSampling
-from mammo_jax.data.views import Grid
+from mammo_jax.datasets.polygons import circle_points, draw_polygon, polygon_regions
+from mammo_jax.datasets.sampling import PatchSampling
+from mammo_jax.datasets.views import Grid
 from mammo_jax.images.grid import stretch_to_full_range, to_grid
 
 SHAPE = (200, 150)

@@ -6,8 +6,8 @@ import pytest
 from raw_trees import Row, write_tables
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.cbis_ddsm import take_inventory
-from mammo_jax.data.cbis_tables import TABLE_NAMES, merge_views, read_tables
+from mammo_jax.datasets.cbis_ddsm import take_inventory
+from mammo_jax.datasets.cbis_tables import TABLE_NAMES, merge_views, read_tables
 
 REAL_TABLES = Path(
     os.environ.get("MAMMO_JAX_CBIS_TABLES")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mammo_jax.data.sampling import Region, find_region
+from mammo_jax.datasets.sampling import Region, find_region
 
 _FRACTION_BITS = 4  # of a pixel, in OpenCV's drawing
 _CIRCLE_CORNERS = 64

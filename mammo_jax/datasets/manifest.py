@@ -13,11 +13,11 @@ from typing import Any
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_table, text_column
-from mammo_jax.data.labels import PATCH_CLASSES, SPLITS
-from mammo_jax.data.polygons import circle_points, parse_points, polygon_regions
-from mammo_jax.data.sampling import Region, find_region
-from mammo_jax.data.splits import draw_paper_splits, label_patients
-from mammo_jax.data.views import (
+from mammo_jax.datasets.labels import PATCH_CLASSES, SPLITS
+from mammo_jax.datasets.polygons import circle_points, parse_points, polygon_regions
+from mammo_jax.datasets.sampling import Region, find_region
+from mammo_jax.datasets.splits import draw_paper_splits, label_patients
+from mammo_jax.datasets.views import (
     Facts,
     Grid,
     ViewResult,

@@ -9,12 +9,12 @@ from raw_trees import HEIGHT, WIDTH, Row, draw_image, write_image, write_tree
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.parallel import parallel_map
-from mammo_jax.data import packaging
-from mammo_jax.data.cbis_ddsm import plan_splits, take_inventory
-from mammo_jax.data.cbis_views import make_view_examples
-from mammo_jax.data.records import read_examples
-from mammo_jax.data.sampling import PatchSampling
-from mammo_jax.data.views import Grid
+from mammo_jax.datasets import packaging
+from mammo_jax.datasets.cbis_ddsm import plan_splits, take_inventory
+from mammo_jax.datasets.cbis_views import make_view_examples
+from mammo_jax.datasets.records import read_examples
+from mammo_jax.datasets.sampling import PatchSampling
+from mammo_jax.datasets.views import Grid
 
 S10 = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=0)
 

@@ -19,9 +19,9 @@ from etils import epath
 from google.protobuf import json_format, message
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data import augment
-from mammo_jax.data.packaged import Examples
-from mammo_jax.data.records import Example
+from mammo_jax.datasets import augment
+from mammo_jax.datasets.packaged import Examples
+from mammo_jax.datasets.records import Example
 
 _DAMAGES = (
     ValueError,

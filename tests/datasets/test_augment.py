@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from mammo_jax.data import augment
+from mammo_jax.datasets import augment
 
 ONLY_FLIPS = augment.Augmentation(0.0, 0.0, (1.0, 1.0), 0.0)
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_trees import Row, write_tables
 
-from mammo_jax.data.cbis_tables import read_tables
-from mammo_jax.data.splits import (
+from mammo_jax.datasets.cbis_tables import read_tables
+from mammo_jax.datasets.splits import (
     PROTOCOLS,
     hold_out,
     leaking_patients,

@@ -6,8 +6,8 @@ import tensorflow_datasets as tfds
 from google.protobuf import message
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mammo_jax.data import pipeline
-from mammo_jax.data.packaged import Examples, parse_example
+from mammo_jax.datasets import pipeline
+from mammo_jax.datasets.packaged import Examples, parse_example
 
 WHOLE, PATCHES = "cbis_ddsm/paper_whole_h288", "cbis_ddsm/paper_s1_h288"
 SHAPE = 288, 224

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_jax.data.bright_structures import find_bright_structures
+from mammo_jax.datasets.bright_structures import find_bright_structures
 
 SHAPE = (320, 240)
 

@@ -19,10 +19,10 @@ from jaxtyping import Float
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_table, text_column
-from mammo_jax.data.polygons import parse_points, polygon_regions
-from mammo_jax.data.sampling import Region
-from mammo_jax.data.splits import hold_out, label_patients
-from mammo_jax.data.views import (
+from mammo_jax.datasets.polygons import parse_points, polygon_regions
+from mammo_jax.datasets.sampling import Region
+from mammo_jax.datasets.splits import hold_out, label_patients
+from mammo_jax.datasets.views import (
     Facts,
     Grid,
     ViewResult,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_cells
-from mammo_jax.data.labels import PATCH_CLASSES
+from mammo_jax.datasets.labels import PATCH_CLASSES
 
 RELEASES = ("train", "test")
 TABLE_NAMES = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mammo_jax.data.cbis_tables import Abnormality, View, merge_views
+from mammo_jax.datasets.cbis_tables import Abnormality, View, merge_views
 
 # Paper, section 2.1: 85/15 for the test set, then 90/10 for the validation set.
 PAPER_TEST_SHARE = 0.15

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
-from mammo_jax.data.records import read_summary, write_examples
-from mammo_jax.data.views import Grid, View, ViewResult
+from mammo_jax.datasets.records import read_summary, write_examples
+from mammo_jax.datasets.views import Grid, View, ViewResult
 
 _LOGGER = logging.getLogger(__name__)
 # Part of every finished file's name: raise it when the examples change.

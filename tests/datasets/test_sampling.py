@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_jax.data.sampling import (
+from mammo_jax.datasets.sampling import (
     HARD_REACH,
     PatchSampling,
     cut_patches,

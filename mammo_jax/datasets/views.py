@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import UInt16
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.bright_structures import find_bright_structures
-from mammo_jax.data.records import Example, patch_examples, whole_example
-from mammo_jax.data.sampling import (
+from mammo_jax.datasets.bright_structures import find_bright_structures
+from mammo_jax.datasets.records import Example, patch_examples, whole_example
+from mammo_jax.datasets.sampling import (
     NO_CENTRES,
     PatchSampling,
     Region,

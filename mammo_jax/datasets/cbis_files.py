@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
-from mammo_jax.data.cbis_tables import Abnormality, View
+from mammo_jax.datasets.cbis_tables import Abnormality, View
 from mammo_jax.images.dicom import find_pseudonym, read_header
 
 _CASE_FOLDER = re.compile(

@@ -19,11 +19,11 @@ from raw_trees import (
 )
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.cbis_files import find_view_files, index_files
-from mammo_jax.data.cbis_tables import merge_views, read_tables
-from mammo_jax.data.cbis_views import make_view_examples
-from mammo_jax.data.sampling import PatchSampling
-from mammo_jax.data.views import Grid, ViewResult
+from mammo_jax.datasets.cbis_files import find_view_files, index_files
+from mammo_jax.datasets.cbis_tables import merge_views, read_tables
+from mammo_jax.datasets.cbis_views import make_view_examples
+from mammo_jax.datasets.sampling import PatchSampling
+from mammo_jax.datasets.views import Grid, ViewResult
 
 WHOLE = Grid(HEIGHT, WIDTH, 32, None, seed=0)
 S10 = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=0)

@@ -5,8 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data import pipeline
-from mammo_jax.data.augment import NO_AUGMENTATION, Augmentation
+from mammo_jax.datasets import pipeline
+from mammo_jax.datasets.augment import NO_AUGMENTATION, Augmentation
 
 WHOLE = "cbis_ddsm/paper_whole_h288"
 

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
-from mammo_jax.data.records import split_outlines
+from mammo_jax.datasets.records import split_outlines
 from mammo_jax.images.grid import shrink
 
 _THUMBNAIL_HEIGHT = 320

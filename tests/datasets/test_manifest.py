@@ -7,14 +7,14 @@ from raw_files import write_dicom
 from raw_trees import draw_image, draw_mask
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.manifest import (
+from mammo_jax.datasets.manifest import (
     make_view_examples,
     plan_splits,
     read_views,
     take_inventory,
 )
-from mammo_jax.data.sampling import PatchSampling
-from mammo_jax.data.views import Grid
+from mammo_jax.datasets.sampling import PatchSampling
+from mammo_jax.datasets.views import Grid
 from mammo_jax.images.grid import stretch_to_full_range
 
 WHOLE = Grid(128, 96, 32, None, seed=0, stretch=True)

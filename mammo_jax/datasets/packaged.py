@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.records import Example
+from mammo_jax.datasets.labels import PATCH_CLASSES
+from mammo_jax.datasets.records import Example
 from mammo_jax.images.png import decode_png
 
 # What goes on as text.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.cbis_files import ViewFiles, find_view_files, index_files
-from mammo_jax.data.cbis_tables import Abnormality, View, merge_views, read_tables
-from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.splits import PROTOCOL_RELEASES, PROTOCOLS, leaking_patients
+from mammo_jax.datasets.cbis_files import ViewFiles, find_view_files, index_files
+from mammo_jax.datasets.cbis_tables import Abnormality, View, merge_views, read_tables
+from mammo_jax.datasets.labels import PATCH_CLASSES
+from mammo_jax.datasets.splits import PROTOCOL_RELEASES, PROTOCOLS, leaking_patients
 
 
 def plan_splits(

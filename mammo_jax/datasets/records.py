@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int, UInt16
 
 from mammo_jax.common.files import replace_file
-from mammo_jax.data.labels import PATCH_CLASSES
-from mammo_jax.data.sampling import Patch, Region
+from mammo_jax.datasets.labels import PATCH_CLASSES
+from mammo_jax.datasets.sampling import Patch, Region
 from mammo_jax.images.png import encode_png
 
 Example = dict[str, Any]

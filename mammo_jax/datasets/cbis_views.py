@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.data.cbis_files import ViewFiles
-from mammo_jax.data.cbis_tables import Abnormality
-from mammo_jax.data.sampling import Region, find_region
-from mammo_jax.data.views import (
+from mammo_jax.datasets.cbis_files import ViewFiles
+from mammo_jax.datasets.cbis_tables import Abnormality
+from mammo_jax.datasets.sampling import Region, find_region
+from mammo_jax.datasets.views import (
     Facts,
     Grid,
     RegionReader,

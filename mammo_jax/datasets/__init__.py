@@ -1,0 +1,1 @@
+"""Raw sets of mammograms to records, and records to batches."""
