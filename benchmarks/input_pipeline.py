@@ -89,7 +89,7 @@ def read_ours_whole_way(kind: Kind, folder: Path) -> Iterator[Any]:
     """The same with the part that is done on the device."""
     import jax
 
-    from mammo_jax.training.inputs import network_input
+    from mammo_jax.models.network_input import network_input
 
     on_device = jax.jit(network_input)
     for batch in read_ours(kind, folder):

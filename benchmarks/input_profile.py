@@ -131,7 +131,7 @@ def _transformations(images: list[np.ndarray]) -> Part:
 def _device_part(batch: np.ndarray) -> Part:
     import jax
 
-    from mammo_jax.training.inputs import network_input
+    from mammo_jax.models.network_input import network_input
 
     shifts = np.zeros((len(batch), 3), np.float32)
     on_device = jax.jit(network_input)

@@ -18,8 +18,8 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.model_description import Description, load_description, read_config
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.config import checked_config
 from mammo_jax.models.conversion import list_problems
+from mammo_jax.models.model_config import checked_config
 from mammo_jax.models.weight_files import read_weights, write_weights
 
 WEIGHTS_FILE = "model.safetensors"

@@ -4,7 +4,7 @@ The order and the details follow Keras 2.0.8's image generator, which the paper
 used: one affine with nearest-neighbour sampling and edge fill, the channel
 shift, the flips. The channel shift needs three channels, which only exist on
 the device, so here its three offsets are drawn and travel with the image
-(`mammo_jax.training.inputs` adds them).
+(`mammo_jax.models.network_input` adds them).
 """
 
 import dataclasses

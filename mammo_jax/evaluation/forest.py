@@ -183,7 +183,7 @@ def describe_split(
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
     Args:
-      heatmap_step: from `mammo_jax.evaluation.heatmaps.make_heatmap_step`.
+      heatmap_step: from `mammo_jax.models.sliding.make_heatmap_step`.
       params: the patch classifier's parameters.
       stats: its running statistics.
       source: a split of a dataset of whole images, see

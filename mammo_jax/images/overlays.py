@@ -20,7 +20,7 @@ def draw_overlay(
     Args:
       picture: the mammogram.
       strength: from -1, blue, over 0, no colour, to 1, red; see
-        `mammo_jax.evaluation.saliency.strength`.
+        `mammo_jax.models.class_map.strength`.
     """
     drawn = np.empty((*picture.shape, 3), np.uint8)
     for start in range(0, len(picture), _BAND):

@@ -1,8 +1,8 @@
 """The networks: trunks, the paper's tops, and ported weights."""
 
 from mammo_jax.models.classifier import abstract_model, build_model
-from mammo_jax.models.config import TOPS, default_model_config
 from mammo_jax.models.groups import PARAMETER_GROUPS, groups_of
+from mammo_jax.models.model_config import TOPS, default_model_config
 
 __all__ = [
     "PARAMETER_GROUPS",

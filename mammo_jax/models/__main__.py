@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.evaluation.heatmaps import slide
 from mammo_jax.main import parse_flags
 from mammo_jax.models import abstract_model, groups_of, heatmap, variables
-from mammo_jax.models.config import PATCH_CLASSES, checked_config
+from mammo_jax.models.model_config import PATCH_CLASSES, checked_config
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.resnet import ResNet50
+from mammo_jax.models.sliding import slide
 from mammo_jax.models.vgg import VGGBlock
 
 _ROW = "{:<36} {:>14}  {:<13} {:>12}"
@@ -45,7 +45,7 @@ def layer_table(config, window: int | None = None) -> str:
       config: see `build_model`. The output sizes are those of one image of
         `config.image_size`.
       window: of a patch classifier that is slid over that image, see
-        `mammo_jax.evaluation.heatmaps.slide`. None: the model sees the image whole.
+        `mammo_jax.models.sliding.slide`. None: the model sees the image whole.
 
     Raises:
       UserError: as `build_model`, or the image size is too small for the model.

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import heatmap, variables
-from mammo_jax.models.config import BATCH_NORM, PATCH_CLASSES, checked_config
 from mammo_jax.models.initializers import NO_KEY, ZEROS, Keys
 from mammo_jax.models.layers import global_average, make_dense
+from mammo_jax.models.model_config import BATCH_NORM, PATCH_CLASSES, checked_config
 from mammo_jax.models.resnet import Bottleneck, ResNet50
 from mammo_jax.models.vgg import VGG
 from mammo_jax.models.whole_image import ConvolutionalTop

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.config import checked_config
+from mammo_jax.models.model_config import checked_config
 from mammo_jax.models.variables import Variables
 from mammo_jax.models.vgg import DEPTHS
 

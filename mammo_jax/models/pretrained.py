@@ -29,8 +29,8 @@ import safetensors
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
-from mammo_jax.models.config import MAX_WIDTH
 from mammo_jax.models.conversion import list_names, list_problems
+from mammo_jax.models.model_config import MAX_WIDTH
 from mammo_jax.models.published import (
     PUBLISHED,
     Published,

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.evaluation import flips as flipping
-from mammo_jax.evaluation import saliency
 from mammo_jax.model_directory import LoadedModel
+from mammo_jax.models import class_map
+from mammo_jax.models import flips as flipping
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.prediction.inputs import Input, grid_of
 from mammo_jax.starting import quick_start
@@ -24,7 +24,7 @@ class Scored(NamedTuple):
     Attributes:
       score: probability of malignancy, 0..1: the mean over models and flips.
       strength: of the evidence over the image's picture, -1..1: the mean likewise;
-        see `mammo_jax.evaluation.saliency.strength`.
+        see `mammo_jax.models.class_map.strength`.
     """
 
     score: float
@@ -77,7 +77,7 @@ class Scorer:
             for at, image in enumerate(images)
         ]
 
-    def _sum_up(self, found: Sequence[saliency.Evidence], image: Input) -> Scored:
+    def _sum_up(self, found: Sequence[class_map.Evidence], image: Input) -> Scored:
         """Of one image; every model's `found` has an axis of flips."""
         scores = [np.mean(one.scores, dtype=np.float64) for one in found]
         if not np.isfinite(scores).all():
@@ -129,8 +129,8 @@ def _flips(*, tta: bool) -> tuple[tuple[int, ...], ...]:
 
 def _evidence_step(
     model: LoadedModel, flips: Sequence[tuple[int, ...]], *, at_once: bool
-) -> saliency.EvidenceStep:
-    return saliency.make_evidence_step(
+) -> class_map.EvidenceStep:
+    return class_map.make_evidence_step(
         model.graphdef,
         model.model_config,
         pixel_mean=model.description.pixel_mean,
@@ -147,9 +147,9 @@ def _laid_over(
     image: Input,
 ) -> Float[np.ndarray, "height width"]:
     """A map of a flipped image over the picture, the right way round again."""
-    strength = saliency.strength(position_map, model.model_config)
+    strength = class_map.strength(position_map, model.model_config)
     grid, shape = grid_of(model.description)[:2], image.picture.shape
-    shown = saliency.project(strength, model.model_config, grid, shape)
+    shown = class_map.project(strength, model.model_config, grid, shape)
     return np.flip(shown, tuple(axis - 1 for axis in axes))
 
 

@@ -26,10 +26,10 @@ from mammo_jax.model_directory import load_variables
 from mammo_jax.models import conversion, variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.initializers import draw_values
+from mammo_jax.models.network_input import network_input
 from mammo_jax.reproduction import claims, outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same, moved
 from mammo_jax.training import experiment as experiments
-from mammo_jax.training.inputs import network_input
 from mammo_jax.training.state import Arrays, TrainState
 
 FOLDER = "appendix"

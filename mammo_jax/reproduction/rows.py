@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax import config as base
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.config import TOPS
+from mammo_jax.models.model_config import TOPS
 
 KINDS = ("patch", "whole", "forest", "transfer")
 TABLES = ("1", "2", "3", "4", "ours")
@@ -34,7 +34,7 @@ class Row:
       trunk: "resnet50", "vgg16" or "vgg19".
       dataset: without the height behind it.
       stages: name of the table of stages in `mammo_jax.config`.
-      top: name in `mammo_jax.models.config.TOPS`; "" for patches and the forest.
+      top: name in `mammo_jax.models.model_config.TOPS`; "" for patches and the forest.
       pretrained: the trunk starts from ported weights; of patch classifiers only.
       original: at the images' original resolution: the preset `full_resolution` of
         `mammo_jax.config`, and phantoms as high as they are drawn.

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt16
 
-from mammo_jax.evaluation import flips, saliency
+from mammo_jax.models import class_map, flips
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.models.config import checked_config
+from mammo_jax.models.model_config import checked_config
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
 
 # From an image of the validation split, and the height and width of the picture that
-# it is shown as, to the evidence over that picture; see `saliency.strength`.
+# it is shown as, to the evidence over that picture; see `class_map.strength`.
 Look = Callable[
     [UInt16[np.ndarray, "rows columns"], tuple[int, int]],
     Float[np.ndarray, "height width"],
@@ -31,7 +31,7 @@ def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
     if experiment.config.task == "patch":
         model_config.top.window = 1
     step = jit_network(
-        saliency.make_evidence_step(
+        class_map.make_evidence_step(
             experiment.graphdef,
             model_config,
             pixel_mean=experiment.pixel_mean,
@@ -49,8 +49,8 @@ def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
             image: UInt16[np.ndarray, "rows columns"], shape: tuple[int, int]
         ) -> Float[np.ndarray, "height width"]:
             maps = step(*here, image[None]).maps
-            strength = saliency.strength(np.asarray(maps[0, 0]), model_config)
-            return saliency.project(strength, model_config, image.shape, shape)
+            strength = class_map.strength(np.asarray(maps[0, 0]), model_config)
+            return class_map.project(strength, model_config, image.shape, shape)
 
         return look
 

@@ -16,8 +16,8 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.models import abstract_model, variables
-from mammo_jax.models.config import BATCH_NORM, checked_config
 from mammo_jax.models.groups import groups_of
+from mammo_jax.models.model_config import BATCH_NORM, checked_config
 from mammo_jax.models.published import download_name
 from mammo_jax.training import optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState

@@ -18,10 +18,10 @@ from mammo_jax.common.progress import progress_bar
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation import scoring
 from mammo_jax.images.grid import shrink
+from mammo_jax.models.network_input import network_input
 from mammo_jax.training.attention import Look, make_look
 from mammo_jax.training.checkpoint import Checkpoints, Progress, first_line
 from mammo_jax.training.experiment import Experiment
-from mammo_jax.training.inputs import network_input
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.profiling import StepTrace

@@ -10,10 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mammo_jax.common import devices
-from mammo_jax.evaluation.flips import average_over_flips
 from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.training.inputs import network_input
+from mammo_jax.models.flips import average_over_flips
+from mammo_jax.models.network_input import network_input
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 Batch = Mapping[str, Array]

@@ -104,7 +104,7 @@ MOVES = """
 import re
 import jax, jax.numpy as jnp
 from mammo_jax.training import devices
-from mammo_jax.training.inputs import network_input
+from mammo_jax.models.network_input import network_input
 
 mesh = devices.make_mesh(1, 2)
 shapes = {"image": ((2, 64, 48), jnp.uint16), "channel_shift": ((2, 3), jnp.float32)}

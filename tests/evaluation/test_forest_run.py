@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation import forest, forest_run
-from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.model_directory import load_model
+from mammo_jax.models.sliding import make_heatmap_step
 from mammo_jax.reproduction.rows import load_rows, named_config
 from mammo_jax.train import train_and_evaluate
 

@@ -8,12 +8,11 @@ import scipy.special
 import tiny_runs
 from ml_collections import ConfigDict
 
-from mammo_jax.evaluation import saliency
-from mammo_jax.models import variables
+from mammo_jax.models import class_map, variables
 from mammo_jax.models.initializers import draw_values
+from mammo_jax.models.network_input import network_input
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training.attention import make_look
-from mammo_jax.training.inputs import network_input
 
 
 def _experiment(phantom_data: Path, task: str, **fields: object):
@@ -47,7 +46,7 @@ def test_a_look_covers_the_picture_and_agrees_with_the_model(phantom_data, task)
     malignant = experiment.task.malignant_classes
     if task == "whole":
         # The pixels of a position's share of the image have the map's mean.
-        expected = saliency.log_odds(logits[0], malignant) / np.log(50)
+        expected = class_map.log_odds(logits[0], malignant) / np.log(50)
         assert np.abs(found).max() < 1
         positions = found.mean()
         assert positions == pytest.approx(float(expected), abs=0.02)

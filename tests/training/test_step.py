@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_sample_weight
 
 from mammo_jax.models import build_model, default_model_config, groups_of, variables
+from mammo_jax.models.network_input import network_input
 from mammo_jax.training import optimizer, step
-from mammo_jax.training.inputs import network_input
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 SIZE, CLASSES, MEAN = 64, 5, 40.0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mammo_jax.evaluation.flips import FLIPS, NO_FLIP, average_over_flips, on_flips
+from mammo_jax.models.flips import FLIPS, NO_FLIP, average_over_flips, on_flips
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 5, 4, 2)).astype(np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(5, 4, 2)).astype(np.float32)

@@ -15,9 +15,9 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model, feature_size
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.models.config import checked_config
 from mammo_jax.models.heatmap import patch_logits
-from mammo_jax.training.inputs import network_input
+from mammo_jax.models.model_config import checked_config
+from mammo_jax.models.network_input import network_input
 
 
 def make_heatmap_step(

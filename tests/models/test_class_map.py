@@ -9,11 +9,16 @@ import scipy.special
 from flax import nnx
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.evaluation import flips, saliency
-from mammo_jax.evaluation.heatmaps import make_heatmap_step
 from mammo_jax.images.grid import to_grid
-from mammo_jax.models import build_model, default_model_config, variables
-from mammo_jax.training.inputs import network_input
+from mammo_jax.models import (
+    build_model,
+    class_map,
+    default_model_config,
+    flips,
+    variables,
+)
+from mammo_jax.models.network_input import network_input
+from mammo_jax.models.sliding import make_heatmap_step
 
 MEAN = 40.0
 IMAGES = np.random.default_rng(0).integers(0, 65536, (2, 192, 160), dtype=np.uint16)
@@ -33,7 +38,7 @@ def _config(kind: str, **changes):
 def _evidence(config, images, *, model=None, pixel_mean=MEAN):
     model = model or build_model(config, 0)
     graphdef, params, stats = variables.split(model)
-    step = saliency.make_evidence_step(
+    step = class_map.make_evidence_step(
         graphdef,
         config,
         pixel_mean=pixel_mean,
@@ -83,7 +88,7 @@ def test_flips_one_after_the_other_are_those_at_once():
     graphdef, params, stats = variables.split(build_model(config, 0))
     found = [
         jax.jit(
-            saliency.make_evidence_step(
+            class_map.make_evidence_step(
                 graphdef,
                 config,
                 pixel_mean=MEAN,
@@ -107,19 +112,19 @@ def test_images_too_small_for_the_model_are_refused():
 def test_log_odds_of_several_classes():
     logits = np.random.default_rng(0).normal(size=(7, 5))
     share = scipy.special.softmax(logits, axis=-1)[:, [2, 4]].sum(-1)
-    found = saliency.log_odds(jnp.array(logits), (2, 4))
+    found = class_map.log_odds(jnp.array(logits), (2, 4))
     np.testing.assert_allclose(found, scipy.special.logit(share), rtol=1e-5)
 
 
 def test_strength_of_odds_and_of_probabilities():
     odds = np.log([1e-9, 1 / np.sqrt(50), 1, np.sqrt(50), 50, 1e9])
     np.testing.assert_allclose(
-        saliency.strength(odds, _config("residual")),
+        class_map.strength(odds, _config("residual")),
         [-1, -0.5, 0, 0.5, 1, 1],
         atol=1e-7,
     )
     np.testing.assert_allclose(
-        saliency.strength(np.log([0.25, 1, 9]), _config("patch")), [0.2, 0.5, 0.9]
+        class_map.strength(np.log([0.25, 1, 9]), _config("patch")), [0.2, 0.5, 0.9]
     )
 
 
@@ -171,7 +176,7 @@ def _averaging_model(config):
 def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, stem):
     config = _config(kind, trunk=trunk, wiring=wiring, stem=stem, width=1 / 64)
     config.top.blocks = _BLOCK[kind]
-    step = np.array(saliency.map_positions(config, GRID[0]).step) * ORIGINAL / GRID
+    step = np.array(class_map.map_positions(config, GRID[0]).step) * ORIGINAL / GRID
     images, centres = _spots(step)
     gridded = np.stack([to_grid(image, *GRID) for image in images])
     model = _averaging_model(config)
@@ -179,7 +184,7 @@ def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, ste
     picture = (450, 210)
     peaks = []
     for one in maps:
-        shown = saliency.project(one, config, GRID, picture)
+        shown = class_map.project(one, config, GRID, picture)
         peak = np.unravel_index(shown.argmax(), picture)
         peaks.append((np.array(peak) + 0.5) * ORIGINAL / picture - 0.5)
     errors = (np.array(peaks) - centres) / step
@@ -190,17 +195,19 @@ def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, ste
 
 
 def test_positions_of_vgg_lie_in_the_middle_of_their_share():
-    found = saliency.map_positions(_config("vgg"), 1152)
-    assert found == saliency.Positions(first=31.5, step=64)
+    found = class_map.map_positions(_config("vgg"), 1152)
+    assert found == class_map.Positions(first=31.5, step=64)
 
 
 def test_positions_of_the_papers_model_lie_off_the_middle():
     config = default_model_config()
     # The 7x7 convolution, then the pool: one and two pixels; nothing after them.
-    assert saliency.map_positions(config, 1152) == saliency.Positions(3.0, 128)
+    assert class_map.map_positions(config, 1152) == class_map.Positions(3.0, 128)
 
 
 def test_a_flat_map_is_flat_over_the_picture():
-    shown = saliency.project(np.full((6, 5), 2.5), _config("vgg"), (384, 320), (70, 31))
+    shown = class_map.project(
+        np.full((6, 5), 2.5), _config("vgg"), (384, 320), (70, 31)
+    )
     assert shown.shape == (70, 31)
     np.testing.assert_allclose(shown, 2.5, rtol=1e-6)

@@ -17,20 +17,20 @@ from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.labels import PATCH_CLASSES
-from mammo_jax.evaluation import flips as flipping
-from mammo_jax.evaluation.heatmaps import slide
+from mammo_jax.models import flips as flipping
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import (
     HeatmapClassifier,
     PatchClassifier,
     WholeImageClassifier,
 )
-from mammo_jax.models.config import checked_config
 from mammo_jax.models.heatmap import ACTIVATIONS
 from mammo_jax.models.layers import global_average
+from mammo_jax.models.model_config import checked_config
+from mammo_jax.models.network_input import network_input
 from mammo_jax.models.resnet import STAGES, STEMS, WIRINGS
+from mammo_jax.models.sliding import slide
 from mammo_jax.models.vgg import DEPTHS
-from mammo_jax.training.inputs import network_input
 
 _WITH_PATCH_CLASSIFIER = ("patch", "heatmap")
 _MALIGNANT_PATCHES = [
@@ -72,9 +72,9 @@ def make_evidence_step(
         positions, read where there is a patch classifier.
       pixel_mean: that the model was trained with, on the scale 0..255.
       malignant_classes: of the model's outputs.
-      flips: see `mammo_jax.evaluation.flips`; a map of a flipped image lies as the
+      flips: see `mammo_jax.models.flips`; a map of a flipped image lies as the
         flipped image does.
-      at_once: see `mammo_jax.evaluation.flips.on_flips`.
+      at_once: see `mammo_jax.models.flips.on_flips`.
 
     Returns:
       A function from parameters, statistics and images to `Evidence`, with an axis
