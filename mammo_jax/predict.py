@@ -22,8 +22,8 @@ from mammo_jax.cpu.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.starting import quick_start
 
 if TYPE_CHECKING:
-    from mammo_jax.model_directory import LoadedModel
     from mammo_jax.prediction.inputs import Input, Problem
+    from mammo_jax.weights.model_directory import LoadedModel
 
 EXIT_SOME_BAD = 3
 
@@ -86,8 +86,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> int:
     """Scores, or exports; returns the exit code."""
     # Late: `--help` and a wrong option answer at once.
-    from mammo_jax.model_description import load_description
     from mammo_jax.prediction import inputs
+    from mammo_jax.weights.model_description import load_description
 
     directories = [Path(part).expanduser() for part in options.model.split(",") if part]
     if not directories:
@@ -121,9 +121,9 @@ def _score(
 ) -> int:
     with quick_start():
         from mammo_jax.common.compilation_cache import use_compilation_cache
-        from mammo_jax.model_directory import load_model
         from mammo_jax.prediction import run
         from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
+        from mammo_jax.weights.model_directory import load_model
 
     if options.dicom:
         from mammo_jax.prediction.dicom_output import check_library

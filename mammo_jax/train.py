@@ -17,9 +17,6 @@ from mammo_jax.data import phantom_data
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.model_description import Description, save_description
-from mammo_jax.model_directory import load_variables, save_variables
-from mammo_jax.models import conversion, pretrained
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.starting import quick_start
 from mammo_jax.training import experiment as experiments
@@ -29,6 +26,9 @@ from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.state import Arrays, TrainState
+from mammo_jax.weights import conversion, pretrained
+from mammo_jax.weights.model_description import Description, save_description
+from mammo_jax.weights.model_directory import load_variables, save_variables
 
 _log = logging.getLogger(__name__)
 

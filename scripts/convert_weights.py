@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.models.download import download
-from mammo_jax.models.pretrained import convert_file
-from mammo_jax.models.published import PUBLISHED
-from mammo_jax.models.weight_names import SCHEMES
+from mammo_jax.weights.download import download
+from mammo_jax.weights.pretrained import convert_file
+from mammo_jax.weights.published import PUBLISHED
+from mammo_jax.weights.weight_names import SCHEMES
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

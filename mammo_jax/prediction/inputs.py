@@ -28,7 +28,7 @@ from mammo_jax.datasets.views import check_image
 from mammo_jax.images.dicom import Mammogram, find_pseudonym
 from mammo_jax.images.grid import shrink, to_grid
 from mammo_jax.images.pictures import READERS, read_image
-from mammo_jax.model_description import Description
+from mammo_jax.weights.model_description import Description
 
 # Longer side of the pictures that overlays are drawn on, in pixels.
 PICTURE_SIDE = 1024

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.model_directory import LoadedModel
 from mammo_jax.models import class_map
 from mammo_jax.models import flips as flipping
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.prediction.inputs import Input, grid_of
 from mammo_jax.starting import quick_start
+from mammo_jax.weights.model_directory import LoadedModel
 
 
 class Scored(NamedTuple):

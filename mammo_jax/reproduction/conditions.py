@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mammo_jax import config as base
 from mammo_jax.common import run_directory as workdirs
-from mammo_jax.models.pretrained import file_digest
 from mammo_jax.reproduction import phantoms, presets, tables
 from mammo_jax.reproduction.plan import PlannedRun, Setting
+from mammo_jax.weights.pretrained import file_digest
 
 TIME_FILE = "time.json"
 # Keys of that file, besides the seconds; its times are in ISO 8601 and UTC.

@@ -22,8 +22,7 @@ from mammo_jax import config as base
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.model_directory import load_variables
-from mammo_jax.models import conversion, variables
+from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.network_input import network_input
@@ -31,6 +30,8 @@ from mammo_jax.reproduction import claims, outcomes
 from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same, moved
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training.state import Arrays, TrainState
+from mammo_jax.weights import conversion
+from mammo_jax.weights.model_directory import load_variables
 
 FOLDER = "appendix"
 # At most; before the first step there is one more.

@@ -213,8 +213,8 @@ def _check_trunk(folder: Path, trunk: str, scale: Scale) -> None:
 def _pretrain(
     folder: Path, trunk: str, scale: Scale, train: Callable[[ConfigDict, Path], Any]
 ) -> None:
-    from mammo_jax.model_directory import load_variables
-    from mammo_jax.models.pretrained import save_trunk
+    from mammo_jax.weights.model_directory import load_variables
+    from mammo_jax.weights.pretrained import save_trunk
 
     config = pretraining_config(folder, trunk, scale)
     directory = folder / _PRETRAINING / trunk

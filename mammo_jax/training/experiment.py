@@ -18,9 +18,9 @@ from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.groups import groups_of
 from mammo_jax.models.model_config import BATCH_NORM, checked_config
-from mammo_jax.models.published import download_name
 from mammo_jax.training import optimizer, step
 from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.weights.published import download_name
 
 # What of a batch goes to the device; the rest names the images.
 DEVICE_KEYS = ("image", "label", "channel_shift")

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 
-from mammo_jax.models.pretrained import trunk_shapes
+from mammo_jax.weights.pretrained import trunk_shapes
 
 
 def library_weights(architecture, scheme, width=1.0):

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from mammo_jax import config as configuration
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
-from mammo_jax.model_description import Description, save_description
-from mammo_jax.model_directory import save_variables
 from mammo_jax.models import build_model, variables
+from mammo_jax.weights.model_description import Description, save_description
+from mammo_jax.weights.model_directory import save_variables
 
 HEIGHT, WIDTH = 128, 96
 MEAN = 30.0

@@ -13,9 +13,9 @@ import pytest
 
 from mammo_jax.cpu import onednn, xla_convolution
 from mammo_jax.models import abstract_model, build_model, variables
-from mammo_jax.models.pretrained import convert
-from mammo_jax.models.weight_files import read_weights
-from mammo_jax.models.weight_names import SCHEMES
+from mammo_jax.weights.pretrained import convert
+from mammo_jax.weights.weight_files import read_weights
+from mammo_jax.weights.weight_names import SCHEMES
 
 # Keras 3 has not taken up NumPy 2's copy keyword in its variables.
 pytestmark = pytest.mark.filterwarnings(

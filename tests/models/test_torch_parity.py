@@ -9,9 +9,9 @@ import pytest
 import safetensors.numpy
 
 from mammo_jax.models import abstract_model, build_model, variables
-from mammo_jax.models.pretrained import convert
-from mammo_jax.models.weight_files import read_weights
-from mammo_jax.models.weight_names import to_our_layout
+from mammo_jax.weights.pretrained import convert
+from mammo_jax.weights.weight_files import read_weights
+from mammo_jax.weights.weight_names import to_our_layout
 
 torch = pytest.importorskip("torch", reason="run by `make test-peers`")
 torchvision = pytest.importorskip("torchvision", reason="run by `make test-peers`")

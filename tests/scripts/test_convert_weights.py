@@ -13,11 +13,11 @@ from library_weights import library_weights, write_legacy_keras
 from torch_layouts import write_state_dict
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models import pretrained
-from mammo_jax.models.download import download
-from mammo_jax.models.pretrained import trunk_shapes
-from mammo_jax.models.published import PUBLISHED
-from mammo_jax.models.weight_names import SCHEMES
+from mammo_jax.weights import pretrained
+from mammo_jax.weights.download import download
+from mammo_jax.weights.pretrained import trunk_shapes
+from mammo_jax.weights.published import PUBLISHED
+from mammo_jax.weights.weight_names import SCHEMES
 from scripts import convert_weights
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

@@ -29,18 +29,18 @@ import safetensors
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
-from mammo_jax.models.conversion import list_names, list_problems
 from mammo_jax.models.model_config import MAX_WIDTH
-from mammo_jax.models.published import (
+from mammo_jax.models.resnet import WIRINGS
+from mammo_jax.weights.conversion import list_names, list_problems
+from mammo_jax.weights.published import (
     PUBLISHED,
     Published,
     file_digest,
     verify_checksum,
 )
-from mammo_jax.models.resnet import WIRINGS
-from mammo_jax.models.torch_files import READ_ERRORS
-from mammo_jax.models.weight_files import read_weights, write_weights
-from mammo_jax.models.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
+from mammo_jax.weights.torch_files import READ_ERRORS
+from mammo_jax.weights.weight_files import read_weights, write_weights
+from mammo_jax.weights.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
 
 # Where a trunk's images enter, whose kernel takes up the input's scale.
 _FIRST_KERNEL = {

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
-from mammo_jax.models.torch_files import READ_ERRORS, read_state_dict
+from mammo_jax.weights.torch_files import READ_ERRORS, read_state_dict
 
 if TYPE_CHECKING:
     import h5py

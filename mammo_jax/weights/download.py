@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress_bar
-from mammo_jax.models.published import verify_checksum
+from mammo_jax.weights.published import verify_checksum
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30

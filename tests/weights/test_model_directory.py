@@ -10,8 +10,8 @@ import safetensors.numpy
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.model_directory import load_model, save_variables
 from mammo_jax.models import variables
+from mammo_jax.weights.model_directory import load_model, save_variables
 
 
 @pytest.fixture(scope="module")

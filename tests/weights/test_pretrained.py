@@ -15,7 +15,7 @@ from library_weights import library_weights, write_legacy_keras
 from mammo_jax.common.errors import UserError
 from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.models import abstract_model, build_model, variables
-from mammo_jax.models.pretrained import (
+from mammo_jax.weights.pretrained import (
     convert,
     convert_file,
     load_trunk,
@@ -23,9 +23,9 @@ from mammo_jax.models.pretrained import (
     save_trunk,
     trunk_shapes,
 )
-from mammo_jax.models.published import PUBLISHED, download_name, verify_checksum
-from mammo_jax.models.weight_files import read_weights
-from mammo_jax.models.weight_names import SCHEMES
+from mammo_jax.weights.published import PUBLISHED, download_name, verify_checksum
+from mammo_jax.weights.weight_files import read_weights
+from mammo_jax.weights.weight_names import SCHEMES
 
 
 def torch_scheme(architecture):

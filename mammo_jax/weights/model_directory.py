@@ -1,7 +1,7 @@
 """A finished run's directory as a model: all that is needed to score images.
 
 Four files of it are the model: `config.json`, `model.json` (see
-`mammo_jax.model_description`), `model.safetensors` and `metrics.json`. Scoring needs
+`mammo_jax.weights.model_description`), `model.safetensors` and `metrics.json`. Scoring needs
 nothing else of the run and nothing of the data set.
 """
 
@@ -15,12 +15,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.model_description import Description, load_description, read_config
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.conversion import list_problems
 from mammo_jax.models.model_config import checked_config
-from mammo_jax.models.weight_files import read_weights, write_weights
+from mammo_jax.weights.conversion import list_problems
+from mammo_jax.weights.model_description import (
+    Description,
+    load_description,
+    read_config,
+)
+from mammo_jax.weights.weight_files import read_weights, write_weights
 
 WEIGHTS_FILE = "model.safetensors"
 

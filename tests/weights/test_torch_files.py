@@ -22,8 +22,8 @@ from torch_layouts import (
 )
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models import torch_files
-from mammo_jax.models.torch_files import _rebuild_tensor, read_state_dict
+from mammo_jax.weights import torch_files
+from mammo_jax.weights.torch_files import _rebuild_tensor, read_state_dict
 
 
 @pytest.fixture

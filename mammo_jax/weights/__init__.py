@@ -1,0 +1,1 @@
+"""A model on disk: its directory, and weights from elsewhere."""
