@@ -76,8 +76,8 @@ def run_until_first_step(arguments: Sequence[str]) -> None:
 
     marks = Marks()
     with quick_start():  # as the command does
-        from mammo_jax import train as _train  # noqa: F401
         from mammo_jax.training import loop
+        from mammo_jax.training import run as _train  # noqa: F401
         from mammo_jax.training.experiment import Experiment
 
     marks.add("imported")

@@ -130,7 +130,7 @@ def _train() -> None:
         import jax
 
         from mammo_jax.common.compilation_cache import use_compilation_cache
-        from mammo_jax.train import train_and_evaluate
+        from mammo_jax.training.run import train_and_evaluate
 
     use_compilation_cache()
     workdir = Path(directory).expanduser()

@@ -16,7 +16,7 @@ from mammo_jax import evaluate
 from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation.evaluation_report import FIGURES
 from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
-from mammo_jax.evaluation.run_report import write_run_report
+from mammo_jax.training.run_report import write_run_report
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "mammo_jax.evaluate")

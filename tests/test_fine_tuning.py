@@ -8,7 +8,7 @@ import tiny_runs
 
 from mammo_jax import config as base
 from mammo_jax.common.errors import UserError
-from mammo_jax.train import train_and_evaluate
+from mammo_jax.training.run import train_and_evaluate
 
 
 def tiny(phantom_data, preset, **changes):

@@ -131,7 +131,7 @@ def _recording(names: dict[int, str], sizes: Sizes) -> Iterator[None]:
 def _forest_table(config: ConfigDict) -> str:
     """The patch classifier whose heatmaps a random forest reads, and the forest."""
     # Here, because scikit-image and scikit-learn take seconds to import.
-    from mammo_jax.evaluation.forest import feature_names
+    from mammo_jax.training.forest import feature_names
 
     patch_config = config.model.copy_and_resolve_references()
     patch_config.top.kind = "patch"

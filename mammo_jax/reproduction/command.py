@@ -232,7 +232,7 @@ def reproduce(
 
     Args:
       request: see `check_request`.
-      train: of a run; `mammo_jax.train.train_and_evaluate` if left out.
+      train: of a run; `mammo_jax.training.run.train_and_evaluate` if left out.
 
     Returns:
       The tables as text, and why runs failed, by their names.
@@ -242,7 +242,7 @@ def reproduce(
       RunStoppedError: a signal arrived; the same command goes on.
     """
     if train is None:
-        from mammo_jax.train import train_and_evaluate
+        from mammo_jax.training.run import train_and_evaluate
 
         train = train_and_evaluate
     runs, folder = request.plan, request.setting.folder

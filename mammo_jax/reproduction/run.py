@@ -51,7 +51,7 @@ def run_all(
 
     Args:
       plan: in an order in which every run stands after its start.
-      train: `mammo_jax.train.train_and_evaluate`.
+      train: `mammo_jax.training.run.train_and_evaluate`.
       wait_seconds: before looking again at runs in other processes' hands.
 
     Returns:

@@ -16,9 +16,9 @@ from mammo_jax.common.devices import is_main_process
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.common.progress import progress_bar
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.evaluation import scoring
 from mammo_jax.images.grid import shrink
 from mammo_jax.models.network_input import network_input
+from mammo_jax.training import scoring
 from mammo_jax.training.attention import Look, make_look
 from mammo_jax.training.checkpoint import Checkpoints, Progress, first_line
 from mammo_jax.training.experiment import Experiment

@@ -4,9 +4,9 @@ import pytest
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.pipeline import open_dataset
-from mammo_jax.evaluation.forest import describe_split, feature_names
 from mammo_jax.models import TOPS, build_model, default_model_config, variables
 from mammo_jax.models.sliding import make_heatmap_step
+from mammo_jax.training.forest import describe_split, feature_names
 from mammo_jax.training.step import make_eval_step
 
 PIXEL_MEAN = 40.0

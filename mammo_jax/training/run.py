@@ -13,12 +13,11 @@ from mammo_jax.common import devices
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.data import phantom_data
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation import ensemble, forest_run, scoring
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.starting import quick_start
+from mammo_jax.training import ensemble, forest_run, phantom_data, scoring
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Progress
 from mammo_jax.training.experiment import Experiment
@@ -90,7 +89,7 @@ def _train_and_evaluate(
         metrics = run(config, dataset, init_from, workdir, stop)
         if devices.is_main_process():
             # Late: matplotlib and scikit-learn take seconds.
-            from mammo_jax.evaluation.run_report import write_run_report
+            from mammo_jax.training.run_report import write_run_report
 
             write_run_report(workdir)
             workdirs.write_json(metrics_path, metrics)

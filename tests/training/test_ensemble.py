@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.labels import WHOLE_CLASSES
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation import ensemble
 from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.training import ensemble
 
 GRID = {"height": tiny_runs.HEIGHT, "width": tiny_runs.WIDTH, "stretch": False}
 DATASET = Dataset(

@@ -3,8 +3,8 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.evaluation import forest
-from mammo_jax.evaluation.forest import (
+from mammo_jax.training import forest
+from mammo_jax.training.forest import (
     describe_split,
     feature_names,
     fit_forest,

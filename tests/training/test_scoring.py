@@ -1,6 +1,6 @@
 """Rows of a prediction table."""
 
-from mammo_jax.evaluation.scoring import told_apart
+from mammo_jax.training.scoring import told_apart
 
 
 def test_ids_that_are_alike_are_numbered_and_others_left_alone():

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammo_jax.common import run_directory as workdirs
-from mammo_jax.evaluation import ensemble
 from mammo_jax.evaluation.analysis import Tables, analyse
 from mammo_jax.evaluation.evaluation_report import (
     ABOUT_PATCHES,
@@ -20,6 +19,7 @@ from mammo_jax.evaluation.prediction_table import (
     read_table,
 )
 from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
+from mammo_jax.training import ensemble
 
 
 def write_run_report(workdir: Path) -> None:

@@ -14,8 +14,8 @@ from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation import scoring
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
+from mammo_jax.training import scoring
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.step import make_eval_step
 from mammo_jax.weights.model_directory import LoadedModel, load_model

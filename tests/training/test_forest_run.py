@@ -10,10 +10,10 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.evaluation import forest, forest_run
 from mammo_jax.models.sliding import make_heatmap_step
 from mammo_jax.reproduction.rows import load_rows, named_config
-from mammo_jax.train import train_and_evaluate
+from mammo_jax.training import forest, forest_run
+from mammo_jax.training.run import train_and_evaluate
 from mammo_jax.weights.model_directory import load_model
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")

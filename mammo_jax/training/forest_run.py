@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation import forest, scoring
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
 from mammo_jax.models.sliding import make_heatmap_step
+from mammo_jax.training import forest, scoring
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 

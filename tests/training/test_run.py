@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mammo_jax import train
+from mammo_jax.training import run
 from mammo_jax.training.checkpoint import Progress
 
 
@@ -14,7 +14,7 @@ def test_a_run_whose_training_is_done_compiles_no_step():
     # Anything else that it asks of the experiment or the compiler is an error.
     done = ("state", Progress(step=7, finished=True))
     checkpoints = SimpleNamespace(restore_latest=lambda like: done)
-    assert train._begin(SimpleNamespace(), checkpoints, "", None) == (*done, None)
+    assert run._begin(SimpleNamespace(), checkpoints, "", None) == (*done, None)
 
 
 def test_a_run_that_goes_on_compiles_the_step_of_its_stage():
@@ -22,7 +22,7 @@ def test_a_run_that_goes_on_compiles_the_step_of_its_stage():
     checkpoints = SimpleNamespace(restore_latest=lambda like: found)
     experiment = SimpleNamespace(compiler_of_train_step=lambda index: f"step {index}")
     helpers = SimpleNamespace(submit=lambda step: f"{step}, compiled")
-    begun = train._begin(experiment, checkpoints, "", helpers)
+    begun = run._begin(experiment, checkpoints, "", helpers)
     assert begun == (*found, "step 1, compiled")
 
 
@@ -38,10 +38,10 @@ def begun_anew(monkeypatch, *, draw, compiler=lambda index: lambda: "compiled"):
         compiler_of_train_step=compiler,
     )
     state_of = SimpleNamespace(initial_state=lambda *arguments: arguments[1:])
-    monkeypatch.setattr(train, "experiments", state_of)
-    monkeypatch.setattr(train, "draw_values", draw)
+    monkeypatch.setattr(run, "experiments", state_of)
+    monkeypatch.setattr(run, "draw_values", draw)
     with ThreadPoolExecutor(2) as helpers:
-        state, progress, first_step = train._begin(experiment, checkpoints, "", helpers)
+        state, progress, first_step = run._begin(experiment, checkpoints, "", helpers)
         return state, progress, first_step.result()
 
 
