@@ -161,7 +161,7 @@ def _score(
 
 
 def _export(path: Path, score: Callable[[Any], Any], grid: tuple[int, int]) -> None:
-    from mammo_jax.evaluation.export import export_scorer
+    from mammo_jax.prediction.export import export_scorer
 
     height, width = grid
     export_scorer(path, score, grid)
