@@ -69,7 +69,7 @@ class Repeated(Sequence):
 
 def read_ours(kind: Kind, folder: Path) -> Iterator[Any]:
     """Batches of this project, as they go to the device."""
-    from mammo_jax.cpu.memory import set_up_memory
+    from mammo_jax.common.memory import set_up_memory
     from mammo_jax.datasets import pipeline
     from mammo_jax.datasets.augment import Augmentation
 

@@ -2,8 +2,8 @@
 
   python -m benchmarks.input_profile --out=docs/input_profile.md
 
-The parts of `mammo_jax.datasets.pipeline.training_batches` are timed one by one, in turn,
-on the phantoms of `benchmarks.input_pipeline`, and what is left of the whole is
+The parts of `mammo_jax.datasets.pipeline.training_batches` are timed one by one, in
+turn, on the phantoms of `benchmarks.input_pipeline`, and what is left of the whole is
 grain's: its order, its random numbers, its batches. Beside a part stands the least
 that this machine could need for it: to copy its bytes, or the time of the one library
 call that does it.
@@ -30,7 +30,7 @@ from benchmarks.input_pipeline import (
     read_ours,
 )
 from benchmarks.side_by_side import machine
-from mammo_jax.cpu.memory import start_with_memory_settings
+from mammo_jax.common.memory import start_with_memory_settings
 
 # Images that are kept in memory for the parts after reading.
 _KEPT = 32

@@ -32,9 +32,9 @@ import jax.numpy as jnp
 from benchmarks import side_by_side
 from benchmarks.peers import mammo_jax_steps
 from benchmarks.train_steps import count_flops
+from mammo_jax.common.memory import start_with_memory_settings
 from mammo_jax.common.progress import progress
 from mammo_jax.cpu import onednn
-from mammo_jax.cpu.memory import start_with_memory_settings
 from mammo_jax.models.compiling import jit_network
 
 WORKLOADS = (

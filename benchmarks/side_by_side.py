@@ -30,7 +30,7 @@ from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from mammo_jax.common.errors import run_command
-from mammo_jax.cpu.memory import start_with_memory_settings
+from mammo_jax.common.memory import start_with_memory_settings
 
 OURS, PYTORCH, KERAS = "mammo_jax", "pytorch", "keras"
 _ALL = (OURS, PYTORCH, KERAS)

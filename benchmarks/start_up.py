@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_jax.cpu.memory import start_with_memory_settings
+from mammo_jax.common.memory import start_with_memory_settings
 from mammo_jax.starting import quick_start
 
 CONFIG = "configs/whole_res.py:real"

@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.cpu.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.starting import quick_start
 
 _CONFIG = config_flags.DEFINE_config_file(

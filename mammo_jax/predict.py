@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.cpu.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.starting import quick_start
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import json
 import shlex
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.cpu.memory import start_with_memory_settings
+from mammo_jax.common.memory import start_with_memory_settings
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.cpu.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
 

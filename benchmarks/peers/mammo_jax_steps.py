@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
 from benchmarks.train_steps import AbstractStep, abstract_step
 from mammo_jax import config as base
-from mammo_jax.cpu.memory import set_up_memory
+from mammo_jax.common.memory import set_up_memory
 from mammo_jax.models import build_model, variables
 from mammo_jax.training import step
 

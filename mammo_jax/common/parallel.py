@@ -14,7 +14,7 @@ from typing import TypeVar
 import cv2
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.cpu.memory import set_up_memory
+from mammo_jax.common.memory import set_up_memory
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -1,8 +1,8 @@
 """A finished run's directory as a model: all that is needed to score images.
 
 Four files of it are the model: `config.json`, `model.json` (see
-`mammo_jax.weights.model_description`), `model.safetensors` and `metrics.json`. Scoring needs
-nothing else of the run and nothing of the data set.
+`mammo_jax.weights.model_description`), `model.safetensors` and `metrics.json`. Scoring
+needs nothing else of the run and nothing of the data set.
 """
 
 import dataclasses

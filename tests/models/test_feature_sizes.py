@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mammo_jax.layers import layer_table, output_sizes
 from mammo_jax.models import (
     TOPS,
     abstract_model,
@@ -15,7 +16,6 @@ from mammo_jax.models import (
     default_model_config,
     variables,
 )
-from mammo_jax.models.__main__ import layer_table, output_sizes
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.heatmap import HeatmapTop, patch_logits
 from mammo_jax.models.initializers import Keys

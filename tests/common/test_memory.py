@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from mammo_jax.cpu import memory
+from mammo_jax.common import memory
 
 # Steps whose one block is asked for as XLA does, aligned, with small blocks that stay
 # beside it; prints the peak of the process less what it had before, in blocks.
 SCRIPT = """
 import ctypes, random
 from pathlib import Path
-from mammo_jax.cpu.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -107,7 +107,7 @@ def test_settings_of_the_user_are_kept(tmp_path):
     script = tmp_path / "show.py"
     script.write_text(
         "import os, sys\n"
-        "from mammo_jax.cpu.memory import start_with_memory_settings\n"
+        "from mammo_jax.common.memory import start_with_memory_settings\n"
         "start_with_memory_settings()\n"
         "print(os.environ['GLIBC_TUNABLES'], *sys.argv[1:])\n"
     )
