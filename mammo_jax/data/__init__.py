@@ -1,1 +1,0 @@
-"""From DICOM on disk to batches: reading, packaging, augmenting."""
