@@ -16,7 +16,8 @@ import json, sys
 import jax, numpy as np, optax
 from flax import nnx
 from mammo_jax.models import build_model, default_model_config, variables
-from mammo_jax.training import devices, step
+from mammo_jax.common import devices
+from mammo_jax.training import step
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 trunk, meshes = sys.argv[1], json.loads(sys.argv[2])
@@ -103,7 +104,7 @@ def test_rows_of_an_image_spread_over_devices_give_the_same_step(mesh):
 MOVES = """
 import re
 import jax, jax.numpy as jnp
-from mammo_jax.training import devices
+from mammo_jax.common import devices
 from mammo_jax.models.network_input import network_input
 
 mesh = devices.make_mesh(1, 2)

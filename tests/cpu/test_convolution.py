@@ -243,7 +243,7 @@ RUNNING_STEP = """
 import sys
 import jax
 import jax.numpy as jnp
-from mammo_jax.models import onednn
+from mammo_jax.cpu import onednn
 from mammo_jax.cpu.convolution import convolve
 
 onednn.is_faster = lambda: True
@@ -323,7 +323,7 @@ def test_an_interrupt_in_python_is_an_error_of_the_program():
 
 def test_a_process_whose_jax_has_no_cpu_ends_without_complaint():
     program = """
-from mammo_jax.models import foreign
+from mammo_jax.cpu import foreign
 foreign.register("mammo_jax_test_end", lambda *_: None)
 """
     done = subprocess.run(
