@@ -1,3 +1,3 @@
 """End-to-end training of whole-mammogram cancer classifiers in JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
