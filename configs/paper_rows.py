@@ -4,7 +4,7 @@ A row here is a line; `scripts/reproduce.py` runs them all. Whole-image rows hav
 their patch stage inside; `--config.init_from=RUN` takes a finished one instead.
 """
 
-from mammo_jax.reproduction.rows import Row, named_config
+from paper.rows import Row, named_config
 
 _PAPER = "cbis_ddsm/paper_"
 _TRUNKS = {"resnet50": "ResNet50", "vgg16": "VGG16", "vgg19": "VGG19"}

@@ -74,8 +74,8 @@ def main(options: argparse.Namespace) -> None:
     # Imported late: `--help` answers at once.
     from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.main import show_own_messages
-    from mammo_jax.reproduction import command
-    from mammo_jax.reproduction.rows import load_rows
+    from paper import command
+    from paper.rows import load_rows
 
     show_own_messages()
     use_compilation_cache()

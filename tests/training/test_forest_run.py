@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models.sliding import make_heatmap_step
-from mammo_jax.reproduction.rows import load_rows, named_config
 from mammo_jax.training import forest, forest_run
 from mammo_jax.training.run import train_and_evaluate
 from mammo_jax.weights.model_directory import load_model
+from paper.rows import load_rows, named_config
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 

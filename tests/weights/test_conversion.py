@@ -8,10 +8,10 @@ import pytest
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import build_model, default_model_config, variables
-from mammo_jax.reproduction import presets
-from mammo_jax.reproduction.plan import Setting, plan_runs
-from mammo_jax.reproduction.rows import by_name, load_rows
 from mammo_jax.weights.conversion import check_same_network, take_over
+from paper import presets
+from paper.plan import Setting, plan_runs
+from paper.rows import by_name, load_rows
 
 ROWS = Path(__file__).parents[2] / "configs" / "paper_rows.py"
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mammo_jax.reproduction import gradients
-from mammo_jax.reproduction.plan import PlannedRun, Setting
+from paper import gradients
+from paper.plan import PlannedRun, Setting
 
 # Two VGG tops: with repetitions and without (section 2.3).
 FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.evaluation import bootstrap, metrics
 from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
-from mammo_jax.reproduction.plan import PlannedRun
+from paper.plan import PlannedRun
 
 Ends = tuple[float, float]
 

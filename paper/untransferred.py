@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
-from mammo_jax.reproduction import ensembles
-from mammo_jax.reproduction.plan import PlannedRun, Setting
+from paper import ensembles
+from paper.plan import PlannedRun, Setting
 
 MODELS = (
     "resnet50_s10_residual_512-512-1024x2",

@@ -12,7 +12,7 @@ import scipy.stats
 import sklearn.metrics
 
 from mammo_jax.evaluation.prediction_table import read_table
-from mammo_jax.reproduction import (
+from paper import (
     claims,
     command,
     ensembles,
@@ -21,9 +21,9 @@ from mammo_jax.reproduction import (
     tables,
     untransferred,
 )
-from mammo_jax.reproduction.outcomes import Effect
-from mammo_jax.reproduction.results import results_text
-from mammo_jax.reproduction.rows import by_name, load_rows
+from paper.outcomes import Effect
+from paper.results import results_text
+from paper.rows import by_name, load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 HEADER = "image_index,malignant_pred,malignant_label,patient_id,laterality,view"

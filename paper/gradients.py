@@ -26,12 +26,12 @@ from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.network_input import network_input
-from mammo_jax.reproduction import claims, outcomes
-from mammo_jax.reproduction.plan import PlannedRun, Setting, check_same, moved
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training.state import Arrays, TrainState
 from mammo_jax.weights import conversion
 from mammo_jax.weights.model_directory import load_variables
+from paper import claims, outcomes
+from paper.plan import PlannedRun, Setting, check_same, moved
 
 FOLDER = "appendix"
 # At most; before the first step there is one more.

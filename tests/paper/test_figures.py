@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from mammo_jax.reproduction import command, figures, gradients, outcomes
-from mammo_jax.reproduction.rows import load_rows
 from mammo_jax.training.logs import Logs
+from paper import command, figures, gradients, outcomes
+from paper.rows import load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 

@@ -11,7 +11,7 @@ import pytest
 from mammo_jax.common.errors import UserError
 from mammo_jax.config import STAGES
 from mammo_jax.models.model_config import TOPS
-from mammo_jax.reproduction.rows import by_name, load_rows, named_config, row_config
+from paper.rows import by_name, load_rows, named_config, row_config
 
 REPOSITORY = Path(__file__).parents[2]
 PAPER = Path(

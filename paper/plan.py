@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.pipeline import newest_version, open_dataset
-from mammo_jax.reproduction import presets
-from mammo_jax.reproduction.rows import Row, row_config
 from mammo_jax.training.optimizer import stages_from_config
+from paper import presets
+from paper.rows import Row, row_config
 
 _SHOWN = 5
 

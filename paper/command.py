@@ -10,7 +10,7 @@ from pathlib import Path
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
-from mammo_jax.reproduction import (
+from paper import (
     boards,
     claims,
     ensembles,
@@ -24,17 +24,17 @@ from mammo_jax.reproduction import (
     timing,
     untransferred,
 )
-from mammo_jax.reproduction.conditions import (
+from paper.conditions import (
     FIRST_START,
     LAST_END,
     TIME_FILE,
     read_seconds,
     read_span,
 )
-from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.reproduction.results import results_text
-from mammo_jax.reproduction.rows import TABLES, Row, by_name
-from mammo_jax.reproduction.run import Train, run_all
+from paper.plan import PlannedRun, Setting
+from paper.results import results_text
+from paper.rows import TABLES, Row, by_name
+from paper.run import Train, run_all
 
 ENSEMBLE = "ensemble"
 _FIGURE_2_CAPTION = (

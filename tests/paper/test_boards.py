@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mammo_jax.reproduction import (
+from paper import (
     boards,
     command,
     ensembles,
@@ -15,7 +15,7 @@ from mammo_jax.reproduction import (
     outcomes,
     untransferred,
 )
-from mammo_jax.reproduction.rows import load_rows
+from paper.rows import load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 FLIPPED = "vgg16_s10_vgg_512x1"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 
 from mammo_jax.models.initializers import draw_values
-from mammo_jax.reproduction.plan import PlannedRun
 from mammo_jax.training import experiment as experiments
+from paper.plan import PlannedRun
 
 _TIMED_STEPS = 2
 Key = tuple[str, str, str, bool]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mammo_jax.reproduction import command, presets, timing
-from mammo_jax.reproduction.rows import load_rows
+from paper import command, presets, timing
+from paper.rows import load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 

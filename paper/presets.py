@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mammo_jax.reproduction.rows import PAPER_HEIGHT, Row, dataset_at
+from paper.rows import PAPER_HEIGHT, Row, dataset_at
 
 
 @dataclasses.dataclass(frozen=True)

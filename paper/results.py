@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from mammo_jax.reproduction import claims, gradients, outcomes, tables
-from mammo_jax.reproduction.conditions import conditions
-from mammo_jax.reproduction.ensembles import ENSEMBLES
-from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.reproduction.rows import Row
+from paper import claims, gradients, outcomes, tables
+from paper.conditions import conditions
+from paper.ensembles import ENSEMBLES
+from paper.plan import PlannedRun, Setting
+from paper.rows import Row
 
 _CAPTIONS = {
     "1": '"Pretrained": on real data the trunk has ImageNet\'s weights; on phantoms it '

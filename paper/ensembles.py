@@ -8,12 +8,12 @@ from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.reproduction import outcomes
-from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training import scoring
 from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.pretrained import file_digest
+from paper import outcomes
+from paper.plan import PlannedRun, Setting
 
 _RESIDUAL = "residual_512-512-1024x2"
 # Beside a table: of the test predictions that the scoring model's own run left.

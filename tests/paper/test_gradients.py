@@ -10,8 +10,8 @@ import pytest
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.models import build_model, variables
 from mammo_jax.models.network_input import network_input
-from mammo_jax.reproduction import gradients
-from mammo_jax.reproduction.gradients import make_gradient_norms
+from paper import gradients
+from paper.gradients import make_gradient_norms
 
 TOPS = {
     "residual": {"kind": "residual", "blocks": ("4-4-8x1",)},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mammo_jax import config as base
 from mammo_jax.common import run_directory as workdirs
-from mammo_jax.reproduction import phantoms, presets, tables
-from mammo_jax.reproduction.plan import PlannedRun, Setting
 from mammo_jax.weights.pretrained import file_digest
+from paper import phantoms, presets, tables
+from paper.plan import PlannedRun, Setting
 
 TIME_FILE = "time.json"
 # Keys of that file, besides the seconds; its times are in ISO 8601 and UTC.
@@ -93,7 +93,7 @@ def _scale(scale: presets.Scale) -> list[str]:
         "that start as identities, the trunk's batch statistics frozen in the "
         "whole-image stage, no turns, shears or zooms, no early stopping; the stages "
         "are the paper's with fewer epochs and higher rates "
-        "(`mammo_jax/reproduction/presets.py`).",
+        "(`paper/presets.py`).",
     ]
 
 

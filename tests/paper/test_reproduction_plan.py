@@ -13,7 +13,7 @@ import pytest
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.config import stage_table
-from mammo_jax.reproduction import (
+from paper import (
     command,
     conditions,
     ensembles,
@@ -24,7 +24,7 @@ from mammo_jax.reproduction import (
     presets,
     run,
 )
-from mammo_jax.reproduction.rows import by_name, load_rows
+from paper.rows import by_name, load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 KNOWN = by_name(ROWS)

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mammo_jax.evaluation.prediction_table import mean_table
-from mammo_jax.reproduction import claims, ensembles, outcomes, untransferred
-from mammo_jax.reproduction.ensembles import ENSEMBLES
-from mammo_jax.reproduction.outcomes import Effect, Ends
-from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.reproduction.rows import Row
-from mammo_jax.reproduction.run import read_record
+from paper import claims, ensembles, outcomes, untransferred
+from paper.ensembles import ENSEMBLES
+from paper.outcomes import Effect, Ends
+from paper.plan import PlannedRun, Setting
+from paper.rows import Row
+from paper.run import read_record
 
 TITLES = {
     "1": "Table 1: patch classifiers, test accuracy of five classes",

@@ -12,15 +12,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mammo_jax.evaluation.prediction_table import mean_table
-from mammo_jax.reproduction import (
+from mammo_jax.training.logs import Logs, log_hyperparameters
+from paper import (
     claims,
     ensembles,
     gradients,
     outcomes,
     untransferred,
 )
-from mammo_jax.reproduction.plan import PlannedRun, Setting
-from mammo_jax.training.logs import Logs, log_hyperparameters
+from paper.plan import PlannedRun, Setting
 
 FOLDER = "tensorboard"
 

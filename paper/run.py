@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
-from mammo_jax.reproduction.plan import PlannedRun, check_finished
+from paper.plan import PlannedRun, check_finished
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def last_change(part: str, commit: str | None = None) -> str:
 
 def _git(*words: str) -> str:
     return subprocess.run(
-        ["git", "-C", str(Path(__file__).parents[2]), *words],
+        ["git", "-C", str(Path(__file__).parents[1]), *words],
         capture_output=True,
         text=True,
         check=True,

@@ -11,8 +11,8 @@ import safetensors.numpy
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import build_model, variables
-from mammo_jax.reproduction import phantoms, presets, run
 from mammo_jax.weights import pretrained
+from paper import phantoms, presets, run
 
 TINY = dataclasses.replace(
     presets.PHANTOM,

@@ -18,10 +18,10 @@ from mammo_jax import config as base
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.phantom import LAYOUTS
-from mammo_jax.reproduction import presets
-from mammo_jax.reproduction.plan import check_same, moved
-from mammo_jax.reproduction.presets import Scale
-from mammo_jax.reproduction.run import commit_of_program, last_change
+from paper import presets
+from paper.plan import check_same, moved
+from paper.presets import Scale
+from paper.run import commit_of_program, last_change
 
 _log = logging.getLogger(__name__)
 

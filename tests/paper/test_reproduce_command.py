@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mammo_jax.reproduction import command, outcomes, presets, untransferred
-from mammo_jax.reproduction.rows import load_rows
+from paper import command, outcomes, presets, untransferred
+from paper.rows import load_rows
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS = load_rows(REPOSITORY / "configs" / "paper_rows.py")

@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mammo_jax.evaluation.prediction_table import PredictionTable, mean_table
-from mammo_jax.reproduction import ensembles, outcomes, untransferred
-from mammo_jax.reproduction.ensembles import ENSEMBLES
-from mammo_jax.reproduction.outcomes import Effect, Ends
-from mammo_jax.reproduction.plan import PlannedRun, Setting
+from paper import ensembles, outcomes, untransferred
+from paper.ensembles import ENSEMBLES
+from paper.outcomes import Effect, Ends
+from paper.plan import PlannedRun, Setting
 
 FOR, AGAINST, UNDECIDED = "for", "against", "undecided"
 # Differences of AUC that do not matter: what the paper calls "only 0.02-0.03" is one.
