@@ -104,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
     ]
     if options.paths and not files:
         raise UserError(f"there is nothing to score but what is in {out} already")
-    grids = [inputs.grid_of(load_description(path)) for path in directories]
+    grids = [load_description(path).grid for path in directories]
     set_up_memory()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with inputs.reading(

@@ -4,9 +4,25 @@ The paper squeezes every mammogram to one grid (1152x896, section 2.1) without k
 its aspect ratio and does nothing else: no crop, no flip, no removal of markers.
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt16
+
+
+class Grid(NamedTuple):
+    """Grid that a network's images have.
+
+    Attributes:
+      height: rows.
+      width: columns.
+      stretch: True if each image is stretched to the full range first.
+    """
+
+    height: int
+    width: int
+    stretch: bool
 
 
 def to_grid(

@@ -26,9 +26,8 @@ from pydicom.uid import UID
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.views import check_image
 from mammo_jax.images.dicom import Mammogram, find_pseudonym
-from mammo_jax.images.grid import shrink, to_grid
+from mammo_jax.images.grid import Grid, shrink, to_grid
 from mammo_jax.images.pictures import READERS, read_image
-from mammo_jax.weights.model_description import Description
 
 # Longer side of the pictures that overlays are drawn on, in pixels.
 PICTURE_SIDE = 1024
@@ -39,19 +38,6 @@ _MARK, _MARK_AT = b"DICM", 128
 # CBIS-DDSM gives every view of a patient a PatientID of its own.
 _CBIS_ID = re.compile(r"(?:Mass|Calc)-(?:Training|Test)_(P_\d{5})_\w+")
 _READERS_AT_ONCE = 2
-
-
-class Grid(NamedTuple):
-    """How a model wants an image."""
-
-    height: int
-    width: int
-    stretch: bool
-
-
-def grid_of(description: Description) -> Grid:
-    """How the model that is so described wants an image."""
-    return Grid(description.height, description.width, description.stretch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.models import class_map
 from mammo_jax.models import flips as flipping
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.prediction.inputs import Input, grid_of
+from mammo_jax.prediction.inputs import Input
 from mammo_jax.starting import quick_start
 from mammo_jax.weights.model_directory import LoadedModel
 
@@ -57,7 +57,7 @@ class Scorer:
         step = _evidence_step(
             model, self._flips, at_once=jax.default_backend() == "cpu"
         )
-        shape = (self.batch_size, *grid_of(model.description)[:2])
+        shape = (self.batch_size, *model.description.grid[:2])
         images = jax.ShapeDtypeStruct(shape, np.uint16)
         with quick_start():
             lowered = jit_network(step).lower(model.params, model.batch_stats, images)
@@ -68,7 +68,7 @@ class Scorer:
         padded = [*images, *[images[-1]] * (self.batch_size - len(images))]
         results = []
         for model, step in zip(self._models, self._steps, strict=True):
-            grid = grid_of(model.description)
+            grid = model.description.grid
             batch = np.stack([image.grids[grid] for image in padded])
             results.append(step.result()(model.params, model.batch_stats, batch))
         found = jax.tree.map(np.asarray, results)
@@ -105,7 +105,7 @@ def exportable(
     Raises:
       UserError: the models want different images.
     """
-    grids = {grid_of(model.description) for model in models}
+    grids = {model.description.grid for model in models}
     if len(grids) > 1:
         raise UserError(
             "models of different image sizes cannot be exported as one file; "
@@ -148,7 +148,7 @@ def _laid_over(
 ) -> Float[np.ndarray, "height width"]:
     """A map of a flipped image over the picture, the right way round again."""
     strength = class_map.strength(position_map, model.model_config)
-    grid, shape = grid_of(model.description)[:2], image.picture.shape
+    grid, shape = model.description.grid[:2], image.picture.shape
     shown = class_map.project(strength, model.model_config, grid, shape)
     return np.flip(shown, tuple(axis - 1 for axis in axes))
 

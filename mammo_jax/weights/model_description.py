@@ -10,6 +10,7 @@ from typing import Any
 
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
+from mammo_jax.images.grid import Grid
 
 DESCRIPTION_FILE = "model.json"
 _MAX_SIDE = 1 << 16
@@ -40,6 +41,11 @@ class Description:
     width: int
     stretch: bool
     patch_size: int
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the model's images."""
+        return Grid(self.height, self.width, self.stretch)
 
 
 def save_description(directory: Path, description: Description) -> None:
