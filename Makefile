@@ -1,15 +1,20 @@
 # `make demo` and `make test` set everything up by themselves.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The newest that works; PYTHON=/path/to/python3.12 names another.
+PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV := .venv
 PEERS_VENV := .venv-peers
 CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
+INSTALL := $(VENV)/bin/uv pip install --quiet
+LOCK := $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate --no-emit-index-url
+extras = $(addprefix --extra ,$(1))
 DEMO_DIR ?= runs/demo
 # Python's compiled modules are kept, whatever the caller's environment says: the tests
 # start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow test-peers test-cuda bench lint setup-run setup-test clean
+.PHONY: help demo test test-slow test-peers test-cuda bench lint lock setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,29 +53,39 @@ setup-run: $(VENV)/.run-installed  ## Install what running needs.
 
 setup-test: $(VENV)/.test-installed  ## Install what tests and linters need, too.
 
-$(VENV)/bin/python $(PEERS_VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "error: Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(@D:/bin=)
-
-$(VENV)/.run-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --no-compile --constraint requirements.lock --editable .
+# Installs by uv, whose version and hash are in the lock, too.
+$(VENV)/bin/uv $(PEERS_VENV)/bin/uv: requirements.lock
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: Python 3.11, 3.12 or 3.13 is needed, with venv; install one, or say where it is: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(@D:/bin=)
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(@D)/uv.txt
+	$(@D)/python -m pip install --quiet --require-hashes --requirement $(@D)/uv.txt
 	touch $@
 
-$(VENV)/.test-installed: pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[test,dev,real]'
+$(VENV)/.run-installed: pyproject.toml requirements.lock | $(VENV)/bin/uv
+	$(INSTALL) --python $(RUN) --constraint requirements.lock --editable .
+	touch $@
+
+$(VENV)/.test-installed: pyproject.toml requirements.lock | $(VENV)/bin/uv
+	$(INSTALL) --python $(RUN) --constraint requirements.lock --editable '.[test,dev,real]'
 	touch $@ $(VENV)/.run-installed
 
 # TensorFlow wants an older protobuf than the rest.
-$(PEERS_VENV)/.installed: pyproject.toml requirements-peers.lock | $(PEERS_VENV)/bin/python
-	$(PEERS_VENV)/bin/python -m pip install --quiet --no-compile --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
+$(PEERS_VENV)/.installed: pyproject.toml requirements-peers.lock | $(PEERS_VENV)/bin/uv
+	$(PEERS_VENV)/bin/uv pip install --quiet --python $(PEERS_VENV)/bin/python --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
 	touch $@
 
 # Beside the environment and not in it: JAX would look for a GPU at every start.
-$(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --no-deps --target $(CUDA_TARGET) \
-	  jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
+$(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/uv
+	$(INSTALL) --python $(RUN) --no-deps --target $(CUDA_TARGET) --constraint requirements.lock \
+	  jax-cuda12-plugin jax-cuda12-pjrt
 	touch $@
+
+# For every supported Python and platform at once, with hashes. To renew them, remove
+# them first.
+lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
+	$(LOCK) $(call extras,test dev real dicom cuda12 cuda13) --output-file requirements.lock
+	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
 
 clean:  ## Remove the environment and the caches, not data and runs.
 	rm -rf $(VENV) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
