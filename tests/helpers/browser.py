@@ -16,6 +16,8 @@ _NAMES = (
     "google-chrome",
 )
 _TIMEOUT = 60
+# Chromium's word for who asks when no page does.
+_BROWSER_ITSELF = "not an origin"
 
 
 def find_browser() -> str:
@@ -45,7 +47,7 @@ def screenshot(page: Path, picture: Path, size: tuple[int, int]) -> list[str]:
       size: of the window, width and height in pixels.
 
     Returns:
-      Every address that the browser asked the network for.
+      Every address that the page asked the network for.
     """
     log = picture.with_suffix(".netlog.json")
     command = [
@@ -53,7 +55,11 @@ def screenshot(page: Path, picture: Path, size: tuple[int, int]) -> list[str]:
         "--headless",
         "--no-sandbox",  # Which needs rights that a container may not give.
         "--disable-gpu",
+        # A full Chromium asks for things of its own.
         "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
         "--hide-scrollbars",
         f"--user-data-dir={picture.with_suffix('.profile')}",
         f"--window-size={size[0]},{size[1]}",
@@ -66,4 +72,5 @@ def screenshot(page: Path, picture: Path, size: tuple[int, int]) -> list[str]:
     )
     assert picture.exists(), result.stderr
     events = json.loads(log.read_text())["events"]
-    return [e["params"]["url"] for e in events if "url" in e.get("params", {})]
+    requests = [e["params"] for e in events if "initiator" in e.get("params", {})]
+    return [r["url"] for r in requests if r["initiator"] != _BROWSER_ITSELF]
