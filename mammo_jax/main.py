@@ -14,13 +14,15 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.folders import with_config_file
 from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
 from mammo_jax.starting import quick_start
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Configuration: configs/FILE.py, or configs/FILE.py:PRESET.",
+    "Configuration: a name such as whole_res, or a file such as configs/whole_res.py; "
+    "with :PRESET behind it. A field is set by --config.batch_size=4.",
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
@@ -50,13 +52,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       UserError: an unknown field or flag (naming the nearest real one), a value of
         the wrong type, or a configuration file that does not exist.
     """
+    argv = [with_config_file(flag) for flag in argv]
     for flag in argv[1:]:
         if flag.startswith("--config="):
             path = flag.removeprefix("--config=").split(":")[0]
             if not Path(path).is_file():
                 raise UserError(
-                    f"--config={path}: there is no such file; the configurations are "
-                    "in configs/"
+                    f"--config={path}: there is no such file or configuration; they "
+                    "are patch_res, whole_res and paper_rows, and files in configs/"
                 )
     try:
         return flags.FLAGS(argv)

@@ -1,0 +1,99 @@
+"""The command `mammo-jax`: every command of the project by its name.
+
+  mammo-jax train --config=whole_res:phantom --workdir=runs/demo
+  mammo-jax predict --model=runs/demo --out=scores exam/
+
+`mammo-jax COMMAND --help` says what a command takes. `mammo-jax completion bash`
+prints what makes a shell complete these names; put it into ~/.bashrc by
+`source <(mammo-jax completion bash)`, or into ~/.zshrc with `zsh`.
+"""
+
+import difflib
+import runpy
+import sys
+from typing import NamedTuple
+
+from mammo_jax.common.folders import shipped
+
+
+class Command(NamedTuple):
+    """A command, and where it lives.
+
+    Attributes:
+      home: module of the package, or file in scripts/.
+      about: its purpose in a few words.
+    """
+
+    home: str
+    about: str
+
+
+COMMANDS = {
+    "train": Command("mammo_jax.main", "train a classifier and evaluate it"),
+    "predict": Command("mammo_jax.predict", "score mammograms"),
+    "evaluate": Command("mammo_jax.evaluate", "figures and a report from scores"),
+    "layers": Command("mammo_jax.layers", "print a network's layers"),
+    "build-dataset": Command("build_dataset.py", "package a data set"),
+    "inspect-dataset": Command("inspect_dataset.py", "look at a packaged data set"),
+    "make-phantom": Command("make_phantom.py", "draw synthetic mammograms"),
+    "convert-weights": Command("convert_weights.py", "port ImageNet's weights"),
+    "reproduce": Command("reproduce.py", "run the paper's experiments"),
+}
+_SHELLS = {
+    "bash": "complete -o default -W '{words}' mammo-jax",
+    "zsh": "autoload -U +X bashcompinit && bashcompinit\n"
+    "complete -o default -W '{words}' mammo-jax",
+}
+_EXIT_USAGE = 2
+
+
+def main() -> None:
+    """Runs the command that the first argument names; exits as it does."""
+    name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+    if name in ("--help", "-h", "help"):
+        print(_usage())
+        return
+    if name == "completion":
+        _print_completion(arguments)
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {_words()}"
+        print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
+        sys.exit(_EXIT_USAGE)
+    sys.argv = [f"mammo-jax {name}", *arguments]
+    home = COMMANDS[name].home
+    if home.endswith(".py"):
+        runpy.run_path(str(shipped("scripts") / home), run_name="__main__")
+    else:
+        runpy.run_module(home, run_name="__main__", alter_sys=True)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<16} {command.about}" for name, command in COMMANDS.items()]
+    configs = sorted(path.stem for path in shipped("configs").glob("*.py"))
+    return "\n".join(
+        [
+            (__doc__ or "").strip(),
+            "\nCommands:",
+            *lines,
+            f"\nConfigurations by name: {', '.join(configs)}; each also as "
+            "NAME:PRESET. Every field can be set: --config.batch_size=4.",
+        ]
+    )
+
+
+def _words() -> str:
+    return " ".join(COMMANDS)
+
+
+def _print_completion(arguments: list[str]) -> None:
+    shell = (arguments or ["bash"])[0]
+    if shell not in _SHELLS:
+        print(f"error: no completion for {shell!r}; bash or zsh", file=sys.stderr)
+        sys.exit(_EXIT_USAGE)
+    print(_SHELLS[shell].format(words=_words()))
+
+
+if __name__ == "__main__":
+    main()
