@@ -54,10 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_trains_and_predicts_by_its_command(folder):
     command = str(folder / "venv" / "bin" / "mammo-jax")
+    places = ("--workdir=run", "--config.data.data_dir=data")
     trained = run(
-        folder, command, "train", "--config=whole_res:phantom", "--workdir=run",
-        "--config.data.data_dir=data", *TINY_RUN,
-    )  # fmt: skip
+        folder, command, "train", "--config=whole_res:phantom", *places, *TINY_RUN
+    )
     assert "test AUC" in trained
     films = sorted((folder / "data" / "raw").rglob("*full*/**/*.dcm"))
     assert films
@@ -69,7 +69,8 @@ def test_a_wheel_trains_and_predicts_by_its_command(folder):
 def test_every_command_of_a_wheel_answers(folder):
     command = str(folder / "venv" / "bin" / "mammo-jax")
     listed = run(folder, command, "--help")
-    names = [line.split()[0] for line in listed.split("Commands:")[1].splitlines() if line.startswith("  ")]  # fmt: skip  # noqa: E501
+    lines = listed.split("Commands:")[1].splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("  ")]
     assert len(names) >= 9
     for name in names:
         assert "--" in run(folder, command, name, "--help")
