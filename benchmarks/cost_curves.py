@@ -37,9 +37,9 @@ from mammo_jax.common.compilation_cache import use_compilation_cache
 from mammo_jax.cpu import onednn
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import Augmentation
-from mammo_jax.models import build_model, groups_of, variables
-from mammo_jax.training import optimizer, step
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.models import build_model
+from mammo_jax.training.stage_step import make_train_step
+from mammo_jax.training.state import TrainState
 
 RUN = (sys.executable, "-m", "benchmarks.cost_curves")
 DOCS = Path(__file__).parents[1] / "docs"
@@ -67,19 +67,13 @@ def make_step(
     config: ConfigDict, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Callable, TrainState]:
     """The step as a run on the CPU has it, and a state with random values."""
-    graphdef, params, stats = variables.split(build_model(config.model, 0))
-    labels = {name: groups_of(name, config.model.trunk) for name in params}
-    (row,) = optimizer.stages_from_config({STAGE: config.stages[STAGE]})
-    transform = optimizer.make_optimizer(row, labels, STEPS_PER_EPOCH)
-    trained = optimizer.trained_parameters(row, labels)
-    options = step.StepOptions(trained, config.model.num_classes, 0.0, unroll=True)
-    state = TrainState(
-        params=params,
-        batch_stats=stats,
-        opt_state=transform.init({name: params[name] for name in sorted(trained)}),
-        metrics=EpochMetrics.empty(),
+    return make_train_step(
+        build_model(config.model, 0),
+        stages=config.stages,
+        stage=STAGE,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        mesh=mesh,
     )
-    return step.make_train_step(graphdef, transform, options, mesh), state
 
 
 def make_batch(config: ConfigDict) -> dict[str, np.ndarray]:

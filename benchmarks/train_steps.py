@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mammo_jax.models import abstract_model, groups_of, variables
-from mammo_jax.training import optimizer, step
+from mammo_jax.models import abstract_model, variables
 from mammo_jax.training.experiment import abstract_batch
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.stage_step import make_train_step
+from mammo_jax.training.state import TrainState
 
 # A set of the paper's size; only learning-rate schedules read it.
 STEPS_PER_EPOCH = 1000
@@ -20,7 +19,7 @@ class AbstractStep(NamedTuple):
     """A train step and the shapes and types of its arguments.
 
     Attributes:
-      function: see `mammo_jax.training.step.make_train_step`.
+      function: see `mammo_jax.training.stage_step.make_train_step`.
       state: what it renews.
       batch: what it reads.
     """
@@ -37,31 +36,24 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
       config: of a run, see `mammo_jax.config`; its `model.image_size` is the images'.
       stage: a row of its table of stages.
     """
-    model = abstract_model(config.model)
-    graphdef, params, stats = variables.split(model)
-    labels = {name: groups_of(name, config.model.trunk) for name in params}
-    (row,) = optimizer.stages_from_config({stage: config.stages[stage]})
-    trained = optimizer.trained_parameters(row, labels)
-    transform = optimizer.make_optimizer(row, labels, STEPS_PER_EPOCH)
-    function = step.make_train_step(
-        graphdef,
-        transform,
-        step.StepOptions(trained, num_classes=config.model.num_classes, pixel_mean=0.0),
-    )
+    graphdef, *values = variables.split(abstract_model(config.model))
+    made = []
 
-    def state() -> TrainState:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, stats))
-        moving = {name: zeros[0][name] for name in sorted(trained)}
-        return TrainState(
-            params=zeros[0],
-            batch_stats=zeros[1],
-            opt_state=transform.init(moving),
-            metrics=EpochMetrics.empty(),
+    def state(params: variables.Variables, stats: variables.Variables) -> TrainState:
+        function, state = make_train_step(
+            variables.merge(graphdef, params, stats),
+            stages=config.stages,
+            stage=stage,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            unroll=False,  # As on the GPU that it is compiled for.
         )
+        made.append(function)
+        return state
 
-    return AbstractStep(
-        function, jax.eval_shape(state), abstract_batch(config, config.model.image_size)
-    )
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), values)
+    started = jax.eval_shape(state, *shapes)
+    batch = abstract_batch(config, config.model.image_size)
+    return AbstractStep(made[0], started, batch)
 
 
 def count_flops(function: Any, *arguments: Any) -> float:

@@ -8,12 +8,11 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import TOPS, default_model_config
-
-_GROUPS = ("bottom", "top_of_trunk", "head", "new_layers")
+from mammo_jax.models.groups import GROUPS
 
 
 def _all_layers(rate: float) -> dict[str, float]:
-    return dict.fromkeys(_GROUPS, rate)
+    return dict.fromkeys(GROUPS, rate)
 
 
 # Section 2.2: three stages of patch training, from the last layer down.

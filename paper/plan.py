@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.pipeline import newest_version, open_dataset
-from mammo_jax.training.optimizer import stages_from_config
+from mammo_jax.training.stages import read_stages
 from paper import presets
 from paper.rows import Row, row_config
 
@@ -242,7 +242,7 @@ def number_of_steps(run: PlannedRun, examples: int) -> int:
     if run.row.kind == "forest":
         return 0
     config = run.config
-    epochs = sum(stage.epochs for stage in stages_from_config(config.stages))
+    epochs = sum(stage.epochs for stage in read_stages(config.stages))
     return epochs * (config.steps_per_epoch or examples // config.batch_size)
 
 

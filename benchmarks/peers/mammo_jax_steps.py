@@ -1,17 +1,18 @@
 """The steps of this project, as `mammo_jax.main` compiles them."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
-from benchmarks.train_steps import AbstractStep, abstract_step
+from benchmarks.train_steps import STEPS_PER_EPOCH, AbstractStep
 from mammo_jax import config as base
 from mammo_jax.common.memory import set_up_memory
 from mammo_jax.models import build_model, variables
 from mammo_jax.training import step
+from mammo_jax.training.experiment import abstract_batch
+from mammo_jax.training.stage_step import make_train_step
+from mammo_jax.training.stages import read_stages
 
 set_up_memory()
 
@@ -35,23 +36,28 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
     )
     if (workload.trunk, workload.task) == ("vgg16", "whole"):
         config.model.top.update(kind="vgg", blocks=("512x1", "512x1"))
-    stages = list(config.stages)
-    abstract = abstract_step(config, stages[0 if workload.stage == "new" else -1])
-    random = np.random.default_rng(0)
+    stages = [stage.name for stage in read_stages(config.stages)]
     model = build_model(config.model, 0)
-    graphdef, params, stats = variables.split(model)
-    del model
-    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.state)
-    kept = {"state": dataclasses.replace(state, params=params, batch_stats=stats)}
+    function, state = make_train_step(
+        model,
+        stages=config.stages,
+        stage=stages[0 if workload.stage == "new" else -1],
+        steps_per_epoch=STEPS_PER_EPOCH,
+    )
+    evaluate = step.make_eval_step(variables.split(model)[0], pixel_mean=0.0)
+    del model  # The state has copies of its values.
+    random = np.random.default_rng(0)
+    shapes = abstract_batch(config, config.model.image_size)
     batch = {
         "image": jnp.asarray(
-            random.integers(0, 65535, abstract.batch["image"].shape), jnp.uint16
+            random.integers(0, 65535, shapes["image"].shape), "uint16"
         ),
-        "label": jnp.zeros(abstract.batch["label"].shape, jnp.int32),
-        "channel_shift": jnp.zeros(abstract.batch["channel_shift"].shape),
+        "label": jnp.zeros(shapes["label"].shape, jnp.int32),
+        "channel_shift": jnp.zeros(shapes["channel_shift"].shape),
     }
+    kept = {"state": state}
+    abstract = AbstractStep(function, jax.eval_shape(lambda: state), shapes)
     scored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-    evaluate = step.make_eval_step(graphdef, pixel_mean=0.0)
 
     def train() -> None:
         kept["state"], loss = abstract.function(kept["state"], batch)

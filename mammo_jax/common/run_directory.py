@@ -78,14 +78,19 @@ def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The configuration as JSON has it: tuples are lists, references resolved."""
-    return json.loads(config.to_json_best_effort(sort_keys=True))
+    """Returns the configuration as JSON has it, in the order in which it was written.
+
+    Tuples become lists, and references the values that they refer to.
+    """
+    return json.loads(config.to_json_best_effort())
 
 
 def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
         for key in sorted({*there, *wanted} - {*_LOOKING}):
             yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}")
+        if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:
+            yield f"{name} are in the order {[*there]} there and {[*wanted]} here"
     elif there != wanted:
         yield f"{name} is {there!r} there and {wanted!r} here"
 
@@ -108,7 +113,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    """Writes a JSON file, whole or not at all, in the order of the value's keys."""
+    text = json.dumps(value, indent=2) + "\n"
     with replace_file(path) as partial:
         partial.write_text(text, "utf-8")

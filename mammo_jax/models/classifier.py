@@ -34,6 +34,7 @@ class Classifier(nnx.Module):
     def __init__(self, config, keys: Keys):
         self.trunk = _make_trunk(config, keys)
         self.trunk_name = config.trunk
+        self.num_classes = config.num_classes
         self.batch_statistics = BATCH_NORM[config.batch_norm]
         self.smallest = TRUNK_STRIDE
         # Height and width, and what the trunk makes of them, where the layers on top

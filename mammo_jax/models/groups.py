@@ -7,7 +7,7 @@ the last residual unit and below the last VGG block; here they have names.
 
 import re
 
-BOTTOM, TOP_OF_TRUNK, HEAD, NEW_LAYERS = (
+BOTTOM, TOP_OF_TRUNK, HEAD, NEW_LAYERS = GROUPS = (
     "bottom",
     "top_of_trunk",
     "head",

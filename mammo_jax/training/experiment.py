@@ -19,6 +19,7 @@ from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.groups import groups_of
 from mammo_jax.models.model_config import BATCH_NORM, checked_config
 from mammo_jax.training import optimizer, step
+from mammo_jax.training.stages import Stage, read_stages
 from mammo_jax.training.state import EpochMetrics, TrainState
 from mammo_jax.weights.published import download_name
 
@@ -67,8 +68,8 @@ class Experiment:
       pixel_mean: to subtract, on the scale 0..255.
       graphdef: the model without its variables.
       abstract: its parameters and statistics, not drawn yet.
-      labels: layer group of every parameter.
       stages: in their order.
+      optimizers: of the stages.
       steps_per_epoch: at least 1.
       mesh: of the devices; see `mammo_jax.common.devices`.
       eval_step: see `mammo_jax.training.step.make_eval_step`.
@@ -79,8 +80,8 @@ class Experiment:
     pixel_mean: float
     graphdef: Any
     abstract: tuple[dict, dict]
-    labels: dict[str, str]
-    stages: tuple[optimizer.Stage, ...]
+    stages: tuple[Stage, ...]
+    optimizers: tuple[optimizer.Optimizer, ...]
     steps_per_epoch: int
     mesh: jax.sharding.Mesh
     eval_step: Callable
@@ -142,9 +143,7 @@ class Experiment:
         return self.placed(self._entered(index, state))
 
     def _entered(self, index: int, state: TrainState) -> TrainState:
-        trained = optimizer.trained_parameters(self.stages[index], self.labels)
-        params = {name: state.params[name] for name in sorted(trained)}
-        opt_state = self.optimizer(index).init(params)
+        opt_state = self.optimizers[index].init(state.params)
         if not self.config.reset_optimizer and state.opt_state is not None:
             opt_state = optimizer.carry_moments(opt_state, state.opt_state)
         return dataclasses.replace(
@@ -172,16 +171,9 @@ class Experiment:
         size = len(values) // jax.process_count()
         return np.asarray(values)[size * jax.process_index() :][:size]
 
-    def optimizer(self, index: int) -> Any:
-        """Of a stage."""
-        return optimizer.make_optimizer(
-            self.stages[index], self.labels, self.steps_per_epoch
-        )
-
     def train_step(self, index: int) -> Callable:
-        """Of a stage; see `mammo_jax.training.step.make_train_step`."""
+        """Of a stage; see `mammo_jax.training.step.jit_train_step`."""
         options = step.StepOptions(
-            trained=optimizer.trained_parameters(self.stages[index], self.labels),
             num_classes=self.config.model.num_classes,
             pixel_mean=self.pixel_mean,
             ema_decay=self.config.ema_decay,
@@ -189,11 +181,8 @@ class Experiment:
             # A step that is looked into afterwards needs its inputs.
             donate=not self.config.debug_nans,
         )
-        return step.make_train_step(
-            self.graphdef,
-            self.optimizer(index),
-            options,
-            self.mesh,
+        return step.jit_train_step(
+            self.graphdef, self.optimizers[index], options, self.mesh
         )
 
     def compiler_of_train_step(self, index: int) -> Callable[[], Callable]:
@@ -247,7 +236,7 @@ def check_config(config: ConfigDict, name: str = "config") -> None:
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
     _check_microbatches(config, name)
-    optimizer.stages_from_config(config.stages)
+    read_stages(config.stages, f"{name}.stages")
 
 
 def _check_model(config: ConfigDict, name: str) -> None:
@@ -337,10 +326,9 @@ def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment
     mean = config.data.pixel_mean
     mean = mean if mean >= 0 else dataset.pixel_mean
     labels = {name: groups_of(name, config.model.trunk) for name in params}
-    stages = optimizer.stages_from_config(config.stages)
-    for stage in stages:
-        optimizer.trained_parameters(stage, labels)
+    stages = read_stages(config.stages)
     examples = len(dataset.sources[config.data.train_split])
+    steps_per_epoch = config.steps_per_epoch or examples // config.batch_size
     mesh = devices.make_mesh(config.devices.data, config.devices.spatial)
     return Experiment(
         config=config,
@@ -348,9 +336,11 @@ def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment
         pixel_mean=mean,
         graphdef=graphdef,
         abstract=(params, stats),
-        labels=labels,
         stages=stages,
-        steps_per_epoch=config.steps_per_epoch or examples // config.batch_size,
+        optimizers=tuple(
+            optimizer.make_optimizer(stage, labels, steps_per_epoch) for stage in stages
+        ),
+        steps_per_epoch=steps_per_epoch,
         mesh=mesh,
         eval_step=step.make_eval_step(
             graphdef, pixel_mean=mean, tta=config.tta, mesh=mesh

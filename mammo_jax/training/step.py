@@ -14,6 +14,7 @@ from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.flips import average_over_flips
 from mammo_jax.models.network_input import network_input
+from mammo_jax.training.optimizer import Optimizer
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 Batch = Mapping[str, Array]
@@ -36,10 +37,10 @@ class StepOptions(NamedTuple):
     """What the train step of a stage is made of, besides model and optimiser.
 
     Attributes:
-      trained: names of the parameters to differentiate.
       num_classes: of the model.
       pixel_mean: of the training images, on the scale 0..255.
-      ema_decay: of the parameters' moving averages; 0 keeps none.
+      accum_steps: number of microbatches that a batch is cut into, unless it comes cut.
+      ema_decay: decay of the parameters' moving averages; 0 keeps none.
       unroll: write the scan over the microbatches out. XLA's CPU compiler runs
         convolutions inside a loop several times slower than outside one;
         elsewhere the loop is better, since it compiles once and never holds two
@@ -47,9 +48,9 @@ class StepOptions(NamedTuple):
       donate: let the new state take the old one's memory.
     """
 
-    trained: frozenset[str]
     num_classes: int
     pixel_mean: float
+    accum_steps: int = 1
     ema_decay: float = 0.0
     unroll: bool = False
     donate: bool = True
@@ -109,9 +110,46 @@ def _moved(averages: Arrays | None, params: Arrays, decay: float) -> Arrays | No
     )
 
 
-def make_train_step(
+def _microbatches(batch: Batch, accum_steps: int) -> dict[str, Array]:
+    """Returns the batch cut into microbatches, with channel shifts.
+
+    Raises:
+      ValueError: a shape or type is none of `jit_train_step`'s.
+    """
+    images, labels = batch["image"], batch["label"]
+    if images.dtype != jnp.uint16 or images.ndim not in (3, 4):
+        raise ValueError(
+            f"image is {images.dtype}{list(images.shape)}; it must be uint16 of "
+            "(batch, height, width) or (accumulation, microbatch, height, width)"
+        )
+    leading = images.shape[:-2]
+    shifts = batch.get("channel_shift", jnp.zeros((*leading, 3), jnp.float32))
+    if labels.shape != leading or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"label is {labels.dtype}{list(labels.shape)}; it must be integers of "
+            f"{leading}, one for each image"
+        )
+    if shifts.shape != (*leading, 3):
+        raise ValueError(
+            f"channel_shift is of {shifts.shape}; it must be of {(*leading, 3)}"
+        )
+    parts = {"image": images, "label": labels, "channel_shift": shifts}
+    if len(leading) == 2:
+        return parts
+    if leading[0] % accum_steps:
+        raise ValueError(
+            f"a batch of {leading[0]} images cannot be cut into {accum_steps} "
+            "microbatches of one size"
+        )
+    return {
+        name: part.reshape(accum_steps, -1, *part.shape[1:])
+        for name, part in parts.items()
+    }
+
+
+def jit_train_step(
     graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     options: StepOptions,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]:
@@ -125,27 +163,29 @@ def make_train_step(
 
     Args:
       graphdef: the model without its variables.
-      optimizer: for the trained parameters.
+      optimizer: update of the parameters that the stage trains.
       options: the rest.
       mesh: of the devices, see `mammo_jax.common.devices`; one device if left
         out.
 
     Returns:
-      A jitted function from the state (donated) and a batch with `image`
-      (accumulation, microbatch, height, width), `label` (accumulation,
-      microbatch) and `channel_shift` (accumulation, microbatch, 3) to the new
-      state and the batch's loss.
+      A jitted function from the state (donated) and a batch to the new state and the
+      batch's loss; see `mammo_jax.training.stage_step.make_train_step` for the batch.
     """
     accumulate = _make_accumulate(graphdef, options)
 
     @devices.on_mesh(mesh)
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
-        params = {name: state.params[name] for name in sorted(options.trained)}
-        frozen = {k: v for k, v in state.params.items() if k not in options.trained}
+        batch = _microbatches(batch, options.accum_steps)
+        trained = optimizer.trained
+        params = {name: state.params[name] for name in sorted(trained)}
+        frozen = {k: v for k, v in state.params.items() if k not in trained}
         gradients, stats, loss, correct = accumulate(
             params, frozen, state.batch_stats, batch
         )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+        updates, opt_state = optimizer.transform.update(
+            gradients, state.opt_state, params
+        )
         new_params = {**frozen, **optax.apply_updates(params, updates)}
         metrics = EpochMetrics.single_from_model_output(
             loss=loss, accuracy=correct / batch["label"].size
@@ -179,7 +219,7 @@ def make_eval_step(
       graphdef: the model without its variables.
       pixel_mean: of the training images, on the scale 0..255.
       tta: average the probabilities over the four flips (section 4).
-      mesh: as in `make_train_step`.
+      mesh: as in `jit_train_step`.
 
     Returns:
       A function from parameters, statistics and a batch to class probabilities

@@ -18,6 +18,7 @@ from flax import nnx
 from mammo_jax.models import build_model, default_model_config, variables
 from mammo_jax.common import devices
 from mammo_jax.training import step
+from mammo_jax.training.optimizer import Optimizer
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 trunk, meshes = sys.argv[1], json.loads(sys.argv[2])
@@ -32,13 +33,13 @@ batch = {
 }
 # Plain gradient descent: Adam makes rounding errors of a zero gradient as large as
 # a true gradient.
-optimizer = optax.sgd(1.0)
-options = step.StepOptions(frozenset(params), 2, 40.0, unroll=True, donate=False)
+optimizer = Optimizer(frozenset(params), optax.sgd(1.0))
+options = step.StepOptions(2, 40.0, unroll=True, donate=False)
 
 def run(data, spatial):
     mesh = devices.make_mesh(data, spatial)
     state = TrainState(params, stats, optimizer.init(params), EpochMetrics.empty())
-    train_step = step.make_train_step(graphdef, optimizer, options, mesh)
+    train_step = step.jit_train_step(graphdef, optimizer, options, mesh)
     state, loss = train_step(
         devices.put_replicated(mesh, state), devices.put_batch(mesh, batch, leading=1)
     )

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from mammo_jax.models import build_model, default_model_config, groups_of, variables
+from mammo_jax.models import build_model, default_model_config
+from mammo_jax.models.groups import GROUPS
 from mammo_jax.models.vgg import DEPTHS
-from mammo_jax.training import optimizer, step
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.stage_step import make_train_step
 
 # Keras 3 has not taken up NumPy 2's copy keyword in its variables.
 pytestmark = pytest.mark.filterwarnings(
@@ -85,15 +85,9 @@ def _ours():
     config = default_model_config()
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, 2
     config.top.kind, config.top.blocks = "vgg", ("8x2",)
-    graphdef, params, stats = variables.split(build_model(config, 0))
-    labels = {name: groups_of(name, "vgg16") for name in params}
-    rates = dict.fromkeys(optimizer.GROUPS, RATE)
-    stage = optimizer.Stage("stage1", 1, rates, L2)
-    transform = optimizer.make_optimizer(stage, labels, 1)
-    options = step.StepOptions(frozenset(params), num_classes=2, pixel_mean=MEAN)
-    train_step = step.make_train_step(graphdef, transform, options)
-    state = TrainState(params, stats, transform.init(params), EpochMetrics.empty())
-    return train_step, state
+    rates = dict.fromkeys(GROUPS, RATE)
+    stages = {"stage1": {"epochs": 1, "rates": rates, "l2": L2}}
+    return make_train_step(build_model(config, 0), stages=stages, pixel_mean=MEAN)
 
 
 @pytest.mark.slow

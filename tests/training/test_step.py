@@ -1,6 +1,6 @@
 """The train step: balance, accumulation, what is trained and what is not."""
 
-import dataclasses
+import copy
 import functools
 
 import jax
@@ -12,34 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_sample_weight
 
-from mammo_jax.models import build_model, default_model_config, groups_of, variables
+from mammo_jax.common.errors import UserError
+from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.models.groups import GROUPS
 from mammo_jax.models.network_input import network_input
-from mammo_jax.training import optimizer, step
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training import step
+from mammo_jax.training.stage_step import make_train_step
+from mammo_jax.training.state import TrainState
 
 SIZE, CLASSES, MEAN = 64, 5, 40.0
 
 
 @functools.cache
-def _problem(kind: str = "patch", group: str = "", batch_norm: str = "batch"):
-    """A tiny VGG classifier; all layers are trained, or one group only."""
+def _network(kind: str = "patch", batch_norm: str = "batch"):
+    """A tiny VGG classifier."""
     config = default_model_config()
     config.batch_norm = batch_norm
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, CLASSES
     config.top.kind, config.top.blocks = kind, ("4-4-8x1",)
-    graphdef, params, stats = variables.split(build_model(config, 0))
-    labels = {name: groups_of(name, "vgg16") for name in params}
-    rates = {name: 1e-3 * (group in ("", name)) for name in optimizer.GROUPS}
-    stage = optimizer.Stage("stage1", 1, rates, 0.0)
-    trained = optimizer.trained_parameters(stage, labels)
-    transform = optimizer.make_optimizer(stage, labels, 1)
-    state = TrainState(
-        params=params,
-        batch_stats=stats,
-        opt_state=transform.init({name: params[name] for name in sorted(trained)}),
-        metrics=EpochMetrics.empty(),
-    )
-    return graphdef, transform, trained, state
+    return build_model(config, 0)
+
+
+def _stages(group: str = "") -> dict:
+    """A table of one stage, which trains all layers or one group only."""
+    rates = {name: 1e-3 * (group in ("", name)) for name in GROUPS}
+    return {"stage1": {"epochs": 1, "rates": rates}}
 
 
 def _batch(size: int = 8) -> dict[str, np.ndarray]:
@@ -52,22 +49,14 @@ def _batch(size: int = 8) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _stepper(
-    kind: str, group: str, accum_steps: int, unroll: bool, batch_norm: str = "batch"
-):
-    graphdef, transform, trained, _ = _problem(kind, group, batch_norm)
-    options = step.StepOptions(
-        trained, num_classes=CLASSES, pixel_mean=MEAN, unroll=unroll
+def _stepper(kind: str, group: str, accum_steps: int, unroll: bool, batch_norm: str):
+    return make_train_step(
+        _network(kind, batch_norm),
+        stages=_stages(group),
+        accum_steps=accum_steps,
+        pixel_mean=MEAN,
+        unroll=unroll,
     )
-    train_step = step.make_train_step(graphdef, transform, options)
-    return lambda state, batch: train_step(state, microbatches(batch, accum_steps))
-
-
-def microbatches(batch, accum_steps):
-    return {
-        key: value.reshape(accum_steps, -1, *value.shape[1:])
-        for key, value in batch.items()
-    }
 
 
 def _step(
@@ -79,8 +68,7 @@ def _step(
     batch_norm: str = "batch",
 ):
     """One step on the batch; the state before stays as it was."""
-    state = _problem(kind, group, batch_norm)[3]
-    train_step = _stepper(kind, group, accum_steps, unroll, batch_norm)
+    train_step, state = _stepper(kind, group, accum_steps, unroll, batch_norm)
     return train_step(jax.tree.map(jnp.copy, state), _batch())
 
 
@@ -129,10 +117,9 @@ def _first_moments(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def test_loss_is_the_weighted_mean_over_the_batch():
-    graphdef, _, _, state = _problem()
     _, loss = _step()
     batch = _batch()
-    model = variables.merge(graphdef, state.params, state.batch_stats)
+    model = copy.deepcopy(_network())
     inputs = network_input(batch["image"], batch["channel_shift"], MEAN)
     logits = np.asarray(model(inputs, train=True), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -142,24 +129,24 @@ def test_loss_is_the_weighted_mean_over_the_batch():
 
 
 def test_untrained_groups_keep_their_values_bit_for_bit():
-    before = _problem("residual", "new_layers")[3]
+    _, before, _ = variables.split(_network("residual"))
     after, _ = _step("residual", "new_layers", accum_steps=2)
-    for name, value in before.params.items():
+    for name, value in before.items():
         same = np.array_equal(value, after.params[name])
         assert same == (not name.startswith("top/")), name
 
 
 def test_batch_statistics_move_in_every_layer():
-    before = _problem("residual", "new_layers")[3]
+    _, _, before = variables.split(_network("residual"))
     after, _ = _step("residual", "new_layers", accum_steps=2)
-    assert before.batch_stats
-    for name, value in before.batch_stats.items():
+    assert before
+    for name, value in before.items():
         assert not np.array_equal(value, after.batch_stats[name]), name
 
 
 def test_metrics_are_means_over_the_epoch():
-    state = jax.tree.map(jnp.copy, _problem()[3])
-    train_step = _stepper("patch", "", 1, False)
+    train_step, state = _stepper("patch", "", 1, False, "batch")
+    state = jax.tree.map(jnp.copy, state)
     losses = []
     for _ in range(3):
         state, loss = train_step(state, _batch())
@@ -193,25 +180,22 @@ def test_every_channel_is_clipped_to_the_range_of_its_own_image(width):
 
 
 def test_evaluation_does_not_depend_on_the_rest_of_the_batch():
-    graphdef, _, _, state = _problem("residual")
+    graphdef, *values = variables.split(_network("residual"))
     eval_step = step.make_eval_step(graphdef, pixel_mean=MEAN)
     batch = _batch()
-    together, _ = eval_step(state.params, state.batch_stats, batch)
-    alone, _ = eval_step(
-        state.params, state.batch_stats, {k: v[:1] for k, v in batch.items()}
-    )
+    together, _ = eval_step(*values, batch)
+    alone, _ = eval_step(*values, {k: v[:1] for k, v in batch.items()})
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4)
     np.testing.assert_allclose(np.sum(together, -1), 1, rtol=1e-5)
 
 
 def test_averages_follow_the_parameters_by_the_decay():
-    graphdef, transform, trained, state = _problem()
-    options = step.StepOptions(trained, CLASSES, MEAN, ema_decay=0.75, donate=False)
-    train_step = step.make_train_step(graphdef, transform, options)
-    state = dataclasses.replace(state, averages=state.params)
-    expected = state.params
+    train_step, state = make_train_step(
+        _network(), stages=_stages(), pixel_mean=MEAN, ema_decay=0.75
+    )
+    expected = jax.tree.map(np.array, state.params)
     for _ in range(3):
-        state, _ = train_step(state, microbatches(_batch(), 1))
+        state, _ = train_step(state, _batch())
         expected = {
             name: 0.75 * value + 0.25 * state.params[name]
             for name, value in expected.items()
@@ -219,3 +203,59 @@ def test_averages_follow_the_parameters_by_the_decay():
     for name, value in expected.items():
         np.testing.assert_allclose(state.averages[name], value, rtol=1e-5, atol=1e-8)
     assert state.evaluated_params is state.averages
+
+
+def test_a_network_without_a_run_has_a_train_step_and_stays_as_it_is():
+    network = _network("residual")
+    _, before, _ = variables.split(network)
+    train_step, state = make_train_step(network, stages="whole", stage="stage1")
+    batch = _batch()
+    cut = {key: batch[key].reshape(1, 8, *batch[key].shape[1:]) for key in batch}
+    del batch["channel_shift"]
+    after, loss = train_step(state, batch)
+    for name, value in variables.split(network)[1].items():
+        assert value is before[name]
+        moved = not np.array_equal(value, after.params[name])
+        assert moved == name.startswith("top/"), name
+    state = make_train_step(network)[1]
+    cut["channel_shift"] = np.zeros((1, 8, 3), np.float32)
+    same, again = train_step(state, cut)
+    assert again == loss
+    np.testing.assert_array_equal(
+        same.params["top/output/kernel"], after.params["top/output/kernel"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"stages": "hole"}, r"no table of stages 'hole'; .* whole, "),
+        ({"stage": "stage3"}, r"no stage 'stage3'; .* are stage1, stage2"),
+        ({"stages": "patch"}, r"stage1 trains nothing: this model's groups"),
+    ],
+)
+def test_a_stage_that_there_is_not_is_refused(names, message):
+    with pytest.raises(UserError, match=message):
+        make_train_step(_network("residual"), **names)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("image", np.zeros((8, SIZE, SIZE)), r"image is float32\[8, 64, 64\]; it must"),
+        ("image", np.zeros((SIZE, SIZE), np.uint16), r"uint16\[64, 64\]; it must be"),
+        ("label", np.zeros(7, np.int32), r"label is int32\[7\]; .* of \(8,\)"),
+        ("label", np.zeros(8, np.float32), r"label is float32"),
+        ("channel_shift", np.zeros((8, 1)), r"of \(8, 1\); it must be of \(8, 3\)"),
+    ],
+)
+def test_a_batch_of_another_shape_or_type_is_an_error(part, value, message):
+    train_step, state = make_train_step(_network("residual"))
+    with pytest.raises(ValueError, match=message):
+        train_step(state, {**_batch(), part: value})
+
+
+def test_a_batch_that_cannot_be_cut_evenly_is_an_error():
+    train_step, state = make_train_step(_network("residual"), accum_steps=3)
+    with pytest.raises(ValueError, match="8 images cannot be cut into 3"):
+        train_step(state, _batch())

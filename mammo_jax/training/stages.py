@@ -1,0 +1,101 @@
+"""The stages of a training: how long, which layer groups at which rates.
+
+The paper trains its networks from the last layer down, in stages. A stage is a row of a
+table; the stages follow one another in the order in which the table has them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.run_directory import as_json
+from mammo_jax.models.groups import GROUPS
+
+DECAYS = ("constant", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a training, checked.
+
+    Attributes:
+      name: key of its row in the table of stages.
+      epochs: sweeps over the training set, at least 1.
+      rates: learning rate of each layer group; 0 leaves a group as it is.
+      l2: weight of the penalty l2 * sum(w^2) on the new layers' kernels.
+      warmup_epochs: epochs in which the rates rise from zero.
+      decay: course of the rates after that: `constant`, or `cosine` to zero at the
+        stage's end.
+    """
+
+    name: str
+    epochs: int
+    rates: Mapping[str, float]
+    l2: float = 0.0
+    warmup_epochs: float = 0.0
+    decay: str = "constant"
+
+
+def read_stages(
+    table: ConfigDict | Mapping[str, Any], where: str = "config.stages"
+) -> tuple[Stage, ...]:
+    """Reads a table of stages in its own order; rows of 0 epochs are left out.
+
+    Args:
+      table: `config.stages`, or the same as a plain table.
+      where: name of the table in messages.
+
+    Raises:
+      UserError: a field or a layer group is unknown or missing, a number makes no
+        sense, or every row has 0 epochs.
+    """
+    # A ConfigDict is iterated in the order of its names, its JSON in that of writing.
+    rows = as_json(table) if isinstance(table, ConfigDict) else table
+    stages = [_read_stage(name, row, f"{where}.{name}") for name, row in rows.items()]
+    if not any(stage.epochs for stage in stages):
+        raise UserError(f"{where}: every stage has 0 epochs; nothing would train")
+    return tuple(stage for stage in stages if stage.epochs)
+
+
+def _read_stage(name: str, row: Mapping[str, Any], where: str) -> Stage:
+    try:
+        stage = Stage(name=name, **row)
+        _check_groups(stage, where)
+        _check_schedule(stage, where)
+    except TypeError as error:  # Of the constructor, or of a comparison of numbers.
+        fields = ", ".join(field.name for field in dataclasses.fields(Stage)[1:])
+        raise UserError(f"{where}: {error}; its fields are {fields}") from error
+    return stage
+
+
+def _check_groups(stage: Stage, where: str) -> None:
+    if unknown := {*stage.rates} - {*GROUPS}:
+        raise UserError(
+            f"{where}.rates: unknown layer groups {sorted(unknown)}; the groups are "
+            f"{', '.join(GROUPS)}"
+        )
+    if missing := {*GROUPS} - {*stage.rates}:
+        raise UserError(
+            f"{where}.rates gives no rate for {sorted(missing)}; write 0.0 to leave a "
+            "group as it is"
+        )
+    for name, value in {**stage.rates, "l2": stage.l2}.items():
+        if not value >= 0:
+            raise UserError(f"{where}: {name} is {value}; it must be at least 0")
+
+
+def _check_schedule(stage: Stage, where: str) -> None:
+    if stage.epochs < 0:
+        raise UserError(f"{where}.epochs is {stage.epochs}; it must be at least 0")
+    if stage.decay not in DECAYS:
+        raise UserError(
+            f"{where}.decay is {stage.decay!r}; it must be one of {', '.join(DECAYS)}"
+        )
+    if stage.epochs and not 0 <= stage.warmup_epochs <= stage.epochs:
+        raise UserError(
+            f"{where}.warmup_epochs is {stage.warmup_epochs}; it must be between 0 and "
+            f"the stage's {stage.epochs} epochs"
+        )
