@@ -37,7 +37,7 @@ from mammo_jax.common.compilation_cache import use_compilation_cache
 from mammo_jax.cpu import onednn
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import Augmentation
-from mammo_jax.models import build_model
+from mammo_jax.models import build_model, read_model_config
 from mammo_jax.training.stage_step import make_train_step
 from mammo_jax.training.state import TrainState
 
@@ -68,7 +68,7 @@ def make_step(
 ) -> tuple[Callable, TrainState]:
     """The step as a run on the CPU has it, and a state with random values."""
     return make_train_step(
-        build_model(config.model, 0),
+        build_model(read_model_config(config.model), 0),
         stages=config.stages,
         stage=STAGE,
         steps_per_epoch=STEPS_PER_EPOCH,

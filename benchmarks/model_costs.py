@@ -14,6 +14,7 @@ count, a multiplication and an addition being two operations. GB are 10^9 bytes.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.progress import progress
 from mammo_jax.config import apply_preset, set_top, whole_config
-from mammo_jax.models import TOPS, abstract_model, variables
+from mammo_jax.models import TOPS, abstract_model, read_model_config, variables
 
 _VGG = ("vgg_512x3", "vgg_512x1", "vgg_256-128x3", "vgg_256-128x1", "vgg_128-64x1")
 _RESIDUAL = tuple(name for name in TOPS if name.startswith("residual_"))
@@ -71,14 +72,14 @@ def model_config(
 
 def count_parameters(config: ConfigDict) -> int:
     """Of the model, batch normalisation's statistics not counted."""
-    model = abstract_model(config.model)
+    model = abstract_model(read_model_config(config.model))
     return parameter_overview.count_parameters(variables.split(model)[1])
 
 
 def forward_flops(config: ConfigDict) -> float:
     """Floating-point operations of the forward pass of one image."""
-    plain = config.model.copy_and_resolve_references()
-    plain.remat = False  # XLA counts the body of a loop over bands once.
+    # XLA counts the body of a loop over bands once.
+    plain = dataclasses.replace(read_model_config(config.model), remat=False)
     model = abstract_model(plain)
     graphdef, params, stats = variables.split(model)
 

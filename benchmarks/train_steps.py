@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from mammo_jax.models import abstract_model, variables
+from mammo_jax.models import abstract_model, read_model_config, variables
 from mammo_jax.training.experiment import abstract_batch
 from mammo_jax.training.stage_step import make_train_step
 from mammo_jax.training.state import TrainState
@@ -36,7 +36,7 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
       config: of a run, see `mammo_jax.config`; its `model.image_size` is the images'.
       stage: a row of its table of stages.
     """
-    graphdef, *values = variables.split(abstract_model(config.model))
+    graphdef, *values = variables.split(abstract_model(read_model_config(config.model)))
     made = []
 
     def state(params: variables.Variables, stats: variables.Variables) -> TrainState:

@@ -4,6 +4,7 @@ Example: python -m mammo_jax.layers --config=configs/whole_res.py
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +21,12 @@ from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.main import parse_flags
 from mammo_jax.models import abstract_model, groups_of, heatmap, variables
-from mammo_jax.models.model_config import PATCH_CLASSES, checked_config
+from mammo_jax.models.model_config import (
+    PATCH_CLASSES,
+    ModelConfig,
+    PatchTop,
+    read_model_config,
+)
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.resnet import ResNet50
 from mammo_jax.models.sliding import slide
@@ -38,7 +44,7 @@ for _name in ("config", "traceback"):
 Sizes = dict[str, tuple[int, ...]]
 
 
-def layer_table(config, window: int | None = None) -> str:
+def layer_table(config: ModelConfig, window: int | None = None) -> str:
     """The layers of a model configuration, one a line, and the totals.
 
     Args:
@@ -50,12 +56,11 @@ def layer_table(config, window: int | None = None) -> str:
     Raises:
       UserError: as `build_model`, or the image size is too small for the model.
     """
-    config = checked_config(config)
     # Recomputation changes no size, and would hide the layers from the recording.
-    config.remat = False
+    config = dataclasses.replace(config, remat=False)
     model = abstract_model(config)
     graphdef, params, stats = variables.split(model)
-    sizes = output_sizes(graphdef, params, stats, tuple(config.image_size), window)
+    sizes = output_sizes(graphdef, params, stats, config.image_size, window)
     lines = [_ROW.format("layer", "output", "group", "parameters")]
     for layer, size in sizes.items():
         own = {p: v for p, v in params.items() if p.rpartition("/")[0] == layer}
@@ -133,12 +138,12 @@ def _forest_table(config: ConfigDict) -> str:
     # Here, because scikit-image and scikit-learn take seconds to import.
     from mammo_jax.training.forest import feature_names
 
-    patch_config = config.model.copy_and_resolve_references()
-    patch_config.top.kind = "patch"
-    patch_config.num_classes = PATCH_CLASSES
+    fields = config.model.copy_and_resolve_references()
+    fields.top.kind = PatchTop.kind
+    fields.num_classes = PATCH_CLASSES
     forest = config.forest
     return (
-        f"{layer_table(patch_config, patch_config.top.window)}\n"
+        f"{layer_table(read_model_config(fields), fields.top.window)}\n"
         f"random forest: {forest.trees} trees on {len(feature_names())} features of "
         f"each heatmap, at most {forest.max_depth} deep, nodes of at least "
         f"{forest.min_samples_split} images split"
@@ -150,7 +155,11 @@ def _print_table() -> None:
     if config is None:
         raise UserError("--config=FILE is needed, such as configs/whole_res.py")
     is_forest = config.model.top.kind == "forest" and "forest" in config
-    print(_forest_table(config) if is_forest else layer_table(config.model))
+    print(
+        _forest_table(config)
+        if is_forest
+        else layer_table(read_model_config(config.model))
+    )
 
 
 def _flags_parser(argv: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_byte
 from benchmarks.train_steps import STEPS_PER_EPOCH, AbstractStep
 from mammo_jax import config as base
 from mammo_jax.common.memory import set_up_memory
-from mammo_jax.models import build_model, variables
+from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.training import step
 from mammo_jax.training.experiment import abstract_batch
 from mammo_jax.training.stage_step import make_train_step
@@ -37,7 +37,7 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
     if (workload.trunk, workload.task) == ("vgg16", "whole"):
         config.model.top.update(kind="vgg", blocks=("512x1", "512x1"))
     stages = [stage.name for stage in read_stages(config.stages)]
-    model = build_model(config.model, 0)
+    model = build_model(read_model_config(config.model), 0)
     function, state = make_train_step(
         model,
         stages=config.stages,

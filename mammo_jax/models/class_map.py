@@ -26,13 +26,19 @@ from mammo_jax.models.classifier import (
 )
 from mammo_jax.models.heatmap import ACTIVATIONS
 from mammo_jax.models.layers import global_average
-from mammo_jax.models.model_config import checked_config
+from mammo_jax.models.model_config import (
+    HeatmapTop,
+    ModelConfig,
+    PatchTop,
+    ResidualTop,
+    VGGTop,
+)
 from mammo_jax.models.network_input import network_input
 from mammo_jax.models.resnet import STAGES, STEMS, WIRINGS
 from mammo_jax.models.sliding import slide
 from mammo_jax.models.vgg import DEPTHS
 
-_WITH_PATCH_CLASSIFIER = ("patch", "heatmap")
+_WITH_PATCH_CLASSIFIER = PatchTop | HeatmapTop
 _MALIGNANT_PATCHES = [
     index for index, name in enumerate(PATCH_CLASSES) if name.endswith("_malignant")
 ]
@@ -57,8 +63,8 @@ EvidenceStep = Callable[[Any, Any, UInt16[Array, "batch height width"]], Evidenc
 
 def make_evidence_step(
     graphdef: Any,
-    model_config: Any,
     *,
+    window: int | None,
     pixel_mean: float,
     malignant_classes: Sequence[int],
     flips: Sequence[tuple[int, ...]],
@@ -68,8 +74,8 @@ def make_evidence_step(
 
     Args:
       graphdef: the model without its variables.
-      model_config: of the model; `top.window` is a patch's side in the trunk's
-        positions, read where there is a patch classifier.
+      window: side of the window that a patch classifier is slid with, in the trunk's
+        positions; None for a model that has none.
       pixel_mean: that the model was trained with, on the scale 0..255.
       malignant_classes: of the model's outputs.
       flips: see `mammo_jax.models.flips`; a map of a flipped image lies as the
@@ -81,7 +87,6 @@ def make_evidence_step(
       of flips before the batch. The score of a patch classifier is the highest
       probability of malignancy over all positions.
     """
-    window = checked_config(model_config).top.window
 
     def evidence_step(params: Any, stats: Any, images: Array) -> Evidence:
         model: Any = variables.merge(graphdef, params, stats)
@@ -122,7 +127,7 @@ def log_odds(
 
 
 def _convolutional_logits(
-    model: Any, images: Array, window: int
+    model: Any, images: Array, window: int | None
 ) -> tuple[Array, Array]:
     """Logits of the image, and at every position."""
     del window
@@ -133,8 +138,11 @@ def _convolutional_logits(
     return model.top.output(global_average(x)), at_positions
 
 
-def _heatmap_logits(model: Any, images: Array, window: int) -> tuple[Array, Array]:
-    logits = slide(model, images, window)
+def _heatmap_logits(
+    model: Any, images: Array, window: int | None
+) -> tuple[Array, Array]:
+    del window  # The model has its own.
+    logits = slide(model, images, model.window)
     return model.top(ACTIVATIONS[model.activation](logits), False), logits
 
 
@@ -150,7 +158,7 @@ _LOGITS: dict[type, Callable[..., tuple[Array | None, Array]]] = {
 
 
 def strength(
-    maps: Float[np.ndarray, "*positions"], model_config: Any
+    maps: Float[np.ndarray, "*positions"], config: ModelConfig
 ) -> Float[np.ndarray, "*positions"]:
     """How strongly a map speaks for (1) or against (-1) malignancy, for an overlay.
 
@@ -158,7 +166,7 @@ def strength(
     patch classifiers the probability, 0..1, since theirs is of a patch and few patches
     are malignant.
     """
-    if checked_config(model_config).top.kind in _WITH_PATCH_CLASSIFIER:
+    if isinstance(config.top, _WITH_PATCH_CLASSIFIER):
         return 1 / (1 + np.exp(-maps))
     return np.clip(maps / _CERTAIN, -1, 1)
 
@@ -175,7 +183,7 @@ class Positions(NamedTuple):
     step: int
 
 
-def map_positions(model_config: Any, size: int) -> Positions:
+def map_positions(config: ModelConfig, window: int | None, size: int) -> Positions:
     """Where a map's positions lie on a side of `size` pixels.
 
     Each layer that slides a window of k pixels in steps of s, with p pixels of padding
@@ -183,9 +191,8 @@ def map_positions(model_config: Any, size: int) -> Positions:
     The strided 1x1 convolutions of the residual units thus look at the first of two
     positions, so that a map lies up to half a step off what its shape suggests.
     """
-    config = checked_config(model_config)
     first, step = 0.0, 1
-    for width, stride, padding in _windows(config):
+    for width, stride, padding in _windows(config, window):
         if isinstance(padding, str):
             (pads,) = jax.lax.padtype_to_pads((size,), (width,), (stride,), padding)
         else:
@@ -196,7 +203,7 @@ def map_positions(model_config: Any, size: int) -> Positions:
     return Positions(first, step)
 
 
-def _windows(config: Any) -> list[tuple[int, int, Any]]:
+def _windows(config: ModelConfig, window: int | None) -> list[tuple[int, int, Any]]:
     """(size, stride, padding) of every layer that is not centred or has a stride."""
     halving_pool = (2, 2, "VALID")
     if config.trunk == "resnet50":
@@ -212,15 +219,21 @@ def _windows(config: Any) -> list[tuple[int, int, Any]]:
         ]
     else:
         windows = [halving_pool] * len(DEPTHS[config.trunk])
-    if config.top.kind in _WITH_PATCH_CLASSIFIER:
-        return [*windows, (config.top.window, 1, "VALID")]
-    block = {"residual": (1, 2, "VALID"), "vgg": halving_pool}[config.top.kind]
-    return [*windows, *[block] * len(config.top.blocks)]
+    match config.top:
+        case ResidualTop(blocks):
+            return [*windows, *[(1, 2, "VALID")] * len(blocks)]
+        case VGGTop(blocks):
+            return [*windows, *[halving_pool] * len(blocks)]
+        case HeatmapTop():
+            return [*windows, (config.top.window, 1, "VALID")]
+        case PatchTop():
+            return [*windows, (window, 1, "VALID")]
 
 
 def project(
     position_map: Float[np.ndarray, "rows columns"],
-    model_config: Any,
+    config: ModelConfig,
+    window: int | None,
     grid: tuple[int, int],
     picture: tuple[int, int],
 ) -> Float[np.ndarray, "height width"]:
@@ -232,12 +245,13 @@ def project(
 
     Args:
       position_map: a map of one image, or what is made of it.
-      model_config: of the model.
+      config: of the model.
+      window: see `make_evidence_step`.
       grid: height and width of the images that the model sees.
       picture: height and width of the picture.
     """
     weights = [
-        _interpolation(count, map_positions(model_config, size), size, length)
+        _interpolation(count, map_positions(config, window, size), size, length)
         for count, size, length in zip(position_map.shape, grid, picture, strict=True)
     ]
     return (weights[0] @ position_map @ weights[1].T).astype(np.float32)

@@ -14,7 +14,16 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.models import heatmap, variables
 from mammo_jax.models.initializers import NO_KEY, ZEROS, Keys
 from mammo_jax.models.layers import global_average, make_dense
-from mammo_jax.models.model_config import BATCH_NORM, PATCH_CLASSES, checked_config
+from mammo_jax.models.model_config import (
+    BATCH_NORM,
+    PATCH_CLASSES,
+    HeatmapTop,
+    ModelConfig,
+    PatchTop,
+    ResidualTop,
+    Top,
+    VGGTop,
+)
 from mammo_jax.models.resnet import Bottleneck, ResNet50
 from mammo_jax.models.vgg import VGG
 from mammo_jax.models.whole_image import ConvolutionalTop
@@ -27,11 +36,11 @@ class Classifier(nnx.Module):
     """Images in, logits out; see the subclasses for the way between.
 
     Args:
-      config: a checked model configuration.
+      config: of the network.
       keys: numbers the variables.
     """
 
-    def __init__(self, config, keys: Keys):
+    def __init__(self, config: ModelConfig, keys: Keys):
         self.trunk = _make_trunk(config, keys)
         self.trunk_name = config.trunk
         self.num_classes = config.num_classes
@@ -95,7 +104,7 @@ def _rows_together(features: Array) -> Array:
 class PatchClassifier(Classifier):
     """Trunk, global average pooling, dense (section 2.2)."""
 
-    def __init__(self, config, keys: Keys):
+    def __init__(self, config: ModelConfig, keys: Keys):
         super().__init__(config, keys)
         self.head = make_dense(self.trunk.channels, config.num_classes, keys)
 
@@ -109,13 +118,15 @@ class PatchClassifier(Classifier):
 class WholeImageClassifier(Classifier):
     """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
 
-    def __init__(self, config, keys: Keys):
+    def __init__(self, config: ModelConfig, keys: Keys):
         super().__init__(config, keys)
-        if config.top.kind == "vgg":
-            self.smallest = TRUNK_STRIDE * 2 ** len(config.top.blocks)
+        top = config.top
+        assert isinstance(top, ResidualTop | VGGTop)
+        if isinstance(top, VGGTop):
+            self.smallest = TRUNK_STRIDE * 2 ** len(top.blocks)
         self.top = ConvolutionalTop(
-            config.top.kind,
-            config.top.blocks,
+            top.kind,
+            top.blocks,
             channels_in=self.trunk.channels,
             num_classes=config.num_classes,
             dtype=jnp.dtype(config.compute_dtype),
@@ -133,10 +144,11 @@ class WholeImageClassifier(Classifier):
 class HeatmapClassifier(Classifier):
     """Trunk, heatmap of the patch classes, fully connected layers (section 2.3)."""
 
-    def __init__(self, config, keys: Keys):
+    def __init__(self, config: ModelConfig, keys: Keys):
         super().__init__(config, keys)
         top = config.top
-        self.image_size = height, width = tuple(config.image_size)
+        assert isinstance(top, HeatmapTop)
+        self.image_size = height, width = config.image_size
         self.feature_size = rows, columns = feature_size(self.trunk, self.image_size)
         positions = (rows - top.window + 1, columns - top.window + 1)
         if min(positions) < top.pool:
@@ -146,11 +158,11 @@ class HeatmapClassifier(Classifier):
                 f"{TRUNK_STRIDE * (top.window + top.pool - 1)} pixels on each side"
             )
         self.head = make_dense(self.trunk.channels, PATCH_CLASSES, keys)
-        self.top = heatmap.HeatmapTop(
+        self.top = heatmap.ConnectedTop(
             positions,
             patch_classes=PATCH_CLASSES,
             pool=top.pool,
-            fc=tuple(top.fc),
+            fc=top.fc,
             num_classes=config.num_classes,
             keys=keys,
         )
@@ -165,34 +177,33 @@ class HeatmapClassifier(Classifier):
         return self.top(heatmap.ACTIVATIONS[self.activation](logits), train)
 
 
-_CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
-    "patch": PatchClassifier,
-    "residual": WholeImageClassifier,
-    "vgg": WholeImageClassifier,
-    "heatmap": HeatmapClassifier,
+_CLASSIFIERS: dict[type[Top], Callable[..., Classifier]] = {
+    PatchTop: PatchClassifier,
+    ResidualTop: WholeImageClassifier,
+    VGGTop: WholeImageClassifier,
+    HeatmapTop: HeatmapClassifier,
 }
 
 
-def build_model(config: Any, seed: int) -> Classifier:
-    """Builds the network that a model configuration describes.
+def build_model(config: ModelConfig, seed: int) -> Classifier:
+    """Builds the network that a configuration describes, with its first values.
 
     Args:
-      config: ConfigDict or dict with the keys of `default_model_config`.
-      seed: of the initial values.
+      config: of the network.
+      seed: of the first values.
 
     Returns:
       A module to call with `(images, train)`; see `Classifier.__call__`.
 
     Raises:
-      UserError: the configuration names something that does not exist.
+      UserError: the images are too small for a heatmap.
     """
     return variables.draw(abstract_model(config), seed)
 
 
-def abstract_model(config: Any) -> Any:
-    """The same network without values: its variables are `Undrawn`."""
-    config = checked_config(config)
-    model = _CLASSIFIERS[config.top.kind](config, Keys())
+def abstract_model(config: ModelConfig) -> Any:
+    """Builds the same network without values: its variables are `Undrawn`."""
+    model = _CLASSIFIERS[type(config.top)](config, Keys())
     if config.zero_init_residual:
         for _, module in nnx.iter_modules(model):
             if isinstance(module, Bottleneck):
@@ -212,7 +223,7 @@ def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-def _make_trunk(config, keys: Keys) -> Any:
+def _make_trunk(config: ModelConfig, keys: Keys) -> Any:
     options = {
         "width": config.width,
         "dtype": jnp.dtype(config.compute_dtype),

@@ -37,7 +37,7 @@ def patch_logits(
     return head(pooled)
 
 
-class HeatmapTop(nnx.Module):
+class ConnectedTop(nnx.Module):
     """Max-pool, flatten, two fully connected layers and a shortcut to the logits.
 
     Args:

@@ -1,10 +1,11 @@
-"""What a network is built from: the configuration and the paper's rows."""
+"""A network's configuration: its fields, its checks, and the paper's rows."""
 
+import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models.heatmap import ACTIVATIONS
@@ -13,7 +14,7 @@ from mammo_jax.models.vgg import DEPTHS
 from mammo_jax.models.whole_image import parse_block
 
 PATCH_CLASSES = 5
-# Of the width multiplier; its layers would not fit into any memory.
+# The largest width multiplier: wider layers would not fit into any memory.
 MAX_WIDTH = 16
 
 _RESIDUAL_DEFAULT = ("512-512-1024x2", "512-512-1024x2")
@@ -49,9 +50,9 @@ TOPS: dict[str, dict] = {
 }
 
 
-def default_model_config() -> ml_collections.ConfigDict:
+def default_model_config() -> ConfigDict:
     """ResNet50 with two [512-512-1024]x2 blocks, the paper's best single model."""
-    return ml_collections.ConfigDict(
+    return ConfigDict(
         {
             "trunk": "resnet50",
             # Only read for resnet50; must be that of the ported weights.
@@ -84,6 +85,92 @@ def default_model_config() -> ml_collections.ConfigDict:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class PatchTop:
+    """The dense layer of a patch classifier (section 2.2)."""
+
+    kind: ClassVar[str] = "patch"
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualTop:
+    """Residual blocks (section 2.3).
+
+    Attributes:
+      blocks: in the paper's notation, such as "512-512-1024x2"; at least one.
+    """
+
+    kind: ClassVar[str] = "residual"
+    blocks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGTop:
+    """VGG blocks (section 2.3).
+
+    Attributes:
+      blocks: in the paper's notation, such as "512x1"; at least one.
+    """
+
+    kind: ClassVar[str] = "vgg"
+    blocks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatmapTop:
+    """A heatmap of the patch classes, read by fully connected layers (section 2.3).
+
+    Attributes:
+      pool: side and stride of the max-pool over the heatmap.
+      fc: features of the two fully connected layers.
+      activation: a key of `mammo_jax.models.heatmap.ACTIVATIONS`.
+      window: side of a patch in the trunk's positions; 7 for 224 pixels.
+    """
+
+    kind: ClassVar[str] = "heatmap"
+    pool: int
+    fc: tuple[int, int]
+    activation: str
+    window: int
+
+
+Top = PatchTop | ResidualTop | VGGTop | HeatmapTop
+_TOP_TYPES: dict[str, type[Top]] = {
+    top.kind: top for top in (PatchTop, ResidualTop, VGGTop, HeatmapTop)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A checked configuration of a network, made by `read_model_config`.
+
+    Attributes:
+      trunk: "resnet50", "vgg16" or "vgg19".
+      wiring: a key of `mammo_jax.models.resnet.WIRINGS`; read for resnet50 only.
+      stem: a key of `mammo_jax.models.resnet.STEMS`; read for resnet50 only.
+      width: multiplies every number of the trunk's channels.
+      zero_init_residual: True if residual units start as identities.
+      batch_norm: a key of `BATCH_NORM`.
+      compute_dtype: "float32" or "bfloat16".
+      remat: True if each block is computed again in the backward pass.
+      num_classes: number of logits.
+      image_size: height and width of the images in pixels.
+      top: what turns the trunk's features into logits.
+    """
+
+    trunk: str
+    wiring: str
+    stem: str
+    width: float
+    zero_init_residual: bool
+    batch_norm: str
+    compute_dtype: str
+    remat: bool
+    num_classes: int
+    image_size: tuple[int, int]
+    top: Top
+
+
 class BatchStatistics(NamedTuple):
     """Which layers normalise by the batch's statistics in training.
 
@@ -114,7 +201,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stem": tuple(STEMS),
     "batch_norm": tuple(BATCH_NORM),
     "compute_dtype": ("float32", "bfloat16"),
-    "top.kind": ("patch", "residual", "vgg", "heatmap"),
+    "top.kind": tuple(_TOP_TYPES),
     "top.activation": tuple(ACTIVATIONS),
 }
 
@@ -123,64 +210,75 @@ CHOICES: dict[str, tuple[str, ...]] = {
 _LEAST = {"num_classes": 2, "top.pool": 1, "top.window": 1}
 # Pairs of whole numbers from 1 on.
 _PAIRS = ("image_size", "top.fc")
-# Kinds of tops that are made of blocks.
-_OF_BLOCKS = ("residual", "vgg")
 
 
-def checked_config(config) -> ml_collections.ConfigDict:
-    """`config` over the defaults, every value checked.
+def read_model_config(
+    fields: ConfigDict | Mapping[str, Any], name: str = "config.model"
+) -> ModelConfig:
+    """Checks a user's fields and freezes them.
 
     Args:
-      config: a ConfigDict or a plain dict of the keys of `default_model_config`;
-        keys left out keep their default.
+      fields: keys of `default_model_config`; keys left out keep their default.
+      name: what the fields are called in messages.
 
     Raises:
       UserError: an unknown key, or a value that is not one of the choices, out of
         range or no block.
     """
-    full = default_model_config().lock()
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    if not isinstance(plain.get("top", {}), Mapping):
-        raise UserError(f"model.top is {plain['top']!r}; it must be a table of fields")
-    try:
-        full.update(plain)
-    except (KeyError, TypeError, OverflowError) as error:
-        first_line = str(error.args[0]).partition("\n")[0]
-        raise UserError(f"model configuration: {first_line}") from None
+    full = _put_over_defaults(fields, name)
     for key, choices in CHOICES.items():
         value = _field(full, key)
         if value not in choices:
             raise UserError(
-                f"model.{key} is {value!r}; it must be one of {', '.join(choices)}"
+                f"{name}.{key} is {value!r}; it must be one of {', '.join(choices)}"
             )
-    _check_numbers(full)
-    if full.top.kind in _OF_BLOCKS:
-        if not full.top.blocks:
-            raise UserError(
-                f"model.top.blocks is empty, but model.top.kind is {full.top.kind!r}"
-            )
-        for block in full.top.blocks:
-            parse_block(full.top.kind, block)
+    _check_numbers(full, name)
+    values = full.to_dict()
+    top = _TOP_TYPES[full.top.kind]
+    values["top"] = top(**{f.name: full.top[f.name] for f in dataclasses.fields(top)})
+    if isinstance(values["top"], ResidualTop | VGGTop):
+        _check_blocks(values["top"], f"{name}.top")
+    return ModelConfig(**values)
+
+
+def _put_over_defaults(fields: ConfigDict | Mapping[str, Any], name: str) -> ConfigDict:
+    """Puts the fields over the defaults, each of its default's type."""
+    full = default_model_config().lock()
+    plain = fields.to_dict() if isinstance(fields, ConfigDict) else dict(fields)
+    if not isinstance(plain.get("top", {}), Mapping):
+        raise UserError(f"{name}.top is {plain['top']!r}; it must be a table of fields")
+    try:
+        full.update(plain)
+    except (KeyError, TypeError, OverflowError) as error:
+        first_line = str(error.args[0]).partition("\n")[0]
+        raise UserError(f"{name}: {first_line}") from None
     return full
 
 
-def _field(config: ml_collections.ConfigDict, key: str) -> Any:
+def _field(config: ConfigDict, key: str) -> Any:
     return operator.attrgetter(key)(config)
 
 
-def _check_numbers(config: ml_collections.ConfigDict) -> None:
+def _check_blocks(top: ResidualTop | VGGTop, name: str) -> None:
+    if not top.blocks:
+        raise UserError(f"{name}.blocks is empty, but {name}.kind is {top.kind!r}")
+    for block in top.blocks:
+        parse_block(top.kind, block, f"{name}.blocks")
+
+
+def _check_numbers(config: ConfigDict, name: str) -> None:
     """Refuses numbers out of range."""
     for key, least in _LEAST.items():
         value = _field(config, key)
         if value < least:
-            raise UserError(f"model.{key} is {value}; it must be at least {least}")
+            raise UserError(f"{name}.{key} is {value}; it must be at least {least}")
     for key in _PAIRS:
         values = tuple(_field(config, key))
         if len(values) != 2 or not all(type(n) is int and n > 0 for n in values):
             raise UserError(
-                f"model.{key} is {values}; it must be 2 whole numbers above 0"
+                f"{name}.{key} is {values}; it must be 2 whole numbers above 0"
             )
     if not 0 < config.width <= MAX_WIDTH:
         raise UserError(
-            f"model.width is {config.width}; it must be above 0, at most {MAX_WIDTH}"
+            f"{name}.width is {config.width}; it must be above 0, at most {MAX_WIDTH}"
         )

@@ -16,12 +16,12 @@ from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model, feature_size
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.heatmap import patch_logits
-from mammo_jax.models.model_config import checked_config
+from mammo_jax.models.model_config import HeatmapTop, ModelConfig, PatchTop
 from mammo_jax.models.network_input import network_input
 
 
 def make_heatmap_step(
-    model_config: Any, pixel_mean: float
+    config: ModelConfig, window: int, pixel_mean: float
 ) -> Callable[
     [variables.Variables, variables.Variables, Mapping[str, Array]],
     Float[Array, "batch rows columns class"],
@@ -29,9 +29,8 @@ def make_heatmap_step(
     """Builds the jitted step from whole images to heatmaps.
 
     Args:
-      model_config: of a model with a patch classifier's head: `top.kind` is
-        "patch" or "heatmap". `top.window` is a patch's side in the trunk's
-        positions, 7 for 224 pixels.
+      config: of a model with a patch classifier's head.
+      window: side of a patch in the trunk's positions; 7 for 224 pixels.
       pixel_mean: that the patch classifier was trained with, on the scale 0..255.
 
     Returns:
@@ -43,8 +42,7 @@ def make_heatmap_step(
     Raises:
       UserError: the model has no such head.
     """
-    config = checked_config(model_config)
-    if config.top.kind not in ("patch", "heatmap"):
+    if not isinstance(config.top, PatchTop | HeatmapTop):
         raise UserError(
             f"heatmaps need a patch classifier (model.top.kind 'patch' or 'heatmap'); "
             f"this model's top is {config.top.kind!r}"
@@ -59,7 +57,7 @@ def make_heatmap_step(
     ) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
         images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
-        return jax.nn.softmax(slide(model, images, config.top.window))
+        return jax.nn.softmax(slide(model, images, window))
 
     return jit_network(heatmap_step)
 

@@ -27,12 +27,15 @@ _NOTATION = {
 }
 
 
-def parse_block(kind: str, text: str) -> tuple[tuple[int, ...], int]:
+def parse_block(
+    kind: str, text: str, field: str = "config.model.top.blocks"
+) -> tuple[tuple[int, ...], int]:
     """Reads the paper's notation: `(channels, repetitions)`.
 
     Args:
       kind: "residual" ("512-512-1024x2") or "vgg" ("512x1").
       text: the block.
+      field: the block's name in messages.
 
     Raises:
       UserError: the text is not in that notation, or a number in it is zero.
@@ -42,7 +45,7 @@ def parse_block(kind: str, text: str) -> tuple[tuple[int, ...], int]:
     numbers = tuple(int(number) for number in match.groups()) if match else (0,)
     if min(numbers) < 1:
         raise UserError(
-            f"model.top.blocks: {text!r} is not a {kind} block; write it like "
+            f"{field}: {text!r} is not a {kind} block; write it like "
             f"{example!r} (channels, x, repetitions)"
         )
     return numbers[:-1], numbers[-1]

@@ -132,7 +132,7 @@ def _evidence_step(
 ) -> class_map.EvidenceStep:
     return class_map.make_evidence_step(
         model.graphdef,
-        model.model_config,
+        window=model.window,
         pixel_mean=model.description.pixel_mean,
         malignant_classes=model.description.malignant_classes,
         flips=flips,
@@ -149,7 +149,7 @@ def _laid_over(
     """A map of a flipped image over the picture, the right way round again."""
     strength = class_map.strength(position_map, model.model_config)
     grid, shape = model.description.grid[:2], image.picture.shape
-    shown = class_map.project(strength, model.model_config, grid, shape)
+    shown = class_map.project(strength, model.model_config, model.window, grid, shape)
     return np.flip(shown, tuple(axis - 1 for axis in axes))
 
 

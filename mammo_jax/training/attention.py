@@ -8,7 +8,6 @@ from jaxtyping import Float, UInt16
 
 from mammo_jax.models import class_map, flips
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.models.model_config import checked_config
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
 
@@ -27,13 +26,12 @@ def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
     which `predict` slides over whole images, has a class activation map of its own
     within a patch: that of a window of one position.
     """
-    model_config = checked_config(experiment.config.model)
-    if experiment.config.task == "patch":
-        model_config.top.window = 1
+    config = experiment.model_config
+    window = 1 if experiment.config.task == "patch" else None
     step = jit_network(
         class_map.make_evidence_step(
             experiment.graphdef,
-            model_config,
+            window=window,
             pixel_mean=experiment.pixel_mean,
             malignant_classes=experiment.task.malignant_classes,
             flips=flips.NO_FLIP,
@@ -49,8 +47,8 @@ def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
             image: UInt16[np.ndarray, "rows columns"], shape: tuple[int, int]
         ) -> Float[np.ndarray, "height width"]:
             maps = step(*here, image[None]).maps
-            strength = class_map.strength(np.asarray(maps[0, 0]), model_config)
-            return class_map.project(strength, model_config, image.shape, shape)
+            strength = class_map.strength(np.asarray(maps[0, 0]), config)
+            return class_map.project(strength, config, window, image.shape, shape)
 
         return look
 

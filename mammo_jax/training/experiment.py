@@ -17,7 +17,7 @@ from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.groups import groups_of
-from mammo_jax.models.model_config import BATCH_NORM, checked_config
+from mammo_jax.models.model_config import BATCH_NORM, ModelConfig, read_model_config
 from mammo_jax.training import optimizer, step
 from mammo_jax.training.stages import Stage, read_stages
 from mammo_jax.training.state import EpochMetrics, TrainState
@@ -64,6 +64,7 @@ class Experiment:
 
     Attributes:
       config: of the run.
+      model_config: of its network.
       dataset: opened for reading.
       pixel_mean: to subtract, on the scale 0..255.
       graphdef: the model without its variables.
@@ -76,6 +77,7 @@ class Experiment:
     """
 
     config: ConfigDict
+    model_config: ModelConfig
     dataset: pipeline.Dataset
     pixel_mean: float
     graphdef: Any
@@ -241,12 +243,8 @@ def check_config(config: ConfigDict, name: str = "config") -> None:
 
 def _check_model(config: ConfigDict, name: str) -> None:
     # A forest's row has no network of its own.
-    if config.model.top.kind == "forest":
-        return
-    try:
-        checked_config(config.model)
-    except UserError as error:
-        raise UserError(f"{name}.{error}") from error
+    if config.model.top.kind != "forest":
+        read_model_config(config.model, f"{name}.model")
 
 
 def _check_microbatches(config: ConfigDict, name: str) -> None:
@@ -322,7 +320,8 @@ def open_data(config: ConfigDict) -> pipeline.Dataset:
 
 def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment:
     """Builds the model, without values; see `mammo_jax.models.initializers`."""
-    graphdef, params, stats = variables.split(abstract_model(config.model))
+    model_config = read_model_config(config.model)
+    graphdef, params, stats = variables.split(abstract_model(model_config))
     mean = config.data.pixel_mean
     mean = mean if mean >= 0 else dataset.pixel_mean
     labels = {name: groups_of(name, config.model.trunk) for name in params}
@@ -332,6 +331,7 @@ def make_experiment(config: ConfigDict, dataset: pipeline.Dataset) -> Experiment
     mesh = devices.make_mesh(config.devices.data, config.devices.spatial)
     return Experiment(
         config=config,
+        model_config=model_config,
         dataset=dataset,
         pixel_mean=mean,
         graphdef=graphdef,

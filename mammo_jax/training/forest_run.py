@@ -82,7 +82,10 @@ def run_forest(
       RunStoppedError: a signal asked the run to stop; the same command starts anew.
     """
     model = _patch_classifier(init_from, config.model.trunk)
-    step = make_heatmap_step(model.model_config, model.description.pixel_mean)
+    assert model.window is not None
+    step = make_heatmap_step(
+        model.model_config, model.window, model.description.pixel_mean
+    )
 
     def described(role: str) -> forest.DescribedSplit:
         return forest.describe_split(

@@ -16,6 +16,7 @@ from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.models.initializers import draw_values
+from mammo_jax.models.model_config import read_model_config
 from mammo_jax.starting import quick_start
 from mammo_jax.training import ensemble, forest_run, phantom_data, scoring
 from mammo_jax.training import experiment as experiments
@@ -243,8 +244,10 @@ def _known_values(experiment: Experiment, init_from: str) -> tuple[Arrays, Array
     try:
         _, params, stats = load_variables(directory)
         *known, report = conversion.take_over(params, stats, *experiment.abstract)
-        source_config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
-        conversion.check_same_network(source_config["model"], config.model)
+        source = workdirs.read_json(directory / workdirs.CONFIG_FILE)["model"]
+        conversion.check_same_network(
+            read_model_config(source, "model"), experiment.model_config
+        )
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     _log.info("starting from %s: %s", directory, report)

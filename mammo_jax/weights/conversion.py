@@ -6,28 +6,22 @@ initial values. Of a whole-image classifier everything is copied, to be trained 
 another set of images. Every variable on both sides is accounted for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.model_config import checked_config
+from mammo_jax.models.model_config import ModelConfig, PatchTop
 from mammo_jax.models.variables import Variables
 from mammo_jax.models.vgg import DEPTHS
 
 NEW_LAYERS_PREFIX = "top/"
 HEAD_PREFIX = "head/"
 
-# What makes two networks compute the same from the same weights: of each trunk, and of
-# each kind of top. The fields that are left out are not read, or may change.
+# The fields that make two trunks compute the same from the same weights. Those that
+# are left out are not read, or may change.
 _TRUNK_FIELDS: dict[str, tuple[str, ...]] = {
     "resnet50": ("trunk", "width", "wiring", "stem")
 } | dict.fromkeys(DEPTHS, ("trunk", "width"))
-_TOP_FIELDS = {
-    "patch": ("kind",),
-    "heatmap": ("kind", "pool", "fc", "activation", "window"),
-    "residual": ("kind", "blocks"),
-    "vgg": ("kind", "blocks"),
-}
 
 
 class ConversionReport(NamedTuple):
@@ -91,29 +85,33 @@ def take_over(
     return params, stats, report
 
 
-def check_same_network(source_config: Any, config: Any) -> None:
+def check_same_network(there: ModelConfig, here: ModelConfig) -> None:
     """Refuses a classifier whose weights fit, but would compute something else here.
 
     The wiring and the stem of a ResNet50 and the activation of a heatmap show neither
     in the names nor in the shapes of the weights.
 
     Args:
-      source_config: model configuration of the trained classifier. Of a patch
-        classifier the trunk is compared, of a whole-image classifier the top as well.
-      config: that of the new model.
+      there: configuration of the trained classifier. Of a patch classifier the trunk
+        is compared, of a whole-image classifier the top as well.
+      here: that of the new model.
 
     Raises:
       UserError: names each field that differs, with both values.
     """
-    there, here = checked_config(source_config), checked_config(config)
+    pairs: list[tuple[str, Any, Any, Iterable[str]]]
     pairs = [("model", there, here, _TRUNK_FIELDS[here.trunk])]
-    if there.top.kind != "patch":
-        pairs.append(("model.top", there.top, here.top, _TOP_FIELDS[here.top.kind]))
+    if type(there.top) is type(here.top):
+        fields = vars(here.top)
+        pairs.append(("model.top", there.top, here.top, fields))
+    elif not isinstance(there.top, PatchTop):
+        pairs.append(("model.top", there.top, here.top, ("kind",)))
     differences = [
-        f"{part}.{field} is {theirs[field]!r} there, {ours[field]!r} here"
+        f"{part}.{field} is {getattr(theirs, field)!r} there, "
+        f"{getattr(ours, field)!r} here"
         for part, theirs, ours, fields in pairs
         for field in fields
-        if theirs[field] != ours[field]
+        if getattr(theirs, field) != getattr(ours, field)
     ]
     if differences:
         raise UserError(

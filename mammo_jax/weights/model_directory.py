@@ -17,7 +17,11 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.model_config import checked_config
+from mammo_jax.models.model_config import (
+    HeatmapTop,
+    ModelConfig,
+    read_model_config,
+)
 from mammo_jax.weights.conversion import list_problems
 from mammo_jax.weights.model_description import (
     Description,
@@ -36,8 +40,9 @@ class LoadedModel:
     Attributes:
       directory: of its run.
       config: of the run.
-      model_config: of the network. Of a patch classifier, `top.window` is the side
-        of its training patches.
+      model_config: of the network.
+      window: side, in the trunk's positions, of the window that a patch classifier,
+        alone or below a heatmap top, is slid with: a patch. None for other models.
       graphdef: the model without its variables.
       params: of the best epoch.
       batch_stats: its running statistics.
@@ -46,7 +51,8 @@ class LoadedModel:
 
     directory: Path
     config: ConfigDict
-    model_config: ConfigDict
+    model_config: ModelConfig
+    window: int | None
     graphdef: Any
     params: variables.Variables
     batch_stats: variables.Variables
@@ -63,15 +69,19 @@ def load_model(directory: Path) -> LoadedModel:
     description = load_description(directory)
     config = ConfigDict(read_config(directory))
     graphdef, params, batch_stats = load_variables(directory)
-    model_config = checked_config(config.model)
-    if description.task == "patch":
+    model_config = read_model_config(config.model)
+    window = None
+    if isinstance(model_config.top, HeatmapTop):
+        window = model_config.top.window
+    elif description.task == "patch":
         patch = (description.patch_size, description.patch_size)
         model: Any = variables.merge(graphdef, params, batch_stats)
-        model_config.top.window, _ = feature_size(model.trunk, patch)
+        window, _ = feature_size(model.trunk, patch)
     return LoadedModel(
         directory=directory,
         config=config,
         model_config=model_config,
+        window=window,
         graphdef=graphdef,
         params=params,
         batch_stats=batch_stats,
@@ -95,7 +105,7 @@ def load_variables(
     Raises:
       UserError: as `load_model`.
     """
-    model = abstract_model(read_config(directory)["model"])
+    model = abstract_model(read_model_config(read_config(directory)["model"]))
     graphdef, params, batch_stats = variables.split(model)
     path = directory / WEIGHTS_FILE
     if not path.is_file():

@@ -29,7 +29,7 @@ import safetensors
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
-from mammo_jax.models.model_config import MAX_WIDTH
+from mammo_jax.models.model_config import MAX_WIDTH, read_model_config
 from mammo_jax.models.resnet import WIRINGS
 from mammo_jax.weights.conversion import list_names, list_problems
 from mammo_jax.weights.published import (
@@ -56,10 +56,10 @@ def trunk_shapes(
     architecture: str, wiring: str, width: float = 1.0
 ) -> dict[str, tuple[int, ...]]:
     """Shape of every variable of the trunk, by name."""
-    config = {"trunk": architecture, "width": width, "top": {"kind": "patch"}}
+    fields = {"trunk": architecture, "width": width, "top": {"kind": "patch"}}
     if wiring:
-        config["wiring"] = wiring
-    model = abstract_model(config)
+        fields["wiring"] = wiring
+    model = abstract_model(read_model_config(fields))
     _, params, stats = variables.split(model)
     return {
         name: tuple(value.shape)

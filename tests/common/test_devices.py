@@ -15,7 +15,8 @@ PROGRAM = """
 import json, sys
 import jax, numpy as np, optax
 from flax import nnx
-from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.models import build_model, default_model_config
+from mammo_jax.models import read_model_config, variables
 from mammo_jax.common import devices
 from mammo_jax.training import step
 from mammo_jax.training.optimizer import Optimizer
@@ -24,7 +25,7 @@ from mammo_jax.training.state import EpochMetrics, TrainState
 trunk, meshes = sys.argv[1], json.loads(sys.argv[2])
 config = default_model_config()
 config.trunk, config.width, config.top.blocks = trunk, 1 / 16, ("4-4-8x1",)
-graphdef, params, stats = variables.split(build_model(config, 0))
+graphdef, params, stats = variables.split(build_model(read_model_config(config), 0))
 rng = np.random.default_rng(0)
 batch = {
     "image": rng.integers(0, 65536, (2, 4, 128, 64), dtype=np.uint16),

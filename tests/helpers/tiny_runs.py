@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from mammo_jax import config as configuration
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
-from mammo_jax.models import build_model, variables
+from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.weights.model_description import Description, save_description
 from mammo_jax.weights.model_directory import save_variables
 
@@ -41,7 +41,7 @@ def write_run(
 ):
     """A finished run in `directory`; returns its model."""
     config = make_config(task, **model)
-    network = build_model(config.model, seed)
+    network = build_model(read_model_config(config.model), seed)
     _, params, stats = variables.split(network)
     directory.mkdir(parents=True)
     workdirs.write_json(directory / "config.json", workdirs.as_json(config))

@@ -15,24 +15,26 @@ from mammo_jax.models import (
     class_map,
     default_model_config,
     flips,
+    read_model_config,
     variables,
 )
 from mammo_jax.models.network_input import network_input
 from mammo_jax.models.sliding import make_heatmap_step
 
 MEAN = 40.0
+WINDOW = 3
 IMAGES = np.random.default_rng(0).integers(0, 65536, (2, 192, 160), dtype=np.uint16)
 
 
 def _config(kind: str, **changes):
     config = default_model_config()
     config.trunk, config.width = "vgg16", 1 / 16
-    config.top.kind, config.top.window = kind, 3
+    config.top.kind, config.top.window = kind, WINDOW
     config.top.pool, config.image_size = 2, IMAGES.shape[1:]
     config.top.blocks = ("4x1",) if kind == "vgg" else ("4-4-8x1",)
     config.num_classes = 5 if kind == "patch" else 2
     config.update(changes)
-    return config
+    return read_model_config(config)
 
 
 def _evidence(config, images, *, model=None, pixel_mean=MEAN):
@@ -40,7 +42,7 @@ def _evidence(config, images, *, model=None, pixel_mean=MEAN):
     graphdef, params, stats = variables.split(model)
     step = class_map.make_evidence_step(
         graphdef,
-        config,
+        window=WINDOW,
         pixel_mean=pixel_mean,
         malignant_classes=(2, 4) if config.top.kind == "patch" else (1,),
         flips=flips.NO_FLIP,
@@ -76,7 +78,7 @@ def test_patch_classifiers_show_their_heatmap(kind):
     model, scores, maps = _evidence(config, IMAGES)
     _, params, stats = variables.split(model)
     batch = {"image": IMAGES, "channel_shift": np.zeros((2, 3), np.float32)}
-    heatmap = np.asarray(make_heatmap_step(config, MEAN)(params, stats, batch))
+    heatmap = np.asarray(make_heatmap_step(config, WINDOW, MEAN)(params, stats, batch))
     expected = heatmap[..., [2, 4]].sum(-1)
     np.testing.assert_allclose(scipy.special.expit(maps), expected, rtol=1e-4)
     if kind == "patch":
@@ -90,7 +92,7 @@ def test_flips_one_after_the_other_are_those_at_once():
         jax.jit(
             class_map.make_evidence_step(
                 graphdef,
-                config,
+                window=None,
                 pixel_mean=MEAN,
                 malignant_classes=(1,),
                 flips=flips.FLIPS,
@@ -131,7 +133,6 @@ def test_strength_of_odds_and_of_probabilities():
 GRID = (512, 384)
 # Neither the grid's size nor its aspect ratio.
 ORIGINAL = (900, 420)
-_BLOCK = {"residual": ("4-4-8x1",), "vgg": ("4x1",), "patch": ()}
 
 
 def _spots(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,8 +176,8 @@ def _averaging_model(config):
 )
 def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, stem):
     config = _config(kind, trunk=trunk, wiring=wiring, stem=stem, width=1 / 64)
-    config.top.blocks = _BLOCK[kind]
-    step = np.array(class_map.map_positions(config, GRID[0]).step) * ORIGINAL / GRID
+    positions = class_map.map_positions(config, WINDOW, GRID[0])
+    step = np.array(positions.step) * ORIGINAL / GRID
     images, centres = _spots(step)
     gridded = np.stack([to_grid(image, *GRID) for image in images])
     model = _averaging_model(config)
@@ -184,7 +185,7 @@ def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, ste
     picture = (450, 210)
     peaks = []
     for one in maps:
-        shown = class_map.project(one, config, GRID, picture)
+        shown = class_map.project(one, config, WINDOW, GRID, picture)
         peak = np.unravel_index(shown.argmax(), picture)
         peaks.append((np.array(peak) + 0.5) * ORIGINAL / picture - 0.5)
     errors = (np.array(peaks) - centres) / step
@@ -195,19 +196,19 @@ def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, ste
 
 
 def test_positions_of_vgg_lie_in_the_middle_of_their_share():
-    found = class_map.map_positions(_config("vgg"), 1152)
+    found = class_map.map_positions(_config("vgg"), None, 1152)
     assert found == class_map.Positions(first=31.5, step=64)
 
 
 def test_positions_of_the_papers_model_lie_off_the_middle():
-    config = default_model_config()
+    config = read_model_config({})
     # The 7x7 convolution, then the pool: one and two pixels; nothing after them.
-    assert class_map.map_positions(config, 1152) == class_map.Positions(3.0, 128)
+    assert class_map.map_positions(config, None, 1152) == class_map.Positions(3.0, 128)
 
 
 def test_a_flat_map_is_flat_over_the_picture():
     shown = class_map.project(
-        np.full((6, 5), 2.5), _config("vgg"), (384, 320), (70, 31)
+        np.full((6, 5), 2.5), _config("vgg"), None, (384, 320), (70, 31)
     )
     assert shown.shape == (70, 31)
     np.testing.assert_allclose(shown, 2.5, rtol=1e-6)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from mammo_jax.models import (
     build_model,
     default_model_config,
     initializers,
+    read_model_config,
     resnet,
 )
 from mammo_jax.models import variables as model_variables
@@ -34,7 +37,7 @@ def tiny(trunk="resnet50", top="residual_512-512-1024x2", **changes):
     blocks = {"residual": ("8-8-16x2", "8-8-8x1"), "vgg": ("8x2", "4x1")}
     config.top.blocks = blocks.get(config.top.kind, ())
     config.top.update({"pool": 1, "window": 1, "fc": (6, 4)})
-    return config
+    return read_model_config(config)
 
 
 def images(batch=2, size=64, seed=0):
@@ -162,9 +165,9 @@ def test_images_too_small_for_a_trunk_are_refused_with_the_size_needed(trunk):
 
 def test_too_small_heatmap_is_refused_with_the_size_needed():
     config = tiny(top="heatmap_5x5")
-    config.top.update({"pool": 5, "window": 7})
+    top = dataclasses.replace(config.top, pool=5, window=7)
     with pytest.raises(UserError, match="at least 352 pixels"):
-        build_model(config, 0)
+        build_model(dataclasses.replace(config, top=top), 0)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (128, 64), (32, 32)])
@@ -194,7 +197,7 @@ def test_a_heatmap_model_refuses_images_of_another_size(size):
         ({"image_size": (0, 896)}, r"image_size is \(0, 896\)"),
         ({"image_size": ("a", 1)}, "image_size is"),
         ({"image_size": "big"}, "image_size"),
-        ({"top": 5}, "model.top is 5"),
+        ({"top": 5}, "config.model.top is 5"),
         ({"top": {"pool": 0}}, "top.pool is 0; it must be at least 1"),
         ({"top": {"pool": -1}}, "top.pool is -1"),
         ({"top": {"window": 0}}, "top.window is 0"),
@@ -207,5 +210,5 @@ def test_a_heatmap_model_refuses_images_of_another_size(size):
 )
 def test_wrong_configuration_is_refused_by_name(change, message):
     with pytest.raises(UserError, match=message) as caught:
-        build_model(change, 0)
+        read_model_config(change)
     assert "\n" not in str(caught.value)

@@ -14,19 +14,22 @@ from mammo_jax.models import (
     abstract_model,
     build_model,
     default_model_config,
+    read_model_config,
     variables,
 )
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.heatmap import HeatmapTop, patch_logits
+from mammo_jax.models.heatmap import ConnectedTop, patch_logits
 from mammo_jax.models.initializers import Keys
 from mammo_jax.models.resnet import WIRINGS
 
 
-def config_of(trunk="resnet50", top="residual_512-512-1024x2", **changes):
+def config_of(
+    trunk="resnet50", top="residual_512-512-1024x2", *, top_changes=(), **changes
+):
     config = default_model_config()
     config.update({"trunk": trunk} | changes)
-    config.top.update(TOPS[top])
-    return config
+    config.top.update(TOPS[top] | dict(top_changes))
+    return read_model_config(config)
 
 
 def sizes_of(config, image_size=(1152, 896)):
@@ -133,7 +136,7 @@ def test_heatmap_position_equals_the_patch_classifier_on_that_window():
 
 def test_heatmap_top_is_the_sum_of_its_two_ways():
     sizes = {"patch_classes": 5, "pool": 2, "fc": (7, 3), "num_classes": 2}
-    top = variables.draw(HeatmapTop((4, 6), **sizes, keys=Keys()), 0)
+    top = variables.draw(ConnectedTop((4, 6), **sizes, keys=Keys()), 0)
     rng = np.random.default_rng(0)
     heatmap = rng.uniform(size=(3, 4, 6, 5)).astype(np.float32)
     pooled = heatmap.reshape(3, 2, 2, 3, 2, 5).max((2, 4)).reshape(3, -1)
@@ -152,14 +155,18 @@ def test_heatmap_top_is_the_sum_of_its_two_ways():
 
 
 def test_relu_and_softmax_heatmaps_differ_and_share_their_variables():
-    config = config_of(top="heatmap_5x5", width=0.02, image_size=(96, 64))
-    config.top.update({"window": 1, "pool": 1, "fc": (6, 4)})
+    small = {"window": 1, "pool": 1, "fc": (6, 4)}
     images = jnp.asarray(
         np.random.default_rng(0).normal(0, 50, (2, 96, 64, 3)), jnp.float32
     )
     logits, names = [], []
     for activation in ("softmax", "relu"):
-        config.top.activation = activation
+        config = config_of(
+            top="heatmap_5x5",
+            top_changes=small | {"activation": activation},
+            width=0.02,
+            image_size=(96, 64),
+        )
         graphdef, params, stats = variables.split(build_model(config, 0))
 
         def forward(params, stats, images, graphdef=graphdef):

@@ -1,6 +1,12 @@
 import pytest
 
-from mammo_jax.models import build_model, default_model_config, groups_of, variables
+from mammo_jax.models import (
+    build_model,
+    default_model_config,
+    groups_of,
+    read_model_config,
+    variables,
+)
 
 
 def groups(trunk, kind="residual"):
@@ -10,7 +16,7 @@ def groups(trunk, kind="residual"):
     config.top.update(
         {"kind": kind, "blocks": blocks, "window": 1, "pool": 1, "fc": (4, 4)}
     )
-    _, params, _ = variables.split(build_model(config, 0))
+    _, params, _ = variables.split(build_model(read_model_config(config), 0))
     return {path: groups_of(path, trunk) for path in params}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mammo_jax.cpu import onednn, xla_convolution
-from mammo_jax.models import abstract_model, build_model, variables
+from mammo_jax.models import abstract_model, build_model, read_model_config, variables
 from mammo_jax.weights.pretrained import convert
 from mammo_jax.weights.weight_files import read_weights
 from mammo_jax.weights.weight_names import SCHEMES
@@ -72,7 +72,7 @@ def our_variables(model, trunk, wiring, folder):
     config = {"trunk": trunk, "top": {"kind": "patch"}}
     if wiring:
         config["wiring"] = wiring
-    graphdef, params, stats = variables.split(build_model(config, 0))
+    graphdef, params, stats = variables.split(build_model(read_model_config(config), 0))
     params = {name: converted.get(name, value) for name, value in params.items()}
     stats = {name: converted.get(name, value) for name, value in stats.items()}
     return graphdef, params, stats, scheme
@@ -170,7 +170,7 @@ def test_parameter_counts_equal_keras(trunk):
     # keras.applications, include_top=False; the statistics are not parameters.
     expected = {"resnet50": 23_534_592, "vgg16": 14_714_688, "vgg19": 20_024_384}
     config = {"trunk": trunk, "top": {"kind": "patch"}}
-    model = abstract_model(config)
+    model = abstract_model(read_model_config(config))
     _, params, _ = variables.split(model)
     sizes = {n: np.prod(v.shape) for n, v in params.items() if n.startswith("trunk/")}
     assert sum(sizes.values()) == expected[trunk]
@@ -182,7 +182,7 @@ def test_every_scheme_names_every_trunk_variable_once():
             config = {"trunk": trunk, "top": {"kind": "patch"}}
             if scheme.wiring:
                 config["wiring"] = scheme.wiring
-            model = abstract_model(config)
+            model = abstract_model(read_model_config(config))
             _, params, stats = variables.split(model)
             ours = [n for n in params | stats if n.startswith("trunk/")]
             assert len({scheme.rename(name) for name in ours}) == len(ours)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mammo_jax.models import abstract_model, build_model, variables
+from mammo_jax.models import abstract_model, build_model, read_model_config, variables
 from mammo_jax.weights.pretrained import convert
 from mammo_jax.weights.weight_files import read_weights
 from mammo_jax.weights.weight_names import to_our_layout
@@ -71,7 +71,7 @@ def test_every_file_format_gives_the_same_arrays(network, name, tmp_path):
 def test_parameter_counts_equal_torchvision(network):
     expected = {n: p.numel() for n, p in network.named_parameters() if n[:3] != "fc."}
     config = {"wiring": "torchvision", "top": {"kind": "patch"}}
-    model = abstract_model(config)
+    model = abstract_model(read_model_config(config))
     _, params, _ = variables.split(model)
     sizes = [value.size for name, value in params.items() if name[:6] == "trunk/"]
     assert len(sizes) == len(expected)
@@ -117,7 +117,7 @@ def test_features_gradients_and_statistics_equal_pytorch(
     before = read_weights(tmp_path / "trunk.pth")
     converted, scheme = convert("resnet50", before)
     config = {"wiring": scheme.wiring, "top": {"kind": "patch"}}
-    graphdef, params, stats = variables.split(build_model(config, 0))
+    graphdef, params, stats = variables.split(build_model(read_model_config(config), 0))
     converted = jax.tree.map(jnp.asarray, converted)
     params = {name: converted.get(name, value) for name, value in params.items()}
     stats = {name: converted[name] for name in stats}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.models import build_model, variables
+from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.models.network_input import network_input
 from paper import gradients
 from paper.gradients import make_gradient_norms
@@ -27,7 +27,7 @@ def test_the_norm_is_the_rate_at_which_the_loss_changes(top):
         "image_size": (128, 96),
         "top": TOPS[top],
     }
-    model = build_model(config, 0)
+    model = build_model(read_model_config(config), 0)
     graphdef, params, stats = variables.split(model)
     rng = np.random.default_rng(0)
     batch = {

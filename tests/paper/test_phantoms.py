@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
-from mammo_jax.models import build_model, variables
+from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.weights import pretrained
 from paper import phantoms, presets, run
 
@@ -29,10 +29,10 @@ def test_a_narrow_trunk_goes_through_the_door_of_ported_weights(
     config = {"trunk": trunk, "width": 1 / 16, "top": {"kind": "patch"}}
     if wiring:
         config["wiring"] = wiring
-    _, params, stats = variables.split(build_model(config, 1))
+    _, params, stats = variables.split(build_model(read_model_config(config), 1))
     file = tmp_path / "trunk.safetensors"
     pretrained.save_trunk(trunk, wiring, 1 / 16, params | stats, "made up", file)
-    _, fresh, fresh_stats = variables.split(build_model(config, 2))
+    _, fresh, fresh_stats = variables.split(build_model(read_model_config(config), 2))
     loaded = pretrained.load_trunk(file, trunk, wiring)
     put, _ = pretrained.put_trunk(loaded, fresh, fresh_stats)
     for name, value in put.items():
@@ -42,10 +42,10 @@ def test_a_narrow_trunk_goes_through_the_door_of_ported_weights(
 
 def test_a_trunk_of_another_width_is_refused(tmp_path):
     narrow = {"trunk": "vgg16", "width": 1 / 16, "top": {"kind": "patch"}}
-    _, params, stats = variables.split(build_model(narrow, 0))
+    _, params, stats = variables.split(build_model(read_model_config(narrow), 0))
     file = tmp_path / "trunk.safetensors"
     pretrained.save_trunk("vgg16", "", 1 / 16, params | stats, "made up", file)
-    wide = build_model({**narrow, "width": 1 / 8}, 0)
+    wide = build_model(read_model_config({**narrow, "width": 1 / 8}), 0)
     _, params, stats = variables.split(wide)
     with pytest.raises(UserError, match="of their own trunk and width"):
         pretrained.put_trunk(pretrained.load_trunk(file, "vgg16", ""), params, stats)

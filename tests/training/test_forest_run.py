@@ -62,7 +62,9 @@ def test_scores_are_those_of_a_forest_on_the_described_heatmaps(runs, phantom_da
 
     folder, _, _ = runs
     model = load_model(folder / "patch")
-    step = make_heatmap_step(model.model_config, model.description.pixel_mean)
+    step = make_heatmap_step(
+        model.model_config, model.window, model.description.pixel_mean
+    )
     dataset = open_dataset("cbis_ddsm/paper_whole_h288", str(phantom_data))
     described = {
         role: forest.describe_split(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mammo_jax.models import build_model, default_model_config
+from mammo_jax.models import build_model, default_model_config, read_model_config
 from mammo_jax.models.groups import GROUPS
 from mammo_jax.models.vgg import DEPTHS
 from mammo_jax.training.stage_step import make_train_step
@@ -87,7 +87,9 @@ def _ours():
     config.top.kind, config.top.blocks = "vgg", ("8x2",)
     rates = dict.fromkeys(GROUPS, RATE)
     stages = {"stage1": {"epochs": 1, "rates": rates, "l2": L2}}
-    return make_train_step(build_model(config, 0), stages=stages, pixel_mean=MEAN)
+    return make_train_step(
+        build_model(read_model_config(config), 0), stages=stages, pixel_mean=MEAN
+    )
 
 
 @pytest.mark.slow

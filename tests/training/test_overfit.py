@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mammo_jax.datasets import pipeline
-from mammo_jax.models import build_model, default_model_config
+from mammo_jax.models import build_model, default_model_config, read_model_config
 from mammo_jax.models.groups import GROUPS
 from mammo_jax.training.stage_step import make_train_step
 
@@ -26,7 +26,7 @@ def test_eight_phantoms_are_learnt_by_heart(phantom_data):
     config.width, config.wiring, config.zero_init_residual = 1 / 8, "torchvision", True
     config.top.blocks = ("16-16-32x1", "16-16-32x1")
     train_step, state = make_train_step(
-        build_model(config, 0),
+        build_model(read_model_config(config), 0),
         stages={"stage1": {"epochs": 1, "rates": dict.fromkeys(GROUPS, 1e-3)}},
         pixel_mean=data.pixel_mean,
     )

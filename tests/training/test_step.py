@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_sample_weight
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.models import (
+    build_model,
+    default_model_config,
+    read_model_config,
+    variables,
+)
 from mammo_jax.models.groups import GROUPS
 from mammo_jax.models.network_input import network_input
 from mammo_jax.training import step
@@ -30,7 +35,7 @@ def _network(kind: str = "patch", batch_norm: str = "batch"):
     config.batch_norm = batch_norm
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, CLASSES
     config.top.kind, config.top.blocks = kind, ("4-4-8x1",)
-    return build_model(config, 0)
+    return build_model(read_model_config(config), 0)
 
 
 def _stages(group: str = "") -> dict:

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models import build_model, default_model_config, variables
+from mammo_jax.models import (
+    build_model,
+    default_model_config,
+    read_model_config,
+    variables,
+)
 from mammo_jax.weights.conversion import check_same_network, take_over
 from paper import presets
 from paper.plan import Setting, plan_runs
@@ -29,9 +34,17 @@ def make_config(kind, trunk="resnet50", **changes):
     return config
 
 
+def frozen(source, whole):
+    """The trained classifier's configuration, from its JSON file, and the new one."""
+    written = make_config(**source).to_json_best_effort()
+    return read_model_config(json.loads(written)), read_model_config(
+        make_config(**whole)
+    )
+
+
 def split_model(kind, seed, trunk="resnet50", **changes):
     config = make_config(kind, trunk, **changes)
-    return variables.split(build_model(config, seed))
+    return variables.split(build_model(read_model_config(config), seed))
 
 
 @pytest.mark.parametrize("trunk", ["resnet50", "vgg16"])
@@ -170,9 +183,8 @@ def test_lost_variable_is_an_error_that_names_it():
     ],
 )
 def test_a_network_that_computes_something_else_is_refused(source, whole, message):
-    source, whole = make_config(**source), make_config(**whole)
     with pytest.raises(UserError, match=re.escape(message)):
-        check_same_network(json.loads(source.to_json_best_effort()), whole)
+        check_same_network(*frozen(source, whole))
 
 
 @pytest.mark.parametrize(
@@ -195,8 +207,7 @@ def test_a_network_that_computes_something_else_is_refused(source, whole, messag
     ],
 )
 def test_the_same_network_is_accepted(source, whole):
-    source, whole = make_config(**source), make_config(**whole)
-    check_same_network(json.loads(source.to_json_best_effort()), whole)
+    check_same_network(*frozen(source, whole))
 
 
 @pytest.mark.parametrize(("preset", "scale"), presets.SCALES.items())
@@ -207,4 +218,5 @@ def test_every_row_of_the_paper_goes_on_from_the_same_network(preset, scale, tmp
     followers = [run.row for run in plan if run.row.start and run.row.kind != "forest"]
     assert len(followers) > 40
     for row in followers:
-        check_same_network(models[row.start], models[row.name])
+        start, model = models[row.start], models[row.name]
+        check_same_network(read_model_config(start), read_model_config(model))

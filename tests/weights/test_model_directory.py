@@ -43,7 +43,7 @@ def test_the_model_that_was_saved_is_loaded(made):
 def test_a_patch_model_slides_a_window_of_its_patches_size(tmp_path):
     write_run(tmp_path / "patch", "patch")
     # Patches of 64 pixels on a trunk of stride 32.
-    assert load_model(tmp_path / "patch").model_config.top.window == 2
+    assert load_model(tmp_path / "patch").window == 2
 
 
 def test_a_missing_directory_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models import abstract_model, build_model, variables
+from mammo_jax.models import abstract_model, build_model, read_model_config, variables
 from mammo_jax.weights.pretrained import (
     convert,
     convert_file,
@@ -126,7 +126,7 @@ def test_ported_trunk_replaces_the_trunk_and_nothing_else(vgg_source, tmp_path):
     convert_file("vgg16", vgg_source, out)
     trunk = load_trunk(out, "vgg16", "")
     config = {"trunk": "vgg16", "top": {"kind": "patch"}, "num_classes": 5}
-    _, params, stats = variables.split(build_model(config, 0))
+    _, params, stats = variables.split(build_model(read_model_config(config), 0))
     new, _ = put_trunk(trunk, params, stats)
     assert new.keys() == params.keys()
     for name in params:
@@ -151,7 +151,8 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
     def first_layers(stem):
         """Up to the first convolution of stage 2; the size of the trunk's features."""
         config = {"wiring": "torchvision", "stem": stem, "top": {"kind": "patch"}}
-        graphdef, params, stats = variables.split(build_model(config, 0))
+        model = build_model(read_model_config(config), 0)
+        graphdef, params, stats = variables.split(model)
         net = variables.merge(graphdef, *put_trunk(trunk, params, stats)).trunk
         x = net.bn1(net.conv1(images), False)
         pooled = max_pool(x, 3, net.pool_stride, net.pool_padding)
@@ -169,7 +170,7 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
 
 def test_ported_trunk_is_refused_by_a_narrower_model():
     config = {"trunk": "vgg16", "width": 0.1, "top": {"kind": "patch"}}
-    _, params, stats = variables.split(build_model(config, 0))
+    _, params, stats = variables.split(build_model(read_model_config(config), 0))
     trunk = {
         name: jnp.zeros(shape) for name, shape in trunk_shapes("vgg16", "").items()
     }
@@ -372,7 +373,7 @@ def test_damaged_values_are_said_to_be_damaged(change, narrow_trunk, tmp_path):
 @pytest.mark.parametrize("width", [1.5, 2, 0.125, 1e-5, 1 / 3])
 def test_a_trunk_of_any_width_is_written_and_read(width, tmp_path):
     config = {"trunk": "vgg16", "width": width, "top": {"kind": "patch"}}
-    model = abstract_model(config)
+    model = abstract_model(read_model_config(config))
     _, params, stats = variables.split(model)
     values = {name: np.zeros(v.shape, v.dtype) for name, v in (params | stats).items()}
     file = tmp_path / "t.safetensors"
