@@ -14,7 +14,7 @@ DEMO_DIR ?= runs/demo
 # start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow test-peers test-cuda bench lint lock setup-run setup-test clean
+.PHONY: help demo test test-slow test-peers test-cuda bench lint docs lock setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ lint: setup-test  ## Run the linters, the type checker and the check of the room
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+docs: setup-test  ## Write the reference pages of `import mammo_jax` to build/docs.
+	$(RUN) -m pdoc --no-show-source --output-directory build/docs mammo_jax '!mammo_jax.'
 
 setup-run: $(VENV)/.run-installed  ## Install what running needs.
 
@@ -84,7 +87,7 @@ $(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/uv
 # For every supported Python and platform at once, with hashes. To renew them, remove
 # them first.
 lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
-	$(LOCK) $(call extras,test dev real dicom cuda12 cuda13) --output-file requirements.lock
+	$(LOCK) $(call extras,test dev docs real dicom cuda12 cuda13) --output-file requirements.lock
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
 
 clean:  ## Remove the environment and the caches, not data and runs.
