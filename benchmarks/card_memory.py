@@ -1,6 +1,6 @@
 """What XLA plans for a train step, and what it takes on the GPU of this machine.
 
-  python -m benchmarks.card_memory --readme=README.md
+  python -m benchmarks.card_memory --page=docs/performance.md
 
 The largest models of each kind in `benchmarks.model_costs` train two steps of all
 layers, with a batch of 2 as their configuration cuts it and in one microbatch, each in
@@ -134,15 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--processes", type=int, default=1, help="at a time")
     parser.add_argument(
-        "--readme", type=Path, help="write the table between the markers of this file"
+        "--page", type=Path, help="write the table between the markers of this file"
     )
     parser.add_argument("--as_visit", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     if flags.as_visit:
         print(json.dumps(visit(Visit(*json.loads(flags.as_visit)))))
         return
-    if flags.readme:
-        split_at_markers(flags.readme, _MARKERS)  # Before the minutes of compiling.
+    if flags.page:
+        split_at_markers(flags.page, _MARKERS)  # Before the minutes of compiling.
     lines = [f"On {gpu_name()}.\n\n"]
     rows = progress(
         measure(flags.processes), "models", total=len(_LARGEST), unit="model"
@@ -150,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in itertools.chain((_COLUMNS, ("---",) * 3 + ("---:",) * 4), rows):
         lines.append(f"| {' | '.join(row)} |\n")
         print(lines[-1], end="", flush=True)
-    if flags.readme:
-        write_between_markers(flags.readme, _MARKERS, "".join(lines))
+    if flags.page:
+        write_between_markers(flags.page, _MARKERS, "".join(lines))
     if any(_FAILED[0] in line for line in lines):
         raise UserError("models failed, see above")
 

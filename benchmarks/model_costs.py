@@ -1,6 +1,6 @@
 """What the paper's whole-image models cost: parameters, arithmetic, memory.
 
-  python -m benchmarks.model_costs --readme=README.md
+  python -m benchmarks.model_costs --page=docs/performance.md
 
 Every whole-image model of the paper's Tables 2 and 3 at 1152x896, and its best one with
 the gentler stem, with its own configuration (float32, a batch of 2 as two microbatches
@@ -160,7 +160,7 @@ def measure_all() -> Iterator[Costs]:
         yield measure(*model)
 
 
-def print_table(costs: Iterable[Costs], readme: Path | None) -> None:
+def print_table(costs: Iterable[Costs], page: Path | None) -> None:
     """Prints the table as it grows, and writes it into a file if there is one.
 
     Raises:
@@ -179,8 +179,8 @@ def print_table(costs: Iterable[Costs], readme: Path | None) -> None:
         add(row.cells())
         if row.is_too_large():
             too_large.append(f"{row.trunk} {row.top}")
-    if readme:
-        write_between_markers(readme, "model costs", "".join(lines))
+    if page:
+        write_between_markers(page, "model costs", "".join(lines))
     if too_large:
         raise UserError(
             f"these models need more than {MOST_BYTES / 1e9:g} GB: "
@@ -194,18 +194,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--readme", type=Path, help="write the table between the markers of this file"
+        "--page", type=Path, help="write the table between the markers of this file"
     )
-    readme = parser.parse_args().readme
+    page = parser.parse_args().page
     if not cuda_target.is_available():
         raise UserError(
             "the compiler for CUDA is not installed: pip install --no-deps "
             "--target=FOLDER jax-cuda12-plugin jax-cuda12-pjrt, then set "
             "PYTHONPATH=FOLDER"
         )
-    if readme:
-        split_at_markers(readme, "model costs")  # Before the minutes of compiling.
-    print_table(measure_all(), readme)
+    if page:
+        split_at_markers(page, "model costs")  # Before the minutes of compiling.
+    print_table(measure_all(), page)
 
 
 if __name__ == "__main__":

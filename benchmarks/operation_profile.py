@@ -195,7 +195,7 @@ def main() -> None:
 _HEAD = """# Where the time of a train step on a CPU goes
 
 Written by `python -m benchmarks.operation_profile --out=docs/cpu_profile.md`. Forward
-and backward pass of all layers and Adam, as in the README's table of speeds. Durations
+and backward pass of all layers and Adam, as in the table of performance.md. Durations
 are added up over operations that run one after the other, each on all cores; what is
 missing to the step is between operations. Convolutions' GFLOP are XLA's count of the
 whole step, of which they are nearly all. The bytes are the sizes of what an operation

@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument(
-        "--readme", type=Path, help="write the table between the markers of this file"
+        "--page", type=Path, help="write the table between the markers of this file"
     )
     parser.add_argument("--as_visit", nargs=3, help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
@@ -207,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if alone:
         parser.error(f"none of {flags.peers} is measured beside {OURS} on {alone}")
     table = "speed table, GPU" if flags.gpu else "speed table"
-    if flags.readme:
-        split_at_markers(flags.readme, table)  # Before the hour of measuring.
+    if flags.page:
+        split_at_markers(flags.page, table)  # Before the hour of measuring.
     lines: list[str] = []
 
     def add(line: str) -> None:
@@ -223,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure(name, peers[name], flags.rounds, flags.steps, flags.gpu)
         for key in ("train", "score", "memory"):
             add(_row(name, key, found))
-    if flags.readme:
-        write_between_markers(flags.readme, table, "".join(lines))
+    if flags.page:
+        write_between_markers(flags.page, table, "".join(lines))
 
 
 if __name__ == "__main__":
