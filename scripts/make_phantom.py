@@ -11,7 +11,8 @@ from mammo_jax.common.errors import run_command
 from mammo_jax.phantom import LAYOUTS
 
 
-def _parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,7 +32,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error happened"
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -43,5 +44,5 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parsed = _parse_arguments()
+    parsed = parse_arguments()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

