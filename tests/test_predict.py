@@ -4,11 +4,9 @@ import csv
 import functools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import warnings
 from pathlib import Path
@@ -20,6 +18,7 @@ import pydicom
 import pytest
 import scipy.special
 from browser import screenshot
+from doc_pages import ROOT, blocks
 from pydicom.datadict import DicomDictionary
 from pydicom.sr.codedict import codes
 from raw_files import make_dataset, save, write_dicom
@@ -792,18 +791,16 @@ def test_an_export_scores_with_jax_alone(model, other, tmp_path):
     assert one == pytest.approx(expected[:1], rel=1e-4)
 
 
-def _readme_export() -> str:
-    """The README's Python that scores with an export."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"  ```python\n(.*?)  ```\n", text, re.DOTALL)
-    (block,) = (block for block in blocks if "export.deserialize" in block)
-    return textwrap.dedent(block)
+def _documented_export() -> str:
+    """The page's Python that scores with an export."""
+    (block,) = blocks(ROOT / "docs" / "scoring.md", "python")
+    return block
 
 
 @pytest.mark.parametrize(
     ("bits", "stretch"), [(8, False), (12, False), (16, False), (8, True)]
 )
-def test_the_readmes_way_with_an_export_gives_predicts_score(
+def test_the_documented_way_with_an_export_gives_predicts_score(
     tmp_path, monkeypatch, bits, stretch
 ):
     write_run(tmp_path / "run", stretch=stretch)
@@ -820,7 +817,7 @@ def test_the_readmes_way_with_an_export_gives_predicts_score(
     monkeypatch.chdir(tmp_path)
     names = {"pixels": pixels, "bits": bits, "stretch": stretch}
     names |= {"height": HEIGHT, "width": WIDTH}
-    *code, last = _readme_export().splitlines()
+    *code, last = _documented_export().splitlines()
     exec("\n".join([*code, f"found = {last}"]), names)
     assert float(names["found"][0]) == pytest.approx(score, rel=1e-6)
 
