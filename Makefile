@@ -19,6 +19,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# A train step's memory comes in huge pages, where the kernel gives them to who asks.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: setup-run  ## Phantom data to test AUC, in runs/demo (minutes on two cores).
 	$(RUN) -m mammo_jax.main --config=configs/whole_res.py:phantom --workdir=$(DEMO_DIR)
 

@@ -69,11 +69,11 @@ class Repeated(Sequence):
 
 def read_ours(kind: Kind, folder: Path) -> Iterator[Any]:
     """Batches of this project, as they go to the device."""
-    from mammo_jax.common.memory import set_up_memory
+    from mammo_jax.common.memory import give_back_large_blocks
     from mammo_jax.datasets import pipeline
     from mammo_jax.datasets.augment import Augmentation
 
-    set_up_memory()
+    give_back_large_blocks()
     source = pipeline.open_dataset(kind.dataset, str(folder / "data")).sources["train"]
     return pipeline.training_batches(
         Repeated(source, kind.examples),

@@ -30,7 +30,6 @@ from benchmarks.input_pipeline import (
     read_ours,
 )
 from benchmarks.side_by_side import machine
-from mammo_jax.common.memory import start_with_memory_settings
 
 # Images that are kept in memory for the parts after reading.
 _KEPT = 32
@@ -210,5 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    start_with_memory_settings()
     main()

@@ -32,7 +32,6 @@ import jax.numpy as jnp
 from benchmarks import side_by_side
 from benchmarks.peers import mammo_jax_steps
 from benchmarks.train_steps import count_flops
-from mammo_jax.common.memory import start_with_memory_settings
 from mammo_jax.common.progress import progress
 from mammo_jax.cpu import onednn
 from mammo_jax.models.compiling import jit_network
@@ -167,7 +166,6 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
-    start_with_memory_settings()  # as mammo_jax.main does
     if not onednn.is_faster():
         parser.error("XLA convolves here, and does not tell convolutions from the rest")
     names = [

@@ -30,7 +30,6 @@ from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from mammo_jax.common.errors import run_command
-from mammo_jax.common.memory import start_with_memory_settings
 
 OURS, PYTORCH, KERAS = "mammo_jax", "pytorch", "keras"
 _ALL = (OURS, PYTORCH, KERAS)
@@ -65,8 +64,6 @@ _VECTOR_UNITS = {"amx_bf16": "with AMX", "avx512f": "with AVX-512", "avx2": "wit
 
 def visit(peer: str, name: str, steps: int) -> Results:
     """Times one peer in this process; seconds, and memory in GB."""
-    if peer == OURS:
-        start_with_memory_settings()  # as mammo_jax.main does
     workload, _ = WORKLOADS[name]
     prepared = importlib.import_module(f"benchmarks.peers.{peer}_steps").prepare(
         workload

@@ -22,9 +22,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_jax.common.memory import start_with_memory_settings
-from mammo_jax.starting import quick_start
-
 CONFIG = "configs/whole_res.py:real"
 _SPLITS = ("train", "validation", "test")
 _STARTED, _MARKS = "MAMMO_JAX_STARTED", "MAMMO_JAX_MARKS"
@@ -72,13 +69,10 @@ def run_until_first_step(arguments: Sequence[str]) -> None:
 
     from mammo_jax import main as command
 
-    start_with_memory_settings()  # as the command does
-
     marks = Marks()
-    with quick_start():  # as the command does
-        from mammo_jax.training import loop
-        from mammo_jax.training import run as _train  # noqa: F401
-        from mammo_jax.training.experiment import Experiment
+    from mammo_jax.training import loop
+    from mammo_jax.training import run as _train  # noqa: F401
+    from mammo_jax.training.experiment import Experiment
 
     marks.add("imported")
     step, compiler_of = loop._step, Experiment.compiler_of_train_step
@@ -111,7 +105,6 @@ def run_until_first_score(arguments: Sequence[str]) -> None:
     """Predicts until the first score is known."""
     from mammo_jax import predict
 
-    start_with_memory_settings()  # as the command does
     marks, score_all = Marks(), predict._score
 
     def with_marks(*arguments):

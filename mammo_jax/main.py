@@ -15,8 +15,7 @@ from ml_collections import config_flags
 
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.folders import with_config_file
-from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
-from mammo_jax.starting import quick_start
+from mammo_jax.common.memory import give_back_large_blocks
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -126,14 +125,13 @@ def _train() -> None:
         )
     if _TTA.value:
         config.tta = True
-    set_up_memory()  # before JAX has threads
+    give_back_large_blocks()  # before JAX has threads
     join_processes()
     # Imported late: `--help` and a misspelt flag answer at once.
-    with quick_start():
-        import jax
+    import jax
 
-        from mammo_jax.common.compilation_cache import use_compilation_cache
-        from mammo_jax.training.run import train_and_evaluate
+    from mammo_jax.common.compilation_cache import use_compilation_cache
+    from mammo_jax.training.run import train_and_evaluate
 
     use_compilation_cache()
     workdir = Path(directory).expanduser()
@@ -179,5 +177,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    start_with_memory_settings()
     app.run(main, flags_parser=_flags_parser)

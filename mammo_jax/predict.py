@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
-from mammo_jax.starting import quick_start
+from mammo_jax.common.memory import give_back_large_blocks
 
 if TYPE_CHECKING:
     from mammo_jax.prediction.inputs import Input, Problem
@@ -105,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
     if options.paths and not files:
         raise UserError(f"there is nothing to score but what is in {out} already")
     grids = [load_description(path).grid for path in directories]
-    set_up_memory()  # before the readers have threads
+    give_back_large_blocks()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with inputs.reading(
         files, grids, with_original=options.full_size or options.dicom
@@ -119,11 +118,10 @@ def _score(
     images: "Iterator[Input | Problem]",
     files: int,
 ) -> int:
-    with quick_start():
-        from mammo_jax.common.compilation_cache import use_compilation_cache
-        from mammo_jax.prediction import run
-        from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
-        from mammo_jax.weights.model_directory import load_model
+    from mammo_jax.common.compilation_cache import use_compilation_cache
+    from mammo_jax.prediction import run
+    from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
+    from mammo_jax.weights.model_directory import load_model
 
     if options.dicom:
         from mammo_jax.prediction.dicom_output import check_library
@@ -183,5 +181,4 @@ def _about(models: "Sequence[LoadedModel]", *, tta: bool) -> str:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
-    start_with_memory_settings()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -12,7 +12,6 @@ import json
 import shlex
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.common.memory import start_with_memory_settings
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -91,5 +90,4 @@ def main(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
-    start_with_memory_settings()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.common.memory import set_up_memory, start_with_memory_settings
+from mammo_jax.common.memory import give_back_large_blocks
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
 
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(
             "--plan runs and writes nothing; leave it out, or --write_results"
         )
-    set_up_memory()  # before JAX has threads
+    give_back_large_blocks()  # before JAX has threads
     # Imported late: `--help` answers at once.
     from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.main import show_own_messages
@@ -108,5 +108,4 @@ def _split(text: str) -> list[str]:
 
 if __name__ == "__main__":
     parsed = parse_arguments()
-    start_with_memory_settings()
     run_command(lambda: main(parsed), traceback=parsed.traceback)

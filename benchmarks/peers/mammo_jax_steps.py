@@ -7,14 +7,14 @@ import numpy as np
 from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
 from benchmarks.train_steps import STEPS_PER_EPOCH, AbstractStep
 from mammo_jax import config as base
-from mammo_jax.common.memory import set_up_memory
+from mammo_jax.common.memory import give_back_large_blocks
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.training import step
 from mammo_jax.training.experiment import abstract_batch
 from mammo_jax.training.stage_step import make_train_step
 from mammo_jax.training.stages import read_stages
 
-set_up_memory()
+give_back_large_blocks()
 
 
 def prepare(workload: Workload) -> Steps:

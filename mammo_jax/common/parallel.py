@@ -14,7 +14,7 @@ from typing import TypeVar
 import cv2
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.memory import set_up_memory
+from mammo_jax.common.memory import keep_freed_blocks
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -55,7 +55,7 @@ def parallel_map(
     """
     num_workers = min(count_workers(num_workers), len(tasks))
     if num_workers <= 1:
-        set_up_memory()
+        keep_freed_blocks()
         yield from map(function, tasks)
         return
     todo = collections.deque(tasks)
@@ -120,7 +120,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
-    set_up_memory()
+    keep_freed_blocks()
 
 
 def _end_with_parent() -> None:

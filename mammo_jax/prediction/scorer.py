@@ -14,7 +14,6 @@ from mammo_jax.models import class_map
 from mammo_jax.models import flips as flipping
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.prediction.inputs import Input
-from mammo_jax.starting import quick_start
 from mammo_jax.weights.model_directory import LoadedModel
 
 
@@ -59,8 +58,7 @@ class Scorer:
         )
         shape = (self.batch_size, *model.description.grid[:2])
         images = jax.ShapeDtypeStruct(shape, np.uint16)
-        with quick_start():
-            lowered = jit_network(step).lower(model.params, model.batch_stats, images)
+        lowered = jit_network(step).lower(model.params, model.batch_stats, images)
         return lowered.compile()
 
     def score(self, images: Sequence[Input]) -> list[Scored]:

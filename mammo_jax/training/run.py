@@ -17,7 +17,6 @@ from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.model_config import read_model_config
-from mammo_jax.starting import quick_start
 from mammo_jax.training import ensemble, forest_run, phantom_data, scoring
 from mammo_jax.training import experiment as experiments
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Progress
@@ -197,7 +196,6 @@ def _evaluate(
     return metrics
 
 
-@quick_start()
 def _begin(
     experiment: Experiment,
     checkpoints: Checkpoints,
