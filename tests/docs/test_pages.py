@@ -149,3 +149,34 @@ def test_every_figure_of_the_list_stands_on_its_page():
         texts = [" ".join(page.read_text(encoding="utf-8").split()) for page in pages]
         quoted = re.findall(r"`(.+?)`", figure)[:1]
         assert all(any(part in text for text in texts) for part in quoted), figure
+
+
+def test_the_design_shows_the_order_that_is_checked():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"^```\n(paper/.*?)^```$", page, re.DOTALL | re.M)
+    found = {
+        name.strip("/").removesuffix(".py"): number
+        for number, line in enumerate(picture.splitlines())
+        for name in line[:32].split()
+    }
+    places = []
+    for layer in contract["layers"]:
+        names = [part.split(".")[-1] for part in re.split(r" [:|] ", layer)]
+        places.append({found[name] for name in names})
+    assert all(len(place) == 1 for place in places)
+    assert places == sorted(places, key=min)
+
+
+def test_the_workflows_run_the_ladder_and_templates_warn_of_patient_data():
+    workflows = [path.read_text() for path in (ROOT / ".github/workflows").glob("*")]
+    steps = {step for text in workflows for step in re.findall(r"- run: (.+)", text)}
+    assert steps == {"make check", ".ci/run"}
+    templates = [*(ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")]
+    forms = [path for path in templates if path.name != "config.yml"]
+    assert len(forms) == 3
+    for path in (*forms, ROOT / ".github/PULL_REQUEST_TEMPLATE.md"):
+        assert "patient" in path.read_text(encoding="utf-8")
+    for form in forms:
+        assert "**No patient data, please.**" in form.read_text(encoding="utf-8")
