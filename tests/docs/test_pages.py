@@ -180,3 +180,17 @@ def test_the_workflows_run_the_ladder_and_templates_warn_of_patient_data():
         assert "patient" in path.read_text(encoding="utf-8")
     for form in forms:
         assert "**No patient data, please.**" in form.read_text(encoding="utf-8")
+
+
+def test_the_readme_repeats_the_figures_of_the_generated_tables():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
+    costs = [float(row[5]) for row in rows if len(row) == 7 and row[2] == "1152x896"]
+    (ratio,) = (row[5] for row in rows if row[:2] == ["resnet50_whole", "train"])
+    readme = README.read_text(encoding="utf-8")
+    assert f"| {min(costs):.1f} to {max(costs):.1f} GB, as planned by XLA |" in readme
+    assert f"two cores | {float(ratio):.1f} times |" in readme
