@@ -21,7 +21,7 @@ from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.memory import give_back_large_blocks
 
 if TYPE_CHECKING:
-    from mammo_jax.prediction.inputs import Input, Problem
+    from mammo_jax.prediction.reading import Input, Problem
     from mammo_jax.weights.model_directory import LoadedModel
 
 EXIT_SOME_BAD = 3
@@ -85,7 +85,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> int:
     """Scores, or exports; returns the exit code."""
     # Late: `--help` and a wrong option answer at once.
-    from mammo_jax.prediction import inputs
+    from mammo_jax.prediction import dicom_output, identity
+    from mammo_jax.prediction.find_files import find_files
+    from mammo_jax.prediction.reading import reading
     from mammo_jax.weights.model_description import load_description
 
     directories = [Path(part).expanduser() for part in options.model.split(",") if part]
@@ -98,7 +100,7 @@ def main(options: argparse.Namespace) -> int:
     written = out.resolve()
     files = [
         path
-        for path in inputs.find_files(options.paths)
+        for path in find_files(options.paths)
         if not options.out or written not in path.resolve().parents
     ]
     if options.paths and not files:
@@ -106,8 +108,16 @@ def main(options: argparse.Namespace) -> int:
     grids = [load_description(path).grid for path in directories]
     give_back_large_blocks()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
-    with inputs.reading(
-        files, grids, with_original=options.full_size or options.dicom
+    identifying = [
+        *identity.KEYWORDS,
+        *(dicom_output.KEYWORDS if options.dicom else ()),
+        *(dicom_output.IDENTIFYING if options.keep_identifiers else ()),
+    ]
+    with reading(
+        files,
+        grids,
+        identifying=identifying,
+        with_original=options.full_size or options.dicom,
     ) as images:
         return _score(options, directories, images, len(files))
 
@@ -119,20 +129,19 @@ def _score(
     files: int,
 ) -> int:
     from mammo_jax.common.compilation_cache import use_compilation_cache
-    from mammo_jax.prediction import run
+    from mammo_jax.prediction.dicom_output import check_library
     from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
+    from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
 
     if options.dicom:
-        from mammo_jax.prediction.dicom_output import check_library
-
         check_library()
     use_compilation_cache()
     models = [load_model(directory) for directory in directories]
     export = exportable(models, tta=options.tta) if options.export else None
     out = Path(options.out or "").expanduser()
     if options.paths:
-        run.prepare_output(out)  # Before the export, which may lie in it.
+        prepare_output(out)  # Before the export, which may lie in it.
     if export:
         _export(Path(options.export).expanduser(), *export)
     if not options.paths:
@@ -140,11 +149,11 @@ def _score(
     with contextlib.closing(
         Scorer(models, batch_size_for(models, files), tta=options.tta)
     ) as scorer:
-        rows, problems = run.predict(
+        rows, problems = predict(
             scorer,
             images,
             files,
-            run.Options(
+            Options(
                 out=out,
                 about=_about(models, tta=options.tta),
                 dicom=options.dicom,

@@ -16,7 +16,7 @@ from pathlib import Path
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
 from mammo_jax.datasets.cbis_tables import Abnormality, View
-from mammo_jax.images.dicom import find_pseudonym, read_header
+from mammo_jax.images.dicom import read_header
 
 _CASE_FOLDER = re.compile(
     r"(Mass|Calc)-(Training|Test)_P_\d{5}_(LEFT|RIGHT)_(CC|MLO)(_\d+)?"
@@ -43,10 +43,11 @@ class FileIndex:
         found: dict[str, list[Path]] = {}
         for path in progress(self.loose, "reading headers", unit="file"):
             try:
-                keys = {find_pseudonym(path), read_header(path).series_instance_uid}
+                header = read_header(path, ["PatientID"])
             except UserError:  # not an image of the collection; nothing asks for it
                 continue
-            for key in keys:
+            pseudonym = str(header.identifying.get("PatientID", ""))
+            for key in {pseudonym, header.series_instance_uid}:
                 found.setdefault(key, []).append(path)
         return found
 

@@ -1,30 +1,32 @@
-"""One DICOM file in, its pixels and the header facts that matter out.
+"""Reads a DICOM file: its pixels, and the header facts that matter.
 
-The only place that knows DICOM. Pixels come back as *stored values*: unsigned,
+The only module that reads DICOM files. Pixels come back as *stored values*: unsigned,
 `0 .. 2**bits_stored - 1`, darker is smaller, however the file codes them. Of the
-header only technical attributes and the UIDs needed to join files with tables are
-kept; names and dates are never read here, and PatientID by `find_pseudonym` alone.
+header only technical attributes and the UIDs that join files with tables are kept;
+what identifies a patient is read only where a caller names the attributes.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
 import pydicom
-from jaxtyping import Float, Shaped, UInt16
+from jaxtyping import UInt16
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
-from pydicom.tag import BaseTag, Tag
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.tag import Tag
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.images import codestreams
@@ -99,21 +101,12 @@ _HEADER_KEYWORDS = (
     "HighBit",
     "PixelRepresentation",
 )
-_WINDOW_KEYWORDS = (
-    "ModalityLUTSequence",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "VOILUTSequence",
-)
 _PIXEL_KEYWORDS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """Technical facts of a DICOM file; strings are empty where it has none.
+    """Technical facts of a file; strings are empty where it has none.
 
     Attributes:
       rows: height in pixels, Rows (0028,0010).
@@ -127,6 +120,9 @@ class Header:
       sop_instance_uid: SOPInstanceUID (0008,0018), for joining with tables.
       series_instance_uid: SeriesInstanceUID (0020,000E), likewise.
       study_instance_uid: StudyInstanceUID (0020,000D), likewise.
+      identifying: the further attributes that the reader was asked for. In clinical
+        data they identify: a caller must not let them out unless the user asks for
+        it (`predict --keep_identifiers`).
     """
 
     rows: int
@@ -134,12 +130,15 @@ class Header:
     bits_allocated: int
     bits_stored: int
     photometric: str
-    laterality: str
-    view: str
-    modality: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
+    laterality: str = ""
+    view: str = ""
+    modality: str = ""
+    sop_instance_uid: str = ""
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
+    identifying: Dataset = dataclasses.field(
+        default_factory=Dataset, repr=False, compare=False
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,57 +153,45 @@ class Mammogram(Header):
     pixels: UInt16[np.ndarray, "rows columns"]
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, identifying: Sequence[str] = ()) -> Header:
     """Reads the header facts of a DICOM file, not its pixels.
+
+    Args:
+      path: the file.
+      identifying: keywords of what else to read, into `Header.identifying`.
 
     Raises:
       UserError: the file is missing, is not DICOM, or its header is not that of a
         single-frame grey-scale image of a sensible size.
     """
-    dataset = _read_dataset(Path(path), _HEADER_KEYWORDS)
-    return Header(**_header_facts(dataset, Path(path)))
+    dataset = _read_dataset(Path(path), _HEADER_KEYWORDS, identifying)
+    return Header(**_header_facts(dataset, Path(path), identifying))
 
 
-def read_mammogram(path: str | Path, *, voi_window: bool = False) -> Mammogram:
+def read_mammogram(path: str | Path, identifying: Sequence[str] = ()) -> Mammogram:
     """Reads a DICOM mammogram, mask or crop.
 
     Args:
       path: the file; uncompressed, RLE, JPEG (lossless too), JPEG-LS or JPEG 2000.
-      voi_window: apply the first VOI LUT or window of the header, as a viewer
-        would; `bits_stored` then tells the range of the result.
+      identifying: keywords of what else to read, into `Header.identifying`.
 
     Raises:
       UserError: what `read_header` raises, and: no pixel data, truncated or damaged
-        pixel data, a codec that cannot be read, an invalid window.
+        pixel data, a codec that cannot be read.
     """
     path = Path(path)
-    keywords = (*_HEADER_KEYWORDS, *_WINDOW_KEYWORDS, *_PIXEL_KEYWORDS)
-    dataset = _read_dataset(path, keywords)
-    facts = _header_facts(dataset, path)
-    values = _decode(dataset, path)
-    if voi_window:
-        values, facts["bits_stored"] = _apply_window(values, dataset, path)
-    else:
-        values = _unsigned(values, dataset)
+    keywords = (*_HEADER_KEYWORDS, *_PIXEL_KEYWORDS)
+    dataset = _read_dataset(path, keywords, identifying)
+    facts = _header_facts(dataset, path, identifying)
+    values = _unsigned(_decode(dataset, path), dataset)
     if facts["photometric"] == "MONOCHROME1":
         values = np.uint16((1 << facts["bits_stored"]) - 1) - values
     return Mammogram(**facts, pixels=values)
 
 
-def find_pseudonym(path: str | Path) -> str:
-    """PatientID (0010,0020) of a file.
-
-    Public collections publish codes of their own there, as CBIS-DDSM does
-    ("Mass-Test_P_00173_LEFT_CC"). In clinical data it identifies: a caller must not
-    let it out unless the user asks for it (`predict --keep_identifiers`).
-
-    Raises:
-      UserError: the file is missing or is not DICOM.
-    """
-    return str(_read_dataset(Path(path), ("PatientID",)).get("PatientID", ""))
-
-
-def _read_dataset(path: Path, keywords: tuple[str, ...]) -> Dataset:
+def _read_dataset(
+    path: Path, keywords: Sequence[str], identifying: Sequence[str]
+) -> Dataset:
     """Reads the named attributes; whatever a damaged file does ends as UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
@@ -215,9 +202,9 @@ def _read_dataset(path: Path, keywords: tuple[str, ...]) -> Dataset:
         )
     try:
         # pydicom's warnings and log lines may quote values of the header.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            syntax = _transfer_syntax(path)
+            syntax = _transfer_syntax(file)
             if syntax == uid.DeflatedExplicitVRLittleEndian:
                 # Inflating has no limit in pydicom.
                 raise UserError(
@@ -225,9 +212,9 @@ def _read_dataset(path: Path, keywords: tuple[str, ...]) -> Dataset:
                     " example with `gdcmconv --raw IN OUT`"
                 )
             dataset = pydicom.dcmread(
-                path,
+                file,
                 stop_before_pixels="PixelData" not in keywords,
-                specific_tags=[_tag(keyword) for keyword in keywords],
+                specific_tags=[Tag(keyword) for keyword in (*keywords, *identifying)],
             )
             for keyword in keywords:  # parses every value, so errors show up here
                 dataset.get(keyword)
@@ -247,16 +234,22 @@ def _read_dataset(path: Path, keywords: tuple[str, ...]) -> Dataset:
     return dataset
 
 
-def _transfer_syntax(path: Path) -> str:
-    meta = pydicom.filereader.read_file_meta_info(path)
+def _transfer_syntax(file: BinaryIO) -> str:
+    """Reads TransferSyntaxUID (0002,0010), and goes back to the start."""
+    read_preamble(file, force=False)
+    meta = read_dataset(
+        file,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag >> 16 != 2,
+    )
+    file.seek(0)
     return str(meta.get("TransferSyntaxUID", ""))
 
 
-def _tag(keyword: str) -> BaseTag:
-    return Tag(keyword)
-
-
-def _header_facts(dataset: Dataset, path: Path) -> dict[str, Any]:
+def _header_facts(
+    dataset: Dataset, path: Path, identifying: Sequence[str]
+) -> dict[str, Any]:
     """Checks the header and returns the fields of `Header`."""
     facts = {
         name: _positive_integer(dataset, keyword, path)
@@ -304,7 +297,17 @@ def _header_facts(dataset: Dataset, path: Path) -> dict[str, Any]:
         "sop_instance_uid": str(dataset.get("SOPInstanceUID") or ""),
         "series_instance_uid": str(dataset.get("SeriesInstanceUID") or ""),
         "study_instance_uid": str(dataset.get("StudyInstanceUID") or ""),
+        "identifying": _pick(dataset, identifying),
     }
+
+
+def _pick(dataset: Dataset, keywords: Sequence[str]) -> Dataset:
+    """Copies those of the attributes whose values are valid."""
+    picked = Dataset()
+    for keyword in keywords:
+        with contextlib.suppress(Exception):  # invalid ones fail in too many ways
+            picked[keyword] = dataset[keyword]
+    return picked
 
 
 def _positive_integer(dataset: Dataset, keyword: str, path: Path) -> int:
@@ -447,53 +450,6 @@ def _unsigned(values: np.ndarray, dataset: Dataset) -> UInt16[np.ndarray, "h w"]
     if dataset.get("PixelRepresentation") == 1:
         container = container ^ np.uint16(1 << (bits_stored - 1))
     return container
-
-
-def _apply_window(
-    values: np.ndarray, dataset: Dataset, path: Path
-) -> tuple[UInt16[np.ndarray, "h w"], int]:
-    """The first VOI LUT or window (DICOM PS3.3 C.11.2), and the bits it returns."""
-    bits = dataset.BitsStored
-    stored = _unsigned(values, dataset)
-    try:
-        levels = stored.astype(np.int32)
-        if dataset.get("PixelRepresentation") == 1:
-            levels -= 1 << (bits - 1)
-        if dataset.get("VOILUTSequence"):
-            bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-            shown = apply_voi(apply_modality_lut(levels, dataset), dataset)
-        elif dataset.get("WindowWidth") is not None:
-            shares = _window_shares(apply_modality_lut(levels, dataset), dataset)
-            shown = np.rint(shares * ((1 << bits) - 1))
-        else:
-            return stored, bits
-    except Exception as error:  # a malformed window fails in too many ways to list
-        raise UserError(
-            f"{path}: the VOI window in the header cannot be applied"
-            f" ({type(error).__name__}); read it without"
-        ) from error
-    return np.clip(shown, 0, (1 << bits) - 1).astype(np.uint16), bits
-
-
-def _window_shares(
-    levels: Shaped[np.ndarray, "h w"], dataset: Dataset
-) -> Float[np.ndarray, "h w"]:
-    """Brightness 0..1 after the first window (DICOM PS3.3 C.11.2.1.2 and .3)."""
-    centre, width = (
-        float(value[0] if isinstance(value, MultiValue) else value)
-        for value in (dataset.WindowCenter, dataset.WindowWidth)
-    )
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1
-    if not width > 0:
-        raise ValueError("a window must be wider than nothing")
-    distances = (levels.astype(np.float64) - centre) / width
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * distances))
-    if function not in ("LINEAR", "LINEAR_EXACT"):
-        raise ValueError("unknown VOI LUT function")
-    return np.clip(distances + 0.5, 0, 1)
 
 
 # Its log lines may quote values of a header.

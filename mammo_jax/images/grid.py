@@ -48,14 +48,18 @@ def to_grid(
         pixels = stretch_to_full_range(pixels)
     if pixels.shape == (height, width):
         return pixels
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(
+        cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+    )
 
 
 def stretch_to_full_range(
     pixels: UInt16[np.ndarray, "rows columns"],
 ) -> UInt16[np.ndarray, "rows columns"]:
     """Maps the darkest..brightest value linearly to 0..65535; flat images to 0."""
-    return cv2.normalize(pixels, None, 0, 65535, cv2.NORM_MINMAX, cv2.CV_16U)  # type: ignore[call-overload]
+    stretched = np.empty_like(pixels)
+    cv2.normalize(pixels, stretched, 0, 65535, cv2.NORM_MINMAX, cv2.CV_16U)
+    return stretched
 
 
 def mask_to_grid(
@@ -66,17 +70,20 @@ def mask_to_grid(
     A mask of another size than its image is thereby resized to it. A lesion too small
     to cover half of any cell keeps the cells it covers most.
     """
-    inside = (np.asarray(mask) != 0).astype(np.uint8)
+    inside: np.ndarray = np.asarray(mask) != 0
     if inside.shape == (height, width):
-        return inside.astype(bool)
+        return inside
     # Bytes of 255: the rounding of the area average is then fine enough.
-    coverage = cv2.resize(inside * 255, (width, height), interpolation=cv2.INTER_AREA)
+    coverage: np.ndarray = cv2.resize(
+        inside * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA
+    )
     if not inside.any():
         return np.zeros((height, width), bool)
     if not coverage.any():  # so small that the average rounds to nothing
         row, column = (int(np.mean(where)) for where in np.nonzero(inside))
         coverage[row * height // len(inside), column * width // inside.shape[1]] = 1
-    return coverage >= min(128, int(coverage.max()))
+    covered: np.ndarray = coverage >= min(128, int(coverage.max()))
+    return covered
 
 
 def shrink(
@@ -89,4 +96,7 @@ def shrink(
     if scale >= 1:
         return image
     height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    shrunk: np.ndarray = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA
+    )
+    return shrunk

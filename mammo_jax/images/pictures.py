@@ -1,10 +1,8 @@
 """Pictures that are not DICOM, read as the DICOM reader reads a mammogram."""
 
 import io
-import struct
 import warnings
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -22,8 +20,6 @@ from mammo_jax.images.dicom import (
 
 _TOO_LARGE = "claims more pixels than any mammogram has; check the file"
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
-# Of a PNG: what it begins with, and the length and kind of each of its chunks.
-_PNG_SIGNATURE, _CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
 
 
 def read_picture(path: str | Path) -> Mammogram:
@@ -38,7 +34,7 @@ def read_picture(path: str | Path) -> Mammogram:
     """
     path = Path(path)
     content = _read_bytes(path)
-    _CHECKS.get(_check_picture(path, content), _no_check)(path, content)
+    _check_picture(path, content)
     # From memory: OpenCV crashes on a file's name that is not UTF-8.
     pixels = cv2.imdecode(
         np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
@@ -60,29 +56,27 @@ def read_picture(path: str | Path) -> Mammogram:
         bits_allocated=bits,
         bits_stored=bits,
         photometric="MONOCHROME2",
-        laterality="",
-        view="",
-        modality="",
-        sop_instance_uid="",
-        series_instance_uid="",
-        study_instance_uid="",
         pixels=np.ascontiguousarray(pixels, np.uint16),
     )
 
 
-READERS: dict[str, Callable[[Path], Mammogram]] = dict.fromkeys(
-    [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm"], read_picture
-)
+PICTURE_NAMES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm")
 
 
-def read_image(path: str | Path) -> Mammogram:
+def read_image(path: str | Path, identifying: Sequence[str] = ()) -> Mammogram:
     """Reads a mammogram by its name's ending: DICOM unless it is a picture's.
+
+    Args:
+      path: the file.
+      identifying: see `dicom.read_mammogram`; a picture has none.
 
     Raises:
       UserError: what `read_picture` and `dicom.read_mammogram` raise.
     """
     path = Path(path)
-    return READERS.get(path.suffix.lower(), read_mammogram)(path)
+    if path.suffix.lower() in PICTURE_NAMES:
+        return read_picture(path)
+    return read_mammogram(path, identifying)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -93,8 +87,8 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_picture(path: Path, content: bytes) -> str:
-    """The format; refuses what must not be decoded, by the header alone."""
+def _check_picture(path: Path, content: bytes) -> None:
+    """Refuses what must not be decoded, and damage that OpenCV passes over."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own limit is lower than ours
@@ -113,41 +107,25 @@ def _check_picture(path: Path, content: bytes) -> str:
         raise UserError(f"{path}: holds {frames} pictures; keep one")
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {_TOO_LARGE}")
-    return name
+    if name in _CHECKS:
+        try:
+            _CHECKS[name](content)
+        except Exception as error:  # damage shows in too many ways to list
+            raise UserError(
+                f"{path}: damaged {name} ({type(error).__name__}); export it again"
+            ) from None
 
 
-def _check_jpeg(path: Path, content: bytes) -> None:
-    """Refuses a damaged JPEG, which OpenCV fills with grey; it finds other damage."""
-    try:
-        decode_jpeg(content)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged JPEG ({error}); export it again") from error
+def _verify_png(content: bytes) -> None:
+    """Compares all checksums: OpenCV does not, and libpng prints what it finds."""
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.verify()
 
 
-def _check_png(path: Path, content: bytes) -> None:
-    """Refuses a cut off or changed PNG by its checksums.
-
-    OpenCV does not look at them, and libpng prints what it finds by itself.
-    """
-    at, kind = len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        length, kind = _CHUNK.unpack(content[at : at + 8].ljust(8, b"\0"))
-        end = at + 8 + length
-        checksum = zlib.crc32(memoryview(content)[at + 4 : end]).to_bytes(4, "big")
-        is_whole = end + 4 <= len(content)
-        # Small letters begin what a reader may do without.
-        if not is_whole or (kind[:1].isupper() and content[end : end + 4] != checksum):
-            raise UserError(f"{path}: damaged PNG; export it again")
-        at = end + 4
-
-
-def _no_check(path: Path, content: bytes) -> None:
-    del path, content
-
-
-_CHECKS: dict[str, Callable[[Path, bytes], None]] = {
-    "JPEG": _check_jpeg,
-    "PNG": _check_png,
+# OpenCV fills a damaged JPEG with grey.
+_CHECKS: dict[str, Callable[[bytes], object]] = {
+    "JPEG": decode_jpeg,
+    "PNG": _verify_png,
 }
 
 # A damaged picture is told in the one line of its error.

@@ -9,6 +9,7 @@ percent.
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from pydicom.uid import UID, generate_uid
 
 import mammo_jax
 from mammo_jax.common.errors import UserError
-from mammo_jax.prediction.inputs import Identity
+from mammo_jax.prediction.identity import Identity
+from mammo_jax.prediction.reading import Input
 
 _MANUFACTURER = "mammo_jax"
 _CAVEAT = "For research; not for diagnosis"
-# What both objects say of the patient and the study, and what else a source has.
-_IDENTIFYING = (
+# Attributes of the patient and the study, which both objects repeat.
+IDENTIFYING = (
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -55,6 +57,8 @@ _IMAGE = (
 _ORIENTATION = re.compile(r"[APRLHF]{1,3}")
 # highdicom wants one, and refuses a mammogram's own, such as A and FR.
 _ANY_ORIENTATION = ("A", "F")
+# Attributes of the source that its results need, whoever the patient is.
+KEYWORDS = (*_REFERENCES, *_IMAGE)
 _SERIES_NUMBERS = {"overlay": 9001, "report": 9002}
 
 
@@ -75,7 +79,7 @@ def check_library() -> None:
 
 def write_dicom(
     folder: Path,
-    source: Path,
+    source: Input,
     identity: Identity,
     overlay: UInt8[np.ndarray, "height width 3"],
     score: float,
@@ -85,8 +89,9 @@ def write_dicom(
     """Writes `ID_overlay.dcm` and `ID_report.dcm`.
 
     Args:
-      folder: that exists.
-      source: the mammogram's DICOM file.
+      folder: an existing one.
+      source: the mammogram, read with `KEYWORDS` and, to keep identifiers,
+        `IDENTIFYING`.
       identity: of the mammogram.
       overlay: RGB.
       score: probability of malignancy, 0..1.
@@ -95,8 +100,8 @@ def write_dicom(
     Raises:
       UserError: the source lacks valid UIDs to refer to, or has invalid attributes.
     """
-    reference = _read_reference(source, identity, keep_identifiers=keep_identifiers)
-    makers = {
+    reference = _make_reference(source, identity, keep_identifiers=keep_identifiers)
+    makers: dict[str, Callable[[], Dataset]] = {
         "overlay": lambda: _secondary_capture(reference, overlay),
         "report": lambda: _structured_report(reference, identity, score),
     }
@@ -111,29 +116,27 @@ def write_dicom(
             raise
         except Exception as error:  # invalid attributes fail in too many ways to list
             raise UserError(
-                f"{source}: no DICOM {name} can refer to it ({type(error).__name__}); "
-                "an attribute of its header is invalid"
+                f"{source.path}: no DICOM {name} can refer to it "
+                f"({type(error).__name__}); an attribute of its header is invalid"
             ) from None
 
 
-def _read_reference(
-    source: Path, identity: Identity, *, keep_identifiers: bool
+def _make_reference(
+    source: Input, identity: Identity, *, keep_identifiers: bool
 ) -> Dataset:
-    """The mammogram as the results refer to it."""
-    wanted = [*_REFERENCES, *_IMAGE, *(_IDENTIFYING if keep_identifiers else ())]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(
-            source, stop_before_pixels=True, specific_tags=list(wanted)
-        )
-        for keyword in _REFERENCES:
-            if not UID(str(dataset.get(keyword, ""))).is_valid:
-                raise UserError(
-                    f"{source}: its header has no valid {keyword} to refer to"
-                )
-        for keyword in _IDENTIFYING:
-            if keyword not in dataset:
-                setattr(dataset, keyword, "")
+    """Returns the mammogram's header as the results refer to it."""
+    dataset, header = Dataset(), source.identifying
+    for keyword in (*KEYWORDS, *(IDENTIFYING if keep_identifiers else ())):
+        if keyword in header:
+            dataset[keyword] = header[keyword]
+    for keyword in _REFERENCES:
+        if not UID(str(dataset.get(keyword, ""))).is_valid:
+            raise UserError(
+                f"{source.path}: its header has no valid {keyword} to refer to"
+            )
+    for keyword in IDENTIFYING:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
     if not dataset.PatientID:
         dataset.PatientID = identity.patient_id
     return dataset
@@ -181,7 +184,7 @@ def _secondary_capture(
 
 
 def _orientation(reference: Dataset) -> list[str] | str:
-    """PatientOrientation of rows and columns; empty where it is no such thing."""
+    """Returns PatientOrientation; empty where it has not rows' and columns' own."""
     value = reference.get("PatientOrientation") or ""
     values = [value] if isinstance(value, str) else [str(one) for one in value]
     if len(values) == 2 and all(map(_ORIENTATION.fullmatch, values)):

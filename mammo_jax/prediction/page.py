@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mammo_jax.evaluation.report import Picture, Section, Table, write_report
-from mammo_jax.prediction.inputs import Problem
-from mammo_jax.prediction.tables import Row
+from mammo_jax.prediction.reading import Problem
+from mammo_jax.prediction.score_tables import ImageScore
 
 _COLOURS = (
     "Colour shows where the evidence lies, on one scale in all pictures: yellow to "
@@ -21,7 +21,7 @@ _CAVEAT = "For research. Not a medical device; no clinical decision may rest on 
 def write_page(
     path: Path,
     about: str,
-    rows: Sequence[Row],
+    rows: Sequence[ImageScore],
     thumbnails: Mapping[str, bytes],
     problems: Sequence[Problem],
 ) -> None:

@@ -1,4 +1,4 @@
-"""Several models as one: the mean of their scores, and of their evidence."""
+"""Scoring of images by several models: the mean of their scores and class maps."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,27 +7,34 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt16
+from jaxtyping import Array, Float, UInt8, UInt16
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.images.overlays import draw_overlay
 from mammo_jax.models import class_map
 from mammo_jax.models import flips as flipping
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.prediction.inputs import Input
+from mammo_jax.prediction.reading import Input
 from mammo_jax.weights.model_directory import LoadedModel
 
 
-class Scored(NamedTuple):
-    """What the models say of one image.
+class Result(NamedTuple):
+    """Result of one image, the mean over models and flips.
 
     Attributes:
-      score: probability of malignancy, 0..1: the mean over models and flips.
-      strength: of the evidence over the image's picture, -1..1: the mean likewise;
-        see `mammo_jax.models.class_map.strength`.
+      score: probability of malignancy, 0..1.
+      map: class map over the picture, from -1 (against malignancy) to 1 (for it); see
+        `mammo_jax.models.class_map.strength`.
+      picture: the mammogram made small, with its aspect ratio, for looking at.
     """
 
     score: float
-    strength: Float[np.ndarray, "height width"]
+    map: Float[np.ndarray, "height width"]
+    picture: UInt8[np.ndarray, "height width"]
+
+    def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Draws the class map over the picture (RGB)."""
+        return draw_overlay(self.picture, self.map)
 
 
 class Scorer:
@@ -61,7 +68,7 @@ class Scorer:
         lowered = jit_network(step).lower(model.params, model.batch_stats, images)
         return lowered.compile()
 
-    def score(self, images: Sequence[Input]) -> list[Scored]:
+    def score(self, images: Sequence[Input]) -> list[Result]:
         """Scores at most a batch of images, filled up with copies of the last."""
         padded = [*images, *[images[-1]] * (self.batch_size - len(images))]
         results = []
@@ -75,30 +82,33 @@ class Scorer:
             for at, image in enumerate(images)
         ]
 
-    def _sum_up(self, found: Sequence[class_map.Evidence], image: Input) -> Scored:
-        """Of one image; every model's `found` has an axis of flips."""
+    def _sum_up(self, found: Sequence[class_map.Evidence], image: Input) -> Result:
+        """Averages over the models, each with an axis of flips."""
         scores = [np.mean(one.scores, dtype=np.float64) for one in found]
         if not np.isfinite(scores).all():
             raise UserError(
                 "the model's outputs are not finite; it was not trained to an end"
             )
-        strengths = [
+        maps = [
             _laid_over(flipped, axes, model, image)
             for model, one in zip(self._models, found, strict=True)
             for axes, flipped in zip(self._flips, one.maps, strict=True)
         ]
         score = float(np.clip(np.mean(scores), 0, 1))
-        return Scored(score, np.mean(np.stack(strengths), axis=0))
+        return Result(score, np.mean(np.stack(maps), axis=0), image.picture)
 
 
 def exportable(
     models: Sequence[LoadedModel], *, tta: bool
 ) -> tuple[Any, tuple[int, int]]:
-    """The function from images to scores, with the weights inside, and its grid.
+    """Makes the function from images to scores, with the weights inside.
 
     Args:
-      models: as of `Scorer`.
+      models: as for `Scorer`.
       tta: likewise.
+
+    Returns:
+      The function, and the height and width of its images.
 
     Raises:
       UserError: the models want different images.
@@ -144,7 +154,7 @@ def _laid_over(
     model: LoadedModel,
     image: Input,
 ) -> Float[np.ndarray, "height width"]:
-    """A map of a flipped image over the picture, the right way round again."""
+    """Lays the map of a flipped image over the picture, turned back."""
     strength = class_map.strength(position_map, model.model_config)
     grid, shape = model.description.grid[:2], image.picture.shape
     shown = class_map.project(strength, model.model_config, model.window, grid, shape)
@@ -152,7 +162,7 @@ def _laid_over(
 
 
 def batch_size_for(models: Sequence[LoadedModel], images: int) -> int:
-    """Images in a batch: what fitted into memory in the models' own evaluation.
+    """Returns how many images fitted into memory in the models' own evaluation.
 
     A batch of patches counts as the whole images that have as many pixels.
     """

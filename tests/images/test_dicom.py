@@ -9,9 +9,9 @@ import gdcm
 import numpy as np
 import pydicom
 import pytest
+from opened import opened_files
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,7 +26,7 @@ from raw_files import make_dataset, save, write_dicom
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.images import dicom
-from mammo_jax.images.dicom import find_pseudonym, read_header, read_mammogram
+from mammo_jax.images.dicom import read_header, read_mammogram
 
 
 @pytest.fixture
@@ -277,96 +277,18 @@ def test_compressed_signed_values(tmp_path, film, syntax):
     np.testing.assert_array_equal(read_mammogram(path).pixels, film)
 
 
-WINDOWS = [
-    {"WindowCenter": 30000, "WindowWidth": 20000},
-    {"WindowCenter": [20000, 99], "WindowWidth": [10000, 7]},
-    {"WindowCenter": 30000, "WindowWidth": 9000, "VOILUTFunction": "SIGMOID"},
-    {"WindowCenter": 30000, "WindowWidth": 9000, "VOILUTFunction": "LINEAR_EXACT"},
-]
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-def test_window_is_applied_as_pydicom_does(tmp_path, film, window):
-    dataset = make_dataset(film, **window)
-    path = save(dataset, tmp_path / "a.dcm")
-
-    mammogram = read_mammogram(path, voi_window=True)
-
-    expected = apply_voi_lut(film.astype(np.int32), dataset)
-    np.testing.assert_array_equal(mammogram.pixels, np.rint(expected))
-    assert mammogram.bits_stored == 16
-
-
-def test_window_is_off_unless_asked_for(tmp_path, film):
-    path = write_dicom(tmp_path / "a.dcm", film, **WINDOWS[0])
+def test_a_window_changes_nothing(tmp_path, film):
+    """It is for eyes; see docs/dicom.md."""
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData = [2, 0, 8], b"\0\xff"
+    path = write_dicom(
+        *(tmp_path / "a.dcm", film),
+        WindowCenter=[30000, 99],
+        WindowWidth=[20000, 7],
+        VOILUTSequence=[lut],
+    )
 
     np.testing.assert_array_equal(read_mammogram(path).pixels, film)
-
-
-def test_window_without_one_in_the_header_changes_nothing(tmp_path, film):
-    path = write_dicom(tmp_path / "a.dcm", film)
-
-    np.testing.assert_array_equal(read_mammogram(path, voi_window=True).pixels, film)
-
-
-def test_window_acts_on_rescaled_values_and_before_inversion(tmp_path, film):
-    stored = film >> 4
-    path = write_dicom(
-        tmp_path / "a.dcm",
-        stored,
-        BitsStored=12,
-        HighBit=11,
-        PhotometricInterpretation="MONOCHROME1",
-        RescaleSlope=2,
-        RescaleIntercept=-100,
-        WindowCenter=3000,
-        WindowWidth=2000,
-        VOILUTFunction="LINEAR_EXACT",
-    )
-
-    shown = read_mammogram(path, voi_window=True).pixels
-
-    shares = np.clip((stored * 2.0 - 100 - 3000) / 2000 + 0.5, 0, 1)
-    np.testing.assert_array_equal(shown, 4095 - np.rint(shares * 4095))
-
-
-def test_voi_lut_sequence_wins_over_the_window(tmp_path, film):
-    stored = film >> 6  # 10 bits
-    table = np.sqrt(np.arange(1024) / 1023) * 4095
-    lut = Dataset()
-    lut.LUTDescriptor = [1024, 0, 12]
-    lut.LUTData = np.rint(table).astype(np.uint16).tobytes()
-    path = write_dicom(
-        tmp_path / "a.dcm",
-        stored,
-        BitsStored=10,
-        HighBit=9,
-        VOILUTSequence=[lut],
-        WindowCenter=1,
-        WindowWidth=1,
-    )
-
-    mammogram = read_mammogram(path, voi_window=True)
-
-    np.testing.assert_array_equal(mammogram.pixels, np.rint(table)[stored])
-    assert mammogram.bits_stored == 12
-
-
-@pytest.mark.parametrize(
-    "window",
-    [
-        {"WindowCenter": 100, "WindowWidth": 0},
-        {"WindowCenter": 100, "WindowWidth": -5},
-        {"WindowCenter": None, "WindowWidth": 5},
-        {"WindowCenter": 100, "WindowWidth": 5, "VOILUTFunction": "CURVED"},
-        {"VOILUTSequence": [Dataset()]},
-    ],
-)
-def test_impossible_windows_are_refused(tmp_path, film, window):
-    path = write_dicom(tmp_path / "a.dcm", film, **window)
-
-    with pytest.raises(UserError, match=r"a\.dcm: the VOI window.*read it without"):
-        read_mammogram(path, voi_window=True)
 
 
 BAD_HEADERS = [
@@ -588,10 +510,23 @@ def test_nothing_identifying_comes_out(tmp_path, film, caplog, capfd):
     assert not [secret for secret in secrets if secret in "".join(texts)]
 
 
-def test_pseudonym_of_a_public_collection(tmp_path, film):
-    path = write_dicom(tmp_path / "a.dcm", film, PatientID="Mass-Test_P_00173_LEFT_CC")
+@pytest.mark.parametrize("read", [read_header, read_mammogram])
+def test_what_identifies_is_read_where_it_is_asked_for_alone(tmp_path, film, read):
+    secrets = {"PatientID": "P_00173", "PatientName": "Jane"}
+    path = write_dicom(tmp_path / "a.dcm", film, **secrets)
 
-    assert find_pseudonym(path) == "Mass-Test_P_00173_LEFT_CC"
+    assert len(read(path).identifying) == 0
+    found = read(path, ["PatientID", "StudyDate"])
+    assert [element.value for element in found.identifying] == ["P_00173"]
+    assert "P_00173" not in repr(found)
+
+
+def test_a_file_is_opened_once(tmp_path, film):
+    path = write_dicom(tmp_path / "a.dcm", film, PatientID="P_00173")
+    with opened_files() as opened:
+        read_mammogram(path, ["PatientID"])
+
+    assert opened == [path]
 
 
 def test_fragmented_frames_are_joined(tmp_path, film):

@@ -1,4 +1,4 @@
-"""A prediction: files in, tables, overlays and a page out."""
+"""Run of `predict`: files in, tables, overlays and a page out."""
 
 import contextlib
 import dataclasses
@@ -11,24 +11,22 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.images import overlays
-from mammo_jax.prediction.inputs import (
-    CaseBook,
-    Input,
-    Problem,
-)
-from mammo_jax.prediction.scorer import Scored, Scorer
-from mammo_jax.prediction.tables import (
+from mammo_jax.prediction.dicom_output import write_dicom
+from mammo_jax.prediction.identity import CaseBook
+from mammo_jax.prediction.reading import Input, Problem
+from mammo_jax.prediction.score_tables import (
     PREDICTION_TABLES,
     TABLES,
-    Row,
+    ImageScore,
     is_as_written,
     write_tables,
 )
+from mammo_jax.prediction.scorer import Result, Scorer
 
 MADE_BY = "mammo_jax.predict"
 SETTINGS_FILE = "prediction.json"
@@ -42,7 +40,7 @@ _OWN = {OVERLAYS_DIR: "case_*.png", DICOM_DIR: "case_*.dcm"}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a prediction writes.
+    """Settings of what a prediction writes.
 
     Attributes:
       out: the directory.
@@ -70,14 +68,14 @@ def prepare_output(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         settings = out / SETTINGS_FILE
         if any(out.iterdir()):
-            made = workdirs.read_json(settings) if settings.is_file() else {}
+            made = read_json(settings) if settings.is_file() else {}
             if made.get("made_by") != MADE_BY:
                 raise UserError(
                     f"{out} is not empty and holds no prediction; choose another with "
                     "--out=DIR"
                 )
         _clear(out)
-        workdirs.write_json(settings, {"made_by": MADE_BY})
+        write_json(settings, {"made_by": MADE_BY})
         (out / OVERLAYS_DIR).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
@@ -104,7 +102,7 @@ def _clear(out: Path) -> None:
 
 def predict(
     scorer: Scorer, inputs: Iterator[Input | Problem], files: int, options: Options
-) -> tuple[list[Row], list[Problem]]:
+) -> tuple[list[ImageScore], list[Problem]]:
     """Scores the files and writes everything.
 
     Args:
@@ -159,11 +157,11 @@ def _score(
 
 
 class _Run:
-    """What has been scored so far, and what of it is written as it comes."""
+    """Scores so far; overlays and DICOM objects are written as they come."""
 
     def __init__(self, options: Options, files: int):
         self.files = files
-        self.rows: list[Row] = []
+        self.rows: list[ImageScore] = []
         self.problems: list[Problem] = []
         self._options = options
         self._book = CaseBook(keep_identifiers=options.keep_identifiers)
@@ -181,20 +179,21 @@ class _Run:
         self.problems.append(problem)
         tqdm.tqdm.write(f"problem: {problem.path}: {problem.reason}", file=sys.stderr)
 
-    def add(self, image: Input, scored: Scored) -> None:
+    def add(self, image: Input, result: Result) -> None:
         """Notes an image's score and writes its overlay."""
         identity = self._book.name(image)
-        row = Row(identity, image.path, image.laterality, image.view, scored.score)
-        small = overlays.draw_overlay(image.picture, scored.strength)
-        overlay = small
+        row = ImageScore(
+            identity, image.path, image.laterality, image.view, result.score
+        )
+        small = overlay = result.overlay()
         if self._options.full_size or (self._options.dicom and image.is_dicom):
             assert image.original is not None
-            strength = overlays.enlarge(scored.strength, image.size)
-            overlay = overlays.draw_overlay(image.original, strength)
+            class_map = overlays.enlarge(result.map, image.size)
+            overlay = overlays.draw_overlay(image.original, class_map)
         path = self._options.out / OVERLAYS_DIR / f"{identity.image_id}.png"
         path.write_bytes(overlays.encode(overlay if self._options.full_size else small))
         # Of equal scores the first files stay.
-        entry = (scored.score, -len(self.rows), identity.image_id)
+        entry = (result.score, -len(self.rows), identity.image_id)
         kept = (*entry, overlays.encode(overlays.thumbnail(small)))
         if len(self._best) < MAX_PICTURES:
             heapq.heappush(self._best, kept)
@@ -204,9 +203,7 @@ class _Run:
         if self._options.dicom:
             self._write_dicom(image, row, overlay)
 
-    def _write_dicom(self, image: Input, row: Row, overlay: np.ndarray) -> None:
-        from mammo_jax.prediction.dicom_output import write_dicom
-
+    def _write_dicom(self, image: Input, row: ImageScore, overlay: np.ndarray) -> None:
         if not image.is_dicom:
             reason = "scored, but a picture has no DICOM instance to refer to"
             self.report(Problem(image.path, reason, scored=True))
@@ -214,7 +211,7 @@ class _Run:
         try:
             write_dicom(
                 self._options.out / DICOM_DIR,
-                image.path,
+                image,
                 row.identity,
                 overlay,
                 row.score,

@@ -1,4 +1,4 @@
-"""The tables of scores: of images, of breasts and of patients, and of bad files."""
+"""Tables of scores: of images, of breasts and of patients, and of bad files."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,8 @@ import numpy as np
 
 from mammo_jax.common.tables import write_table
 from mammo_jax.evaluation.predictions import COLUMNS
-from mammo_jax.prediction.inputs import Identity, Problem
+from mammo_jax.prediction.identity import Identity
+from mammo_jax.prediction.reading import Problem
 
 # What the prediction table knows; other views have an empty cell.
 _VIEWS = ("CC", "MLO")
@@ -23,8 +24,8 @@ PREDICTION_TABLES = {
 TABLES = (*PREDICTION_TABLES, "files.csv", "problems.csv")
 
 
-class Row(NamedTuple):
-    """An image that was scored."""
+class ImageScore(NamedTuple):
+    """Image that was scored."""
 
     identity: Identity
     path: Path
@@ -33,7 +34,9 @@ class Row(NamedTuple):
     score: float
 
 
-def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) -> None:
+def write_tables(
+    out: Path, rows: Sequence[ImageScore], problems: Sequence[Problem]
+) -> None:
     """Writes predictions.csv, breasts.csv, patients.csv, files.csv, problems.csv.
 
     The first three are prediction tables, in the order of the files, with an empty
@@ -76,7 +79,7 @@ def write_tables(out: Path, rows: Sequence[Row], problems: Sequence[Problem]) ->
 
 
 def is_as_written(path: Path) -> bool:
-    """Whether one of `PREDICTION_TABLES` is missing, or has no labels as it was made.
+    """Returns True if one of `PREDICTION_TABLES` is missing or still without labels.
 
     Labels that were filled in are work that a new prediction must not replace.
     """
@@ -94,8 +97,8 @@ def is_as_written(path: Path) -> bool:
         return False
 
 
-def _grouped(rows: Sequence[Row], *, by_breast: bool) -> Iterable[list[Any]]:
-    groups: dict[tuple[str, str], list[Row]] = {}
+def _grouped(rows: Sequence[ImageScore], *, by_breast: bool) -> Iterable[list[Any]]:
+    groups: dict[tuple[str, str], list[ImageScore]] = {}
     for row in rows:
         side = row.laterality if by_breast else ""
         groups.setdefault((row.identity.case, side), []).append(row)

@@ -1,0 +1,140 @@
+"""Trained models as one object that scores files and arrays."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.images.dicom import Mammogram
+from mammo_jax.images.grid import Grid
+from mammo_jax.images.pictures import read_image
+from mammo_jax.prediction.reading import Input, prepare
+from mammo_jax.prediction.scorer import Result, Scorer, batch_size_for
+from mammo_jax.weights.model_description import Description
+from mammo_jax.weights.model_directory import LoadedModel, load_model
+
+_BITS = range(8, 17)
+
+
+class Model:
+    """Model, or an ensemble of them, that scores mammograms as `predict` does.
+
+    The networks are compiled at the first score, once for each size of a batch.
+
+    Attributes:
+      models: the loaded models.
+    """
+
+    def __init__(self, models: Sequence[LoadedModel]):
+        self.models = tuple(models)
+        self._scorer = functools.cache(self._make_scorer)
+
+    @property
+    def description(self) -> Description:
+        """Description of the model, in an ensemble of the first one."""
+        return self.models[0].description
+
+    def score(self, path: str | Path, tta: bool = False) -> Result:
+        """Scores a file.
+
+        Args:
+          path: a DICOM, PNG, TIFF, JPEG or PGM file of one mammogram.
+          tta: average over the four flips of the image.
+
+        Returns:
+          The probability of malignancy, `.score`, 0..1; the class map over the
+          picture, `.map`, -1..1; and the map in colour, `.overlay()`, uint8 RGB.
+
+        Raises:
+          UserError: the file cannot be read, or is no whole mammogram.
+        """
+        path = Path(path).expanduser()
+        image = prepare(path, read_image(path), self._grids)
+        (result,) = self._scorer(1, tta).score([image])
+        return result
+
+    def __call__(self, pixels: np.ndarray, bits: int = 12) -> Float64[np.ndarray, "*b"]:
+        """Scores arrays as `predict` scores files of the same pixels.
+
+        Args:
+          pixels: whole mammograms, uint8 or uint16, (height, width) or (batch, height,
+            width), brighter is larger, 0 .. 2**bits - 1.
+          bits: bits of a pixel, 8 to 16.
+
+        Returns:
+          Probabilities of malignancy, 0..1: shape () or (batch,).
+
+        Raises:
+          UserError: the pixels or the bits are not as described, or an image is no
+            whole mammogram.
+        """
+        _check_pixels(pixels, bits)
+        stack = pixels if pixels.ndim == 3 else pixels[None]
+        images = [self._prepare(one, bits, at) for at, one in enumerate(stack)]
+        size = batch_size_for(self.models, len(images))
+        scores = [
+            result.score
+            for start in range(0, len(images), size)
+            for result in self._scorer(size, False).score(images[start : start + size])
+        ]
+        return np.array(scores, np.float64).reshape(pixels.shape[:-2])
+
+    @property
+    def _grids(self) -> list[Grid]:
+        return [model.description.grid for model in self.models]
+
+    def _make_scorer(self, batch_size: int, tta: bool) -> Scorer:
+        return Scorer(self.models, batch_size, tta=tta)
+
+    def _prepare(self, pixels: np.ndarray, bits: int, number: int) -> Input:
+        mammogram = Mammogram(
+            rows=pixels.shape[0],
+            columns=pixels.shape[1],
+            bits_allocated=8 * pixels.itemsize,
+            bits_stored=bits,
+            photometric="MONOCHROME2",
+            pixels=np.ascontiguousarray(pixels, np.uint16),
+        )
+        return prepare(Path(f"image {number}"), mammogram, self._grids)
+
+
+def load(directories: str | Path | Sequence[str | Path]) -> Model:
+    """Loads the model of a finished run, or several as an ensemble.
+
+    Args:
+      directories: of the run, such as "runs/demo"; of several their scores and class
+        maps are averaged.
+
+    Raises:
+      UserError: none is named, or one is no finished run or damaged.
+    """
+    if isinstance(directories, str | Path):
+        directories = [directories]
+    if not directories:
+        raise UserError("no directory is named; give that of a finished run")
+    return Model([load_model(Path(one).expanduser()) for one in directories])
+
+
+def _check_pixels(pixels: np.ndarray, bits: int) -> None:
+    expected = (
+        "uint8 or uint16 pixels of shape (height, width) or (batch, height, width)"
+    )
+    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
+        kind = getattr(pixels, "dtype", type(pixels).__name__)
+        raise UserError(f"expected a NumPy array of {expected}; got {kind}")
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise UserError(f"expected {expected}; got shape {pixels.shape}")
+    if bits not in _BITS:
+        raise UserError(f"expected 8 to 16 bits; got {bits}")
+    if bits > 8 * pixels.itemsize:
+        raise UserError(
+            f"{pixels.dtype} pixels have no {bits} bits; give bits=8, or uint16 pixels"
+        )
+    if (highest := int(pixels.max())) >> bits:
+        raise UserError(
+            f"expected values up to {2**bits - 1} (bits={bits}); got {highest}; give"
+            " the bits that the detector or the file has"
+        )

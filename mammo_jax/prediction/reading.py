@@ -1,0 +1,195 @@
+"""Reading the files to score, a few ahead, and putting them on the models' grids."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8, UInt16
+from pydicom.dataset import Dataset
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.datasets.views import check_image
+from mammo_jax.images.dicom import Mammogram
+from mammo_jax.images.grid import Grid, shrink, to_grid
+from mammo_jax.images.pictures import PICTURE_NAMES, read_image
+
+# Longer side of the pictures that overlays are drawn on, in pixels.
+PICTURE_SIDE = 1024
+# Height over width of mammograms is 1.1 to 3.
+_ASPECTS = (0.8, 5.0)
+_READERS_AT_ONCE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """Mammogram that was read.
+
+    Attributes:
+      path: its file.
+      identifying: attributes of its header that the reader was asked for.
+      study: StudyInstanceUID, or empty.
+      laterality: LEFT, RIGHT or empty.
+      view: CC, MLO, another view's DICOM name, or empty.
+      is_dicom: True if there is an instance for DICOM output to refer to.
+      size: rows and columns of the original.
+      grids: the image on each grid.
+      picture: the original made small, with its aspect ratio, for looking at.
+      original: likewise in the original's size, where it was asked for.
+    """
+
+    path: Path
+    identifying: Dataset = dataclasses.field(repr=False)
+    study: str = dataclasses.field(repr=False)
+    laterality: str
+    view: str
+    is_dicom: bool
+    size: tuple[int, int]
+    grids: dict[Grid, UInt16[np.ndarray, "height width"]]
+    picture: UInt8[np.ndarray, "rows columns"]
+    original: UInt8[np.ndarray, "rows2 columns2"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """File that could not be scored, or remark on one that was.
+
+    Attributes:
+      path: the file.
+      reason: what is wrong.
+      scored: True if it was scored all the same.
+    """
+
+    path: Path
+    reason: str
+    scored: bool = False
+
+
+@contextlib.contextmanager
+def reading(
+    files: Sequence[Path],
+    grids: Iterable[Grid],
+    *,
+    identifying: Sequence[str] = (),
+    with_original: bool,
+) -> Iterator[Iterator[Input | Problem]]:
+    """Reads the files in their order, the first from now on, a few ahead of the caller.
+
+    Args:
+      files: to read.
+      grids: to put the images on.
+      identifying: attributes to read that identify, see `dicom.read_mammogram`.
+      with_original: also keep them in their own size.
+    """
+    wanted = tuple(dict.fromkeys(grids))
+    paths = iter(files)
+    with (
+        # Readers put filters of their own, which are the whole process's: the one
+        # that ends first must not let the other's warnings, with header values, out.
+        warnings.catch_warnings(),
+        concurrent.futures.ThreadPoolExecutor(_READERS_AT_ONCE) as pool,
+    ):
+        warnings.simplefilter("ignore")
+
+        def submit(count: int) -> list[concurrent.futures.Future[Input | Problem]]:
+            return [
+                pool.submit(_read_or_report, path, wanted, identifying, with_original)
+                for path in itertools.islice(paths, count)
+            ]
+
+        pending = collections.deque(submit(2 * _READERS_AT_ONCE + 1))
+
+        def results() -> Iterator[Input | Problem]:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(submit(1))
+                yield result
+
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_or_report(
+    path: Path, grids: Sequence[Grid], identifying: Sequence[str], with_original: bool
+) -> Input | Problem:
+    try:
+        mammogram = read_image(path, identifying)
+        return prepare(path, mammogram, grids, with_original=with_original)
+    except UserError as error:
+        return Problem(path, str(error).removeprefix(f"{path}: "))
+    except OSError as error:
+        return Problem(path, error.strerror or type(error).__name__)
+
+
+def prepare(
+    path: Path,
+    mammogram: Mammogram,
+    grids: Iterable[Grid],
+    *,
+    with_original: bool = False,
+) -> Input:
+    """Puts a mammogram on the grids, and makes a picture of it.
+
+    Args:
+      path: its file.
+      mammogram: that was read from the file.
+      grids: of the models.
+      with_original: also keep the picture in the original's size.
+
+    Raises:
+      UserError: the image cannot be a whole mammogram.
+    """
+    check_image(str(path), mammogram)
+    lowest, highest = _ASPECTS
+    if not lowest <= mammogram.rows / mammogram.columns <= highest:
+        raise UserError(
+            f"{path}: {mammogram.rows}x{mammogram.columns} pixels (height x width) are "
+            "not the shape of a mammogram; turn it upright, or cut it to one breast"
+        )
+    picture, levels = small_picture(mammogram.pixels)
+    return Input(
+        path=path,
+        identifying=mammogram.identifying,
+        study=mammogram.study_instance_uid,
+        laterality=mammogram.laterality,
+        view=mammogram.view,
+        is_dicom=path.suffix.lower() not in PICTURE_NAMES,
+        size=(mammogram.rows, mammogram.columns),
+        grids={grid: _on_grid(mammogram, grid) for grid in grids},
+        picture=picture,
+        original=levels[mammogram.pixels] if with_original else None,
+    )
+
+
+def _on_grid(mammogram: Mammogram, grid: Grid) -> np.ndarray:
+    pixels = mammogram.pixels
+    if not grid.stretch and mammogram.bits_stored < 16:
+        # Such a grid was filled from 16-bit films; eight bits would be black on it.
+        scale = 65535 / ((1 << mammogram.bits_stored) - 1)
+        pixels = np.rint(pixels * np.float32(scale)).astype(np.uint16)
+    return to_grid(pixels, grid.height, grid.width, stretch=grid.stretch)
+
+
+def small_picture(
+    pixels: UInt16[np.ndarray, "rows columns"],
+) -> tuple[UInt8[np.ndarray, "rows2 columns2"], UInt8[np.ndarray, " 65536"]]:
+    """Shrinks the image to at most `PICTURE_SIDE` on its longer side, in 8 bits.
+
+    Its darkest value is black, and its brightest but for one pixel in two hundred
+    white.
+
+    Returns:
+      The picture, and its grey level by stored value.
+    """
+    pixels = shrink(pixels, PICTURE_SIDE / max(pixels.shape))
+    dark, bright = np.percentile(pixels, [0, 99.5])
+    shares = (np.arange(1 << 16, dtype=np.float32) - dark) / max(bright - dark, 1)
+    levels = np.rint(255 * np.clip(shares, 0, 1)).astype(np.uint8)
+    return levels[pixels], levels

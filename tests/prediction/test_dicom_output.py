@@ -1,0 +1,59 @@
+"""DICOM objects of a prediction."""
+
+import cv2
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from predicting import make_breast, read_scores, read_table, run_predict
+from pydicom.sr.codedict import codes
+from raw_files import make_dataset, save
+
+
+def test_dicom_output_refers_to_its_source(model, folder, tmp_path):
+    out = tmp_path / "out"
+    source = pydicom.dcmread(folder / "deep" / "2.dcm")
+    path = folder / "deep" / "2.dcm"
+    assert run_predict(f"--model={model[0]}", "--dicom", f"--out={out}", path) == 0
+    capture = pydicom.dcmread(out / "dicom" / "case_0001_RIGHT_CC_overlay.dcm")
+    assert capture.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+    assert capture.SeriesInstanceUID != source.SeriesInstanceUID
+    (item,) = capture.SourceImageSequence
+    assert item.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert capture.Laterality == "R"
+    drawn = cv2.imread(str(out / "overlays" / "case_0001_RIGHT_CC.png"))[..., ::-1]
+    np.testing.assert_array_equal(capture.pixel_array, drawn)
+
+    report = highdicom.sr.srread(out / "dicom" / "case_0001_RIGHT_CC_report.dcm")
+    assert isinstance(report, highdicom.sr.ComprehensiveSR)
+    assert report.StudyInstanceUID == source.StudyInstanceUID
+    (group,) = report.content.get_image_measurement_groups()
+    (image,) = group.source_images
+    assert image.referenced_sop_instance_uid == source.SOPInstanceUID
+    (measured,) = group.get_measurements(name=codes.DCM.ProbabilityOfCancer)
+    (score,) = read_scores(out / "predictions.csv").values()
+    assert measured.value == pytest.approx(100 * score, abs=1e-3)
+    assert measured.unit == codes.UCUM.Percent
+    (site,) = group.finding_sites
+    assert site.laterality == codes.SCT.Right
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
+    (series,) = evidence.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID
+
+
+def test_pictures_and_sources_without_uids_get_no_dicom(model, folder, tmp_path):
+    dataset = make_dataset(make_breast(0))
+    del dataset.StudyInstanceUID
+    save(dataset, folder / "no_uid.dcm")
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", "--dicom", f"--out={out}", folder) == 3
+    reasons = {row["problem"] for row in read_table(out / "problems.csv").values()}
+    assert reasons == {
+        "scored, but a picture has no DICOM instance to refer to",
+        "scored, but: its header has no valid StudyInstanceUID to refer to",
+    }
+    page = (out / "report.html").read_text()
+    assert "Files that were scored, but not all was written: 2; see" in page
+    assert "could not be scored" not in page
+    assert len(read_scores(out / "predictions.csv")) == 5

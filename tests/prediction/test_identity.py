@@ -1,0 +1,173 @@
+"""Who is who, and nothing of it in any output."""
+
+import warnings
+from pathlib import Path
+
+import pydicom
+import pytest
+from predicting import SECRETS, make_breast, read_scores, read_table, run_predict
+from pydicom.datadict import DicomDictionary
+from raw_files import make_dataset, save, write_dicom
+
+from mammo_jax.prediction.identity import KEYWORDS, CaseBook
+from mammo_jax.prediction.reading import reading
+
+# What may stand in a text attribute, by its value representation.
+_SECRET_TEXTS = {
+    **dict.fromkeys(["LO", "SH", "ST", "LT", "UT", "UC", "AE"], "SECRETtext"),
+    "CS": "SECRETCODE",
+    "PN": "SECRETname^JANE",
+    "DA": "19330102",
+    "DT": "19330102010203",
+    "AS": "SECR",
+    "UR": "http://secret.example",
+}
+
+
+# Those that would make it another image, or another kind of file.
+_TECHNICAL = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
+
+
+def _fill_with_secrets(dataset: pydicom.Dataset) -> pydicom.Dataset:
+    """Every text attribute that DICOM knows, and two private ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
+            if kind in _SECRET_TEXTS and tag >> 16 > 2 and keyword not in _TECHNICAL:
+                dataset.add_new(tag, kind, _SECRET_TEXTS[kind])
+        for group in (0x0009, 0x0029):
+            block = dataset.private_block(group, "SECRETOWNER", create=True)
+            block.add_new(1, "LO", "SECRETprivate")
+    return dataset
+
+
+def _write_secret_files(folder: Path) -> None:
+    """One good file, and those that are refused in different ways."""
+    for name, changes in {
+        "good": {},
+        "frames": {"NumberOfFrames": 3},
+        "photometric": {"PhotometricInterpretation": "SECRETCODE"},
+        "rows": {"Rows": 900},
+        "uid": {"SeriesInstanceUID": "SECRETUID"},
+    }.items():
+        dataset = _fill_with_secrets(make_dataset(make_breast(4)))
+        for keyword, value in changes.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                setattr(dataset, keyword, value)
+        save(dataset, folder / f"{name}.dcm")
+
+
+def test_no_text_of_a_header_is_written_or_printed(model, tmp_path, capfd):
+    _write_secret_files(tmp_path / "in")
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", "--dicom", f"--out={out}", tmp_path / "in")
+    assert run_predict(*command) == 3
+    printed = capfd.readouterr()
+    assert len(read_scores(out / "predictions.csv")) == 2
+    assert len(list(out.glob("dicom/*.dcm"))) == 2
+    assert "Interpretation an unknown one" in printed.err
+    said = b"".join(
+        [
+            *(path.read_bytes() for path in out.rglob("*") if path.is_file()),
+            *(path.name.encode() for path in out.rglob("*")),
+            printed.out.encode(),
+            printed.err.encode(),
+        ]
+    )
+    for secret in (b"SECR", b"secret.example", b"JANE", b"19330102"):
+        assert secret not in said
+
+
+def test_nothing_that_identifies_is_written_or_printed(model, folder, tmp_path, capfd):
+    (folder / "bad.dcm").write_bytes((folder / "deep" / "0.dcm").read_bytes()[:-4000])
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", "--dicom", f"--out={out}", folder) == 3
+    printed = capfd.readouterr()
+    written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    said = b"".join([*written, printed.out.encode(), printed.err.encode()])
+    assert len(list(out.glob("dicom/*.dcm"))) == 6
+    for secret in (*SECRETS.values(), "Secretname", "Jane"):
+        assert secret.encode() not in said
+        assert not any(secret in name for name in names)
+
+
+def test_identifiers_are_kept_where_asked_for(model, folder, tmp_path):
+    out = tmp_path / "out"
+    assert (
+        run_predict(
+            f"--model={model[0]}",
+            "--keep_identifiers",
+            "--dicom",
+            f"--out={out}",
+            folder / "deep",
+        )
+        == 0
+    )
+    row = read_table(out / "predictions.csv")["case_0001_LEFT_CC"]
+    assert row["patient_id"] == "SECRET-ID-77A"
+    made = pydicom.dcmread(out / "dicom" / "case_0001_LEFT_CC_overlay.dcm")
+    assert made.PatientName == SECRETS["PatientName"]
+    assert made.PatientID == "SECRET-ID-77A"
+
+
+def test_a_table_of_cbis_ddsm_groups_the_views_of_a_patient(model, tmp_path):
+    for view in ("LEFT_CC", "LEFT_MLO"):
+        write_dicom(
+            tmp_path / "in" / f"{view}.dcm",
+            make_breast(0),
+            PatientID=f"Mass-Training_P_00041_{view}",
+        )
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "in") == 0
+    assert read_table(out / "patients.csv")["case_0001"]["images"] == "2"
+
+
+def _read(folder):
+    with reading(
+        sorted(folder.iterdir()), [], identifying=KEYWORDS, with_original=False
+    ) as found:
+        return [*found]
+
+
+@pytest.mark.parametrize(
+    "nobody",
+    ["ANON", "Anonymous", "anonymised^patient", "n/a", "xxx", "Unknown", "000000", ""],
+)
+def test_patients_without_a_name_are_told_apart_by_study(nobody, tmp_path):
+    studies = ["1.2.3", "1.2.3", "1.2.4", None, None]
+    for number, study in enumerate(studies):
+        dataset = make_dataset(make_breast(0), PatientID=nobody)
+        dataset.StudyInstanceUID = study or ""
+        save(dataset, tmp_path / f"{number}.dcm")
+    found = _read(tmp_path)
+    for keep in (False, True):
+        book = CaseBook(keep_identifiers=keep)
+        names = [book.name(image) for image in found]
+        assert [name.case[-1] for name in names] == ["1", "1", "2", "3", "4"]
+        assert all(name.patient_id == name.case for name in names)
+
+
+@pytest.mark.parametrize("study", ["REMOVED", "0", "1", "1.2.", "1.02.3", "1..2"])
+def test_a_study_that_stands_for_any_makes_no_case(study, tmp_path):
+    for number in range(2):
+        dataset = make_dataset(make_breast(0), PatientID="ANON")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.StudyInstanceUID = study
+        save(dataset, tmp_path / f"{number}.dcm")
+    book = CaseBook(keep_identifiers=False)
+    found = _read(tmp_path)
+    assert [book.name(image).case for image in found] == ["case_0001", "case_0002"]
+
+
+@pytest.mark.parametrize("pseudonym", ["ANON0012", "anonym7", "X1", "0001", "P_NA_3"])
+def test_a_pseudonym_is_a_patient(pseudonym, tmp_path):
+    for number in range(2):
+        write_dicom(tmp_path / f"{number}.dcm", make_breast(0), PatientID=pseudonym)
+    book = CaseBook(keep_identifiers=True)
+    found = _read(tmp_path)
+    names = [book.name(image) for image in found]
+    assert {name.case for name in names} == {"case_0001"}
+    assert {name.patient_id for name in names} == {pseudonym}

@@ -1,0 +1,128 @@
+"""Overlays, the directory that is written, and what stops a prediction."""
+
+import os
+import signal
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from predicting import (
+    SHAPE,
+    by_hand,
+    make_breast,
+    read_scores,
+    read_table,
+    run_predict,
+)
+from raw_files import write_dicom
+
+from mammo_jax.prediction.scorer import Scorer
+
+
+def test_overlays_have_the_originals_aspect_ratio(model, folder, tmp_path):
+    large = tmp_path / "large.png"
+    cv2.imwrite(str(large), make_breast(5, (3000, 1700)))
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", f"--out={out}", folder, large) == 0
+    shapes = {p.stem: cv2.imread(str(p)).shape for p in (out / "overlays").iterdir()}
+    assert set(shapes) == set(read_table(out / "predictions.csv"))
+    assert shapes["case_0001_LEFT_CC"] == (*SHAPE, 3)
+    assert shapes["case_0004"] == (1024, round(1024 * 1700 / 3000), 3)
+
+
+def test_overlays_of_full_size_lie_on_the_originals_pixels(model, tmp_path):
+    pixels, folder = make_breast(5, (1500, 900)), tmp_path / "in"
+    write_dicom(folder / "a.dcm", pixels)
+    drawn = {}
+    for name, options in {"small": ["--dicom"], "full": ["--full_size"]}.items():
+        out = tmp_path / name
+        assert run_predict(f"--model={model[0]}", *options, f"--out={out}", folder) == 0
+        drawn[name] = cv2.imread(str(out / "overlays" / "case_0001.png"))
+    assert drawn["small"].shape == (1024, round(1024 * 900 / 1500), 3)
+    assert drawn["full"].shape == (1500, 900, 3)
+    size = drawn["small"].shape[1::-1]
+    shrunk = cv2.resize(drawn["full"], size, interpolation=cv2.INTER_AREA)
+    difference = np.abs(shrunk.astype(int) - drawn["small"])
+    assert np.quantile(difference, 0.99) <= 2
+    # The DICOM object has the mammogram's rows and columns whatever the PNG has.
+    (path,) = (tmp_path / "small" / "dicom").glob("*_overlay.dcm")
+    capture = pydicom.dcmread(path)
+    np.testing.assert_array_equal(capture.pixel_array, drawn["full"][..., ::-1])
+
+
+def test_a_full_size_overlay_shows_every_pixel_of_the_original(model, tmp_path):
+    pixels = make_breast(5, (1500, 900)).copy()
+    pixels[700, 400], pixels[700, 401] = 0, 65535
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", "--full_size", f"--out={out}")
+    assert run_predict(*command, tmp_path / "a.png") == 0
+    shown = cv2.imread(str(out / "overlays" / "case_0001.png")).astype(int).sum(-1)
+    assert shown[700, 401] - shown[700, 400] > 300
+
+
+def test_a_directory_of_something_else_is_refused(model, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    assert run_predict(f"--model={model[0]}", f"--out={out}", folder) == 1
+    assert "holds no prediction" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_an_earlier_prediction_is_replaced_whole(model, folder, tmp_path):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}")
+    assert run_predict(*command, "--dicom", folder / "deep") == 0
+    assert run_predict(*command, folder / "picture.png") == 0
+    assert [path.name for path in (out / "overlays").iterdir()] == ["case_0001.png"]
+    assert not (out / "dicom").exists()
+    assert len(read_scores(out / "predictions.csv")) == 1
+
+
+def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
+    model, folder, tmp_path
+):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+    assert run_predict(*command) == 0
+    mine = [out / name for name in ("labels.csv", "notes.txt", "overlays/lesion.png")]
+    for path in mine:
+        path.write_text("mine")
+    assert run_predict(*command) == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_stopped_prediction_keeps_its_scores(
+    model, tmp_path, capsys, monkeypatch, number, code
+):
+    for seed in range(5):  # Batches of two.
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), make_breast(seed))
+    score, batches = Scorer.score, []
+
+    def stop_in_the_second(self, images):
+        batches.append(images)
+        if len(batches) == 2:
+            os.kill(os.getpid(), number)
+        return score(self, images)
+
+    monkeypatch.setattr(Scorer, "score", stop_in_the_second)
+    out = tmp_path / "out"
+    assert (
+        run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == code
+    )
+    found = list(read_scores(out / "predictions.csv").values())
+    expected = [by_hand(model[1], make_breast(seed)) for seed in range(4)]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert (
+        len(read_table(out / "files.csv")) == len(read_table(out / "patients.csv")) == 4
+    )
+    assert "4 of 5 files were scored" in (out / "report.html").read_text()
+    said = capsys.readouterr().err
+    assert f"stopped: 4 of 5 files were scored; their scores are in {out}" in said
+    monkeypatch.undo()
+    assert run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == 0
