@@ -6,9 +6,10 @@ Started again with the same command, a stopped run goes on where it was.
 
 import json
 import logging
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -74,39 +75,6 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(str(error)) from error
 
 
-def join_processes() -> None:
-    """Makes this process one of the several that `--coordinator` brings together.
-
-    Raises:
-      UserError: they do not find one another.
-    """
-    if _COORDINATOR.value is None:
-        if _PROCESSES.value != 1 or _PROCESS.value:
-            raise UserError("--processes and --process need --coordinator=HOST:PORT")
-        return
-    import jax
-
-    try:
-        if _COORDINATOR.value == "auto":
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(
-                _COORDINATOR.value,
-                _PROCESSES.value,
-                _PROCESS.value,
-                coordinator_bind_address=_COORDINATOR.value,
-            )
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"the processes do not find one another ({str(error).splitlines()[0]}); "
-            "give all of them the same --coordinator=HOST:PORT and --processes, and "
-            "each its own --process from 0 on"
-        ) from error
-    if jax.process_index() > 0:  # One of them speaks.
-        os.environ["TQDM_DISABLE"] = "1"
-        logging.getLogger("mammo_jax").setLevel(logging.WARNING)
-
-
 def show_own_messages() -> None:
     """Prints this package's messages and the libraries' warnings only."""
     handler = logging.StreamHandler()
@@ -126,18 +94,21 @@ def _train() -> None:
     if _TTA.value:
         config.tta = True
     give_back_large_blocks()  # before JAX has threads
-    join_processes()
     # Imported late: `--help` and a misspelt flag answer at once.
-    import jax
-
     from mammo_jax.common.compilation_cache import use_compilation_cache
+    from mammo_jax.common.devices import is_main_process, join_processes
+
+    join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     from mammo_jax.training.run import train_and_evaluate
 
     use_compilation_cache()
     workdir = Path(directory).expanduser()
     metrics = train_and_evaluate(config, workdir)
-    if jax.process_index() > 0:
-        return
+    if is_main_process():
+        _show(metrics, workdir / "metrics.json")
+
+
+def _show(metrics: dict[str, Any], path: Path) -> None:
     print(json.dumps(metrics, indent=2, sort_keys=True))
     test = metrics["test"]
     if test["auc"] is None:
@@ -150,7 +121,7 @@ def _train() -> None:
         )
     print(
         f"test AUC {test['auc']:.3f} ({interval}) on {test['images']} images of "
-        f"{test['patients']} patients; written to {workdir / 'metrics.json'}"
+        f"{test['patients']} patients; written to {path}"
     )
 
 
@@ -160,6 +131,8 @@ def _flags_parser(argv: Sequence[str]) -> list[str]:
     except UserError as error:
         # Not parsed again: a second try would meet the first one's flags.
         refusal = error
+    except SystemExit:  # absl has shown the help, and calls that a failure.
+        sys.exit(0)
 
     def refuse() -> None:
         raise refusal
@@ -169,7 +142,7 @@ def _flags_parser(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Entry point of the command."""
+    """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     show_own_messages()

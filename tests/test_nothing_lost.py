@@ -14,8 +14,12 @@ from whole_runs import (
     command,
     results,
     run,
+    tiny_config,
     tiny_run,
 )
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.training.run import train_and_evaluate
 
 KILLS = 10
 
@@ -129,45 +133,22 @@ def test_two_processes_train_as_one(environment, phantom_data, tmp_path):
         assert float(two[1]) == pytest.approx(float(one[1]), rel=1e-4)
 
 
-def test_more_devices_than_there_are_is_an_error(environment, phantom_data, tmp_path):
-    result = run(
-        environment,
-        *tiny_run(phantom_data, tmp_path / "run", "--config.patch.devices.data=2"),
-    )
-    assert result.returncode == 1
-    assert "more than the 1 devices" in result.stderr
-
-
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_images(
-    environment, phantom_data, tmp_path
+    phantom_data, tmp_path
 ):
-    huge = [f"--config.patch.stages.stage1.rates.{g}=1e30" for g in ("head", "bottom")]
-    arguments = tiny_run(phantom_data, tmp_path / "run", *huge)
-    result = run(environment, *arguments)
-    assert result.returncode == 1
-    assert "on the images P_" in result.stderr
-    assert "lower learning rates" in result.stderr
-    looked_into = run(
-        environment,
-        *tiny_run(phantom_data, tmp_path / "again", *huge, "--config.debug_nans"),
-    )
-    assert looked_into.returncode == 1
-    assert "on the images P_" in looked_into.stderr
-    assert "Traceback" not in looked_into.stderr
+    for name, looks_for_nans in (("run", False), ("again", True)):
+        config = tiny_config(phantom_data).patch
+        config.stages.stage1.rates.update(head=1e30, bottom=1e30)
+        config.debug_nans = looks_for_nans
+        with pytest.raises(UserError, match=r"on the images P_.*lower learning rates"):
+            train_and_evaluate(config, tmp_path / name)
 
 
 @pytest.mark.slow
-def test_a_profile_is_written_where_tensorboard_finds_it(
-    environment, phantom_data, tmp_path
-):
-    arguments = tiny_run(
-        phantom_data,
-        tmp_path / "run",
-        "--config.profile",
-        "--config.patch.steps_per_epoch=10",
-    )
-    result = run(environment, *arguments)
-    assert result.returncode == 0, result.stderr
-    traces = list((tmp_path / "run" / "patch").glob("plugins/profile/*/*.xplane.pb"))
+def test_a_profile_is_written_where_tensorboard_finds_it(phantom_data, tmp_path):
+    config = tiny_config(phantom_data, patch__steps_per_epoch=10, profile=True).patch
+    config.stages.stage2.epochs = 0
+    train_and_evaluate(config, tmp_path)
+    traces = list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
     assert len(traces) == 1

@@ -6,6 +6,8 @@ the devices of one process; XLA exchanges the borders.
 
 import functools
 import io
+import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +17,43 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mammo_jax.common.errors import UserError
+
+
+def join_processes(coordinator: str | None, processes: int, process: int) -> None:
+    """Makes this process one of the several that `--coordinator` brings together.
+
+    Args:
+      coordinator: HOST:PORT of process 0; `auto` asks the cluster; None if this
+        process is alone.
+      processes: number of processes.
+      process: number of this one, from 0 on. All others than 0 are quiet.
+
+    Raises:
+      UserError: they do not find one another.
+    """
+    if coordinator is None:
+        if processes != 1 or process:
+            raise UserError("--processes and --process need --coordinator=HOST:PORT")
+        return
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                coordinator_bind_address=coordinator,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the processes do not find one another ({str(error).splitlines()[0]}); "
+            "give all of them the same --coordinator=HOST:PORT and --processes, and "
+            "each its own --process from 0 on"
+        ) from error
+    if not is_main_process():
+        os.environ["TQDM_DISABLE"] = "1"
+        logging.getLogger("mammo_jax").setLevel(logging.WARNING)
 
 
 def make_mesh(data: int, spatial: int) -> Mesh:

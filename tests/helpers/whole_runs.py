@@ -1,33 +1,61 @@
-"""Tiny runs of the whole command, patch stage and all."""
+"""Tiny runs, patch stage and all, as commands or within the test's process."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from mammo_jax.config import whole_config
+
 REPOSITORY = Path(__file__).parents[2]
 # VGG16 with few channels: compiles in seconds and has everything that a run has.
-_TINY = (
-    "--config.model.trunk=vgg16",
-    "--config.model.width=0.0625",
-    "--config.model.top.blocks=('4-4-8x1',)",
-    "--config.batch_size=4",
-    "--config.accum_steps=2",
-    "--config.patch.batch_size=8",
-    "--config.patch.pretrained=",
-    "--config.data.dataset=cbis_ddsm/paper_whole_h288",
-    "--config.patch.data.dataset=cbis_ddsm/paper_s1_h288",
-    "--config.stages.stage1.epochs=2",
-    "--config.stages.stage2.epochs=1",
-    "--config.patch.stages.stage1.epochs=1",
-    "--config.patch.stages.stage2.epochs=1",
-    "--config.patch.stages.stage3.epochs=0",
-    "--config.steps_per_epoch=6",
-    "--config.patch.steps_per_epoch=4",
-    "--config.checkpoint_every_steps=2",
-    "--config.patch.checkpoint_every_steps=2",
-    "--config.log_every_steps=1",
-)
+_TINY = {
+    "model.trunk": "vgg16",
+    "model.width": 0.0625,
+    "model.top.blocks": ("4-4-8x1",),
+    "batch_size": 4,
+    "accum_steps": 2,
+    "patch.batch_size": 8,
+    "patch.pretrained": "",
+    "data.dataset": "cbis_ddsm/paper_whole_h288",
+    "patch.data.dataset": "cbis_ddsm/paper_s1_h288",
+    "stages.stage1.epochs": 2,
+    "stages.stage2.epochs": 1,
+    "patch.stages.stage1.epochs": 1,
+    "patch.stages.stage2.epochs": 1,
+    "patch.stages.stage3.epochs": 0,
+    "steps_per_epoch": 6,
+    "patch.steps_per_epoch": 4,
+    "checkpoint_every_steps": 2,
+    "patch.checkpoint_every_steps": 2,
+    "log_every_steps": 1,
+}
+
+
+def tiny_config(data: Path, **fields: object) -> ConfigDict:
+    """The configuration of a run of a few steps on the phantoms below `data`.
+
+    Args:
+      data: folder of the packaged phantoms.
+      **fields: further fields, their dots written as two underscores.
+    """
+    config = whole_config()
+    changes = {name.replace("__", "."): value for name, value in fields.items()}
+    config.update_from_flattened_dict({**_TINY, "data.data_dir": str(data), **changes})
+    return config
+
+
+def tiny_run(data: Path, workdir: Path, *more: object) -> tuple[object, ...]:
+    """Arguments of the command for the same."""
+    return (
+        "--config=configs/whole_res.py",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={data}",
+        *(f"--config.{name}={value}" for name, value in _TINY.items()),
+        *more,
+    )
 
 
 def command(*arguments: object) -> list[str]:
@@ -55,17 +83,6 @@ def run(
         capture_output=True,
         text=True,
         timeout=300,
-    )
-
-
-def tiny_run(data: Path, workdir: Path, *more: object) -> tuple[object, ...]:
-    """Arguments of a run of a few steps on the phantoms below `data`."""
-    return (
-        "--config=configs/whole_res.py",
-        f"--workdir={workdir}",
-        f"--config.data.data_dir={data}",
-        *_TINY,
-        *more,
     )
 
 
