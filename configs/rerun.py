@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mammo_jax import config as base
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
+from mammo_jax.config import share_with_patch
 
 
 def get_config(run_dir: str = "") -> ConfigDict:
@@ -17,5 +17,5 @@ def get_config(run_dir: str = "") -> ConfigDict:
         run_directory.read_json(Path(run_dir) / run_directory.CONFIG_FILE)
     )
     if "patch" in config:
-        base.share_with_patch(config)
+        share_with_patch(config)
     return config

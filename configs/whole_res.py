@@ -6,9 +6,9 @@ the first step), `from_scratch` (without ImageNet's weights), `s1`, `full_resolu
 (4608x3584), `real` (a short run at the paper's scale on a few real mammograms).
 """
 
-from mammo_jax import config as base
+from mammo_jax.config import apply_preset, whole_config
 
 
 def get_config(preset: str = "paper"):
-    """The configuration of a preset."""
-    return base.apply_preset(base.whole_config(), preset)
+    """Returns the configuration of a preset."""
+    return apply_preset(whole_config(), preset)

@@ -4,6 +4,8 @@
 line (`--config.batch_size=4`).
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
@@ -15,25 +17,28 @@ def _all_layers(rate: float) -> dict[str, float]:
     return dict.fromkeys(GROUPS, rate)
 
 
-# Section 2.2: three stages of patch training, from the last layer down.
-_HEAD = {"head": 1e-3}
-_FROM_TOP_OF_TRUNK = {"head": 1e-4, "top_of_trunk": 1e-4}
-_PATCH_LAYERS = {"head": 1e-5, "top_of_trunk": 1e-5, "bottom": 1e-5}
+def _patch_stages(*epochs: int) -> dict[str, dict[str, Any]]:
+    """Returns the stages of section 2.2, which train from the last layer down."""
+    rates = (
+        {"head": 1e-3},
+        {"head": 1e-4, "top_of_trunk": 1e-4},
+        {"head": 1e-5, "top_of_trunk": 1e-5, "bottom": 1e-5},
+    )
+    return {
+        f"stage{number}": {"epochs": length, "rates": rates}
+        for number, (length, rates) in enumerate(zip(epochs, rates, strict=True), 1)
+    }
+
+
+# All layers at the lowest rate, for the additional epochs of section 3.2.
+_FINE_TUNING = {"stage1": {"epochs": 200, "rates": _all_layers(1e-6), "l2": 1e-2}}
 
 # The stages of a training, one a row: epochs, the learning rates of the layer groups
 # that are trained, the L2 penalty on the new layers' kernels.
-STAGES: dict[str, dict[str, dict]] = {
-    "patch": {
-        "stage1": {"epochs": 3, "rates": _HEAD},
-        "stage2": {"epochs": 10, "rates": _FROM_TOP_OF_TRUNK},
-        "stage3": {"epochs": 37, "rates": _PATCH_LAYERS},
-    },
+STAGES: dict[str, dict[str, dict[str, Any]]] = {
+    "patch": _patch_stages(3, 10, 37),
     # s1 is a tenth of s10's size: 200 epochs, the stages in proportion.
-    "patch_s1": {
-        "stage1": {"epochs": 12, "rates": _HEAD},
-        "stage2": {"epochs": 40, "rates": _FROM_TOP_OF_TRUNK},
-        "stage3": {"epochs": 148, "rates": _PATCH_LAYERS},
-    },
+    "patch_s1": _patch_stages(12, 40, 148),
     # Networks of random values.
     "patch_random": {"stage1": {"epochs": 50, "rates": _all_layers(1e-3)}},
     "patch_random_s1": {"stage1": {"epochs": 200, "rates": _all_layers(1e-3)}},
@@ -42,12 +47,10 @@ STAGES: dict[str, dict[str, dict]] = {
         "stage1": {"epochs": 30, "rates": {"new_layers": 1e-4}, "l2": 1e-3},
         "stage2": {"epochs": 20, "rates": _all_layers(1e-6), "l2": 1e-2},
     },
-    # Section 3.2: the hybrid's additional epochs.
-    "whole_extended": {
-        "stage1": {"epochs": 200, "rates": _all_layers(1e-6), "l2": 1e-2}
-    },
-    # Section 3.2: a trained whole-image classifier on another set of images.
-    "transfer": {"stage1": {"epochs": 200, "rates": _all_layers(1e-6), "l2": 1e-2}},
+    # The hybrid trained on.
+    "whole_extended": _FINE_TUNING,
+    # A trained whole-image classifier on another set of images.
+    "transfer": _FINE_TUNING,
     # Not the paper's: every group at its own rate from the first step, which layer
     # groups make possible and frozen layers only imitate.
     "patch_one_stage": {
@@ -74,7 +77,7 @@ FOREST = {"trees": 500, "max_depth": 9, "min_samples_split": 300}
 
 
 def stage_table(name: str) -> ConfigDict:
-    """A table of stages with every field and every group's rate spelt out."""
+    """Returns a table of stages with every field and every group's rate spelt out."""
     rows = {
         stage: {
             "epochs": row["epochs"],
@@ -89,14 +92,14 @@ def stage_table(name: str) -> ConfigDict:
 
 
 def base_config() -> ConfigDict:
-    """The fields that patch and whole-image training share."""
+    """Returns the fields that patch and whole-image training share."""
     config = ConfigDict()
     config.seed = 0
 
     config.data = ConfigDict()
     config.data.data_dir = "data"
     config.data.dataset = ""
-    # Which split of the dataset serves for what.
+    # The splits of the dataset that serve for training, validation and test.
     config.data.train_split = "train"
     config.data.validation_split = "validation"
     config.data.test_split = "test"
@@ -117,8 +120,8 @@ def base_config() -> ConfigDict:
     # Every stage starts its optimiser anew, as the paper's Keras did; False carries
     # the moments of the groups that the stage before trained as well.
     config.reset_optimizer = True
-    # Of the parameters' moving averages, which then are validated, tested and saved.
-    # 0: none, as in the paper.
+    # The decay of the parameters' moving averages, which then are validated, tested
+    # and saved; 0 keeps none, as in the paper.
     config.ema_decay = 0.0
     # Devices over which a microbatch's images, and the rows of an image, are spread.
     config.devices = ConfigDict({"data": 1, "spatial": 1})
@@ -132,13 +135,13 @@ def base_config() -> ConfigDict:
     config.log_every_steps = 50
     # Checkpoints are written after every epoch, and this often within one; 0: never.
     config.checkpoint_every_steps = 500
-    # Steps an epoch has; 0 makes it a sweep through the training set.
+    # Steps of an epoch; 0 makes it a sweep through the training set.
     config.steps_per_epoch = 0
     return config
 
 
 def patch_config() -> ConfigDict:
-    """The paper's patch classifier: ResNet50 on s10 (sections 2.1 and 2.2)."""
+    """Returns the paper's patch classifier: ResNet50 on s10 (sections 2.1, 2.2)."""
     config = base_config()
     config.task = "patch"
     config.data.dataset = "cbis_ddsm/paper_s10"
@@ -155,12 +158,13 @@ def patch_config() -> ConfigDict:
 
 
 def whole_config() -> ConfigDict:
-    """The paper's best model: ResNet50 + two [512-512-1024]x2 (section 2.3)."""
+    """Returns the paper's best model: ResNet50, two [512-512-1024]x2 (section 2.3)."""
     config = base_config()
     config.task = "whole"
     config.data.dataset = "cbis_ddsm/paper_whole"
-    # A finished run's directory: of a patch classifier, or of a whole-image classifier
-    # of the same design to go on from. Empty trains `config.patch` first.
+    # The directory of a finished run to start from. A patch classifier gives its trunk,
+    # a whole-image classifier its whole design; the fields of `config.model` need not
+    # be set and must not contradict it. Empty trains `config.patch` first.
     config.init_from = ""
     # Finished whole-image runs on the same dataset, with commas between: their scores
     # of the validation and test images are averaged with this run's (section 4).
@@ -169,9 +173,6 @@ def whole_config() -> ConfigDict:
     config.accum_steps = 2
     config.early_stopping_patience = 10
     config.stages = stage_table("whole")
-    config.model.num_classes = 2
-    config.model.top.kind = "residual"
-    config.model.top.blocks = ("512-512-1024x2", "512-512-1024x2")
     config.patch = patch_config()
     share_with_patch(config)
     # Synthetic data to make first; 0 cases: the data is the user's own.
@@ -188,7 +189,7 @@ def set_top(config: ConfigDict, name: str) -> None:
     microbatch of one image nothing would be left of it, so the batch stays whole.
 
     Args:
-      config: as of `whole_config`.
+      config: configuration as of `whole_config`.
       name: key of `mammo_jax.models.TOPS`.
     """
     config.model.top.update(TOPS[name])
@@ -196,7 +197,7 @@ def set_top(config: ConfigDict, name: str) -> None:
         config.accum_steps = 1
 
 
-# What the patch stage of a whole-image run must have in common with it.
+# The fields that the patch stage of a whole-image run must have in common with it.
 _SHARED = (
     "seed",
     "data.data_dir",
@@ -273,14 +274,11 @@ PRESETS: dict[str, dict[str, object]] = {
             f"patch.stages.stage1.rates.{group}": 4e-3
             for group in ("head", "top_of_trunk", "bottom")
         },
+        **{f"{part}augment.zoom": (1.0, 1.0) for part in ("", "patch.")},
         **{
-            f"{part}augment.{field}": value
+            f"{part}augment.{field}": 0.0
             for part in ("", "patch.")
-            for field, value in (
-                ("rotation", 0.0),
-                ("shear", 0.0),
-                ("zoom", (1.0, 1.0)),
-            )
+            for field in ("rotation", "shear")
         },
     },
     # Section 2.2: patches centred on the lesions only.
@@ -336,7 +334,7 @@ _WITHOUT_PATCH = ("inbreast", "real")
 
 
 def apply_preset(config: ConfigDict, preset: str) -> ConfigDict:
-    """`config` with a preset's differences.
+    """Puts a preset's differences into `config`, and returns it.
 
     Raises:
       UserError: there is no such preset.

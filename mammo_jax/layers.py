@@ -15,17 +15,13 @@ import jax.numpy as jnp
 from absl import app, flags
 from clu import parameter_overview
 from flax import nnx
-from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.main import parse_flags
 from mammo_jax.models import abstract_model, groups_of, heatmap, variables
 from mammo_jax.models.model_config import (
-    PATCH_CLASSES,
     ModelConfig,
-    PatchTop,
-    read_model_config,
 )
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.resnet import ResNet50
@@ -133,33 +129,18 @@ def _recording(names: dict[int, str], sizes: Sizes) -> Iterator[None]:
         yield
 
 
-def _forest_table(config: ConfigDict) -> str:
-    """The patch classifier whose heatmaps a random forest reads, and the forest."""
-    # Here, because scikit-image and scikit-learn take seconds to import.
-    from mammo_jax.training.forest import feature_names
-
-    fields = config.model.copy_and_resolve_references()
-    fields.top.kind = PatchTop.kind
-    fields.num_classes = PATCH_CLASSES
-    forest = config.forest
-    return (
-        f"{layer_table(read_model_config(fields), fields.top.window)}\n"
-        f"random forest: {forest.trees} trees on {len(feature_names())} features of "
-        f"each heatmap, at most {forest.max_depth} deep, nodes of at least "
-        f"{forest.min_samples_split} images split"
-    )
-
-
 def _print_table() -> None:
     config = flags.FLAGS.config
     if config is None:
         raise UserError("--config=FILE is needed, such as configs/whole_res.py")
-    is_forest = config.model.top.kind == "forest" and "forest" in config
-    print(
-        _forest_table(config)
-        if is_forest
-        else layer_table(read_model_config(config.model))
-    )
+    # Here, because the parts of a run take seconds to import.
+    from mammo_jax.training.run import find_runner
+
+    runner = find_runner(config)
+    network, window = runner.network(config)
+    print(layer_table(network, window))
+    if window is not None:
+        print(runner.describe(config))
 
 
 def _flags_parser(argv: Sequence[str]) -> list[str]:

@@ -8,8 +8,8 @@ from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.training import experiment as experiments
 from mammo_jax.training import scoring
+from mammo_jax.training.experiment import open_experiment
 from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.pretrained import file_digest
 from paper import outcomes
@@ -123,8 +123,7 @@ def score(
     """
     config = run.config.copy_and_resolve_references()
     config.tta = flips
-    dataset = experiments.open_data(config)
-    experiment = experiments.make_experiment(config, dataset)
+    experiment = open_experiment(config)
     _, params, stats = load_variables(model)
     write_predictions(out, scoring.predict(experiment, params, stats, "test", stop))
     note_source(out, model)

@@ -26,7 +26,7 @@ from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.network_input import network_input
-from mammo_jax.training import experiment as experiments
+from mammo_jax.training.experiment import open_experiment
 from mammo_jax.training.state import Arrays, TrainState
 from mammo_jax.weights import conversion
 from mammo_jax.weights.model_directory import load_variables
@@ -176,11 +176,10 @@ def _can_start(run: PlannedRun) -> bool:
 
 
 def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
-    dataset = experiments.open_data(config)
-    experiment = experiments.make_experiment(config, dataset)
+    experiment = open_experiment(config)
     _, there, there_stats = load_variables(Path(config.init_from))
     *known, _ = conversion.take_over(there, there_stats, *experiment.abstract)
-    state = experiments.initial_state(experiment, *draw_values(config.seed, *known))
+    state = experiment.initial_state(*draw_values(config.seed, *known))
     gradient_norms = make_gradient_norms(experiment.graphdef, experiment.pixel_mean)
     fixed = next(experiment.evaluation_batches("validation"))
     probe = experiment.evaluation_arrays(fixed)
@@ -195,7 +194,7 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
 
     look(state, 0)
     done = 0
-    for index, stage in enumerate(experiment.stages):
+    for index, stage in enumerate(experiment.settings.stages):
         if index:
             state = experiment.enter_stage(index, state)
         train_step = experiment.train_step(index)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from mammo_jax.models.initializers import draw_values
-from mammo_jax.training import experiment as experiments
+from mammo_jax.training.experiment import open_experiment
 from paper.plan import PlannedRun
 
 _TIMED_STEPS = 2
@@ -31,11 +31,10 @@ def time_steps(runs: Sequence[PlannedRun]) -> dict[Key, float]:
 
 
 def _time_step(run: PlannedRun) -> float:
-    dataset = experiments.open_data(run.config)
-    experiment = experiments.make_experiment(run.config, dataset)
-    last = len(experiment.stages) - 1
+    experiment = open_experiment(run.config)
+    last = len(experiment.settings.stages) - 1
     values = draw_values(run.config.seed, *experiment.abstract)
-    state = experiment.enter_stage(last, experiments.initial_state(experiment, *values))
+    state = experiment.enter_stage(last, experiment.initial_state(*values))
     train_step = experiment.train_step(last)
     batch = experiment.training_arrays(next(experiment.training_batches(0)))
     state, loss = train_step(state, batch)

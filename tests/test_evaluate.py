@@ -256,7 +256,7 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path):
 
 def test_a_run_gets_a_report_of_its_test(run):
     before = (run / "config.json").read_text()
-    write_run_report(run)
+    write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "whole classifier, resnet50, trained on cbis_ddsm/paper_whole" in page
     assert "Chosen on validation, applied to test" in page
@@ -268,7 +268,7 @@ def test_a_run_gets_a_report_of_its_test(run):
 def test_the_report_of_a_patch_run_is_of_patches(run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "task": "patch"}))
-    write_run_report(run)
+    write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Every row of the tables is a patch" in page
     assert "Per breast" not in page
@@ -311,7 +311,7 @@ def test_a_run_with_a_damaged_configuration_is_refused(run, tmp_path):
 def test_a_run_tested_on_its_validation_images_chooses_no_threshold(run):
     tables = run / "predictions"
     (tables / "validation.csv").write_bytes((tables / "test.csv").read_bytes())
-    write_run_report(run)
+    write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Test and validation share 80 images" in page
     assert "Chosen on validation" not in page
@@ -351,7 +351,7 @@ def test_images_without_a_lesion_are_not_called_unknown(run, tmp_path):
 
 
 def test_a_browser_shows_the_figures_of_a_report(run, tmp_path):
-    write_run_report(run)
+    write_run_report(run, "whole classifier, resnet50")
     assert screenshot(run / "report.html", tmp_path / "seen.png", (1240, 4000)) == []
     seen = cv2.imread(str(tmp_path / "seen.png"))
     blue, orange, green = (178, 114, 0), (0, 94, 213), (115, 158, 0)

@@ -1,8 +1,8 @@
 """Checkpoints of a run: the latest two and the best, written in the background.
 
 A checkpoint holds the model, the optimiser with the epoch's metrics, and the
-run's progress as JSON. The position in the data needs no file of its own: batch
-n is a pure function of the seed and n.
+run's position as JSON. Its place in the data needs no file of its own: batch n is a
+pure function of the seed and n.
 """
 
 import contextlib
@@ -22,29 +22,29 @@ from mammo_jax.training.state import Arrays, TrainState
 _log = logging.getLogger(__name__)
 
 _LATEST = 2
-# The latest, the best and the one being written.
+# The latest ones, the best and the one being written.
 KEPT_CHECKPOINTS = _LATEST + 2
 
-# What Orbax raises for files that are missing, cut off or of other shapes.
+# The errors that Orbax raises for files that are missing, cut off or misshapen.
 _DAMAGES = (ValueError, KeyError, TypeError, OSError, ocp.errors.InvalidLayoutError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
+class Position:
+    """Position of a run in its training.
 
     Attributes:
-      step: optimiser steps done, over all stages.
-      stage: index of the stage in hand.
-      epoch: epochs finished in this stage.
-      epochs_done: epochs finished over all stages.
-      step_in_epoch: steps done in the epoch in hand.
+      step: number of optimiser steps done, over all stages.
+      stage: index of the present stage.
+      epoch: number of epochs finished in this stage.
+      epochs_done: number of epochs finished over all stages.
+      step_in_epoch: number of steps done in the present epoch.
       lowest_loss: best validation loss of this stage, for early stopping.
-      epochs_without_gain: epochs since then.
+      epochs_without_gain: number of epochs since then.
       best: validation `score` and `loss` of the best epoch of the run.
-      best_epoch: the epoch (over all stages, from 1) that reached it.
-      best_step: the step of its checkpoint.
-      finished: the last stage has ended.
+      best_epoch: number of that epoch (over all stages, from 1).
+      best_step: step of its checkpoint.
+      finished: True if the last stage has ended.
     """
 
     step: int = 0
@@ -61,10 +61,10 @@ class Progress:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """The state as the named parts of a checkpoint.
+    """Splits a state into the named parts of a checkpoint.
 
-    `model` is what validation saw: with moving averages, these. The parameters that
-    the optimiser moves then are part of `training`.
+    `model` is what validation saw: the moving averages, if there are any. Then the
+    parameters that the optimiser moves are in `training`.
     """
     model = {"params": state.evaluated_params, "batch_stats": state.batch_stats}
     training = {"opt_state": state.opt_state, "metrics": state.metrics}
@@ -74,14 +74,14 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 
 def _state(parts: dict[str, Any]) -> TrainState:
-    """The inverse of `_parts`."""
+    """Puts a state together from the parts that `_parts` gives."""
     model, training = parts["model"], parts["training"]
     averages = model["params"] if "params" in training else None
     return TrainState(**{**model, **training}, averages=averages)
 
 
 def _abstract(tree: Any) -> Any:
-    """Shapes, types and places of a tree of arrays."""
+    """Returns the shapes, types and places of a tree of arrays."""
 
     def describe(x: Any) -> jax.ShapeDtypeStruct:
         sharding = getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(
@@ -93,7 +93,7 @@ def _abstract(tree: Any) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints below one folder."""
+    """Checkpoints below one folder."""
 
     def __init__(self, directory: Path):
         policies = ocp.training.preservation_policies
@@ -107,7 +107,7 @@ class Checkpoints:
                     policies.LatestN(_LATEST),
                     policies.BestN(
                         n=1,
-                        # As in the loop: of equals the first is the best.
+                        # Of equals the first is the best, as in the loop.
                         get_metric_fn=lambda kept: (
                             kept["score"],
                             -kept["loss"],
@@ -117,7 +117,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            # In a thread that nobody waits for, so that a program may end before it.
+            # Nobody waits for the thread that cleans up: a program may end before it.
             cleanup_tmp_directories=directory.exists(),
         )
 
@@ -141,14 +141,14 @@ class Checkpoints:
     def save(
         self,
         state: TrainState,
-        progress: Progress,
+        position: Position,
         validation: Mapping[str, float] | None = None,
     ) -> None:
         """Starts to save; returns once the arrays are copied.
 
         Args:
-          state: of the run.
-          progress: of the run.
+          state: state of the run.
+          position: position of the run.
           validation: `score` and `loss`, at the end of an epoch.
 
         Raises:
@@ -158,16 +158,16 @@ class Checkpoints:
         self._wait()
         self.require_space(state)
         self._pending = self._checkpointer.save_checkpointables_async(
-            progress.step,
+            position.step,
             _parts(state),
             force=True,
             overwrite=any(
-                kept.step == progress.step for kept in self._checkpointer.checkpoints
+                kept.step == position.step for kept in self._checkpointer.checkpoints
             ),
             metrics=None
             if validation is None
-            else {**validation, "step": progress.step},
-            custom_metadata=dataclasses.asdict(progress),
+            else {**validation, "step": position.step},
+            custom_metadata=dataclasses.asdict(position),
         )
 
     def require_space(self, state: TrainState, count: int = 1) -> None:
@@ -201,12 +201,12 @@ class Checkpoints:
             ) from error
 
     def restore_latest(
-        self, like: Callable[[Progress], TrainState]
-    ) -> tuple[TrainState, Progress] | None:
+        self, like: Callable[[Position], TrainState]
+    ) -> tuple[TrainState, Position] | None:
         """Reads the latest checkpoint that is whole; None if there is none at all.
 
         Args:
-          like: gives the shapes of the state at a progress.
+          like: function that gives the shapes of the state at a position.
 
         Raises:
           UserError: there are checkpoints, and none of them can be read.
@@ -214,12 +214,12 @@ class Checkpoints:
         kept = list(reversed(self._checkpointer.checkpoints))
         for checkpoint in kept:
             try:
-                progress = self.progress(checkpoint.step)
-                parts = self._load(checkpoint.step, _parts(like(progress)))
+                position = self.position(checkpoint.step)
+                parts = self._load(checkpoint.step, _parts(like(position)))
             except UserError as error:
                 _log.warning("%s; going back to the one before", error)
                 continue
-            return _state(parts), progress
+            return _state(parts), position
         if kept:
             raise UserError(
                 f"none of the checkpoints in {self._checkpointer.directory} can be "
@@ -227,8 +227,8 @@ class Checkpoints:
             )
         return None
 
-    def progress(self, step: int) -> Progress:
-        """Where the run stood at a checkpoint.
+    def position(self, step: int) -> Position:
+        """Reads the position of the run at a checkpoint.
 
         Raises:
           UserError: the checkpoint is damaged.
@@ -239,8 +239,8 @@ class Checkpoints:
         except _DAMAGES as error:
             raise self._damaged(step, first_line(error)) from error
         if values.get("step") != step:
-            raise self._damaged(step, "its progress cannot be read")
-        return Progress(**values)
+            raise self._damaged(step, "its position cannot be read")
+        return Position(**values)
 
     def load_model(
         self, step: int, params: Arrays, batch_stats: Arrays
@@ -253,9 +253,12 @@ class Checkpoints:
     def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         self._wait()
         try:
-            return self._checkpointer.load_checkpointables(step, _abstract(like))
+            parts: dict[str, Any] = self._checkpointer.load_checkpointables(
+                step, _abstract(like)
+            )
         except _DAMAGES as error:
             raise self._damaged(step, first_line(error)) from error
+        return parts
 
     def _damaged(self, step: int, reason: str) -> UserError:
         folder = self._checkpointer.directory / str(step)
@@ -265,6 +268,6 @@ class Checkpoints:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, shortened."""
+    """Returns the first line of an error's text, shortened."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]

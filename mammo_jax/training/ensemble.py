@@ -22,12 +22,12 @@ from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 _log = logging.getLogger(__name__)
 
-# Below a run's directory; like a run's it has `predictions/` and `report.html`.
+# The folder below a run's directory; it has `predictions/` and `report.html`, too.
 ENSEMBLE_DIR = "ensemble"
 
 
 def members(config: ConfigDict | Mapping[str, Any]) -> list[Path]:
-    """The runs that `config.ensemble` names."""
+    """Returns the runs that `config.ensemble` names."""
     named = config.get("ensemble", "").split(",")
     return [Path(part.strip()).expanduser() for part in named if part.strip()]
 
@@ -41,14 +41,8 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
       UserError: a directory is no finished run of a whole-image classifier, is named
         twice, or its model is for other classes, images or data.
     """
-    directories = members(config)
-    if directories and config.model.top.kind == "forest":
-        raise UserError(
-            "config.ensemble: a random forest is averaged with others by "
-            "python -m mammo_jax.evaluate --predictions=RUN,RUN"
-        )
     seen = {workdir.resolve()}
-    for directory in directories:
+    for directory in members(config):
         if directory.resolve() in seen:
             raise UserError(
                 f"config.ensemble: {directory} is there twice; the run's own model is "
@@ -65,7 +59,7 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
 
 
 def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
-    """Why the model cannot be averaged with the run's; empty where it can."""
+    """Says why the model cannot be averaged with the run's; empty if it can."""
     said, grid = model.description, dataset.grid
     if said.task != "whole":
         return "holds a patch classifier; name runs of whole-image classifiers"
@@ -115,10 +109,11 @@ def evaluate_ensemble(
     Writes `ensemble/predictions/*.csv`.
 
     Args:
-      experiment: of the run; its data, devices and `config.tta` hold for all members.
-      own: what the run's model says of each split.
-      workdir: of the run.
-      stop: checked after every batch.
+      experiment: fixed parts of the run; its data, devices and `config.tta` hold for
+        all members.
+      own: predictions of the run's own model for each split.
+      workdir: directory of the run.
+      stop: request to stop, checked after every batch.
 
     Returns:
       The figures of the mean for each split, and under `members` those of each model.
@@ -156,7 +151,7 @@ def evaluate_ensemble(
 def _score(
     experiment: Experiment, model: LoadedModel, roles: Sequence[str], stop: StopRequest
 ) -> dict[str, Predictions]:
-    """What another run's model says of the run's images."""
+    """Scores the run's images with another run's model."""
     mean = model.description.pixel_mean
     other = dataclasses.replace(
         experiment,
@@ -176,7 +171,7 @@ def _score(
 
 
 def average(predictions: Sequence[Predictions]) -> Predictions:
-    """The mean probabilities of several models, images matched by id.
+    """Averages the probabilities of several models, images matched by id.
 
     Everything else is the first model's.
 

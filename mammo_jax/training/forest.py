@@ -6,7 +6,7 @@ connected regions described, and a random forest reads the descriptions.
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epy
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress_bar
 from mammo_jax.datasets.pipeline import evaluation_batches
-from mammo_jax.evaluation.predictions import Details
 from mammo_jax.models.variables import Variables
+from mammo_jax.training.scoring import Columns, joined, true_rows
 
 with epy.lazy_imports():  # A second, which other runs need not wait for.
     import skimage.measure
@@ -31,28 +31,38 @@ FIRST_LESION_CHANNEL = 1
 LARGEST_REGIONS = 3
 
 MAP_FEATURES = ("region_count", "total_area", "maximum")
-REGION_FEATURES = (
-    "area",
-    "area_to_convex_area",
-    "area_to_filled_area",
-    "eccentricity",
-    "equivalent_diameter",
-    "euler_number",
-    "extent",
-    "inertia_eigenvalue_1",
-    "inertia_eigenvalue_2",
-    "major_axis",
-    "minor_axis",
-    "maximum",
-    "mean",
-    "orientation",
-    "perimeter",
-    "solidity",
-)
+
+
+def _convex_area(region: Any) -> float:
+    # Regions one or two positions thin have no convex hull in the plane; they
+    # are their own hull.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return max(float(region.area_convex), float(region.area))
+
+
+REGION_FEATURES: dict[str, Callable[[Any], float]] = {
+    "area": lambda region: region.area,
+    "area_to_convex_area": lambda region: region.area / _convex_area(region),
+    "area_to_filled_area": lambda region: region.area / region.area_filled,
+    "eccentricity": lambda region: region.eccentricity,
+    "equivalent_diameter": lambda region: region.equivalent_diameter_area,
+    "euler_number": lambda region: region.euler_number,
+    "extent": lambda region: region.extent,
+    "inertia_eigenvalue_1": lambda region: region.inertia_tensor_eigvals[0],
+    "inertia_eigenvalue_2": lambda region: region.inertia_tensor_eigvals[1],
+    "major_axis": lambda region: region.axis_major_length,
+    "minor_axis": lambda region: region.axis_minor_length,
+    "maximum": lambda region: region.intensity_max,
+    "mean": lambda region: region.intensity_mean,
+    "orientation": lambda region: region.orientation,
+    "perimeter": lambda region: region.perimeter,
+    "solidity": lambda region: region.area / _convex_area(region),
+}
 
 
 def feature_names() -> tuple[str, ...]:
-    """Names of the features, in order: 4 cutoffs x 4 classes x (3 + 3 x 16) = 816.
+    """Lists the features, in order: 4 cutoffs x 4 classes x (3 + 3 x 16) = 816.
 
     For example calc_benign_over_0.3_region_count and
     mass_malignant_over_0.9_region2_eccentricity.
@@ -107,71 +117,15 @@ def _map_features(
     regions.sort(key=lambda region: (-region.area, region.label))
     features = [float(len(regions)), float(mask.sum()), float(probabilities.max())]
     for rank in range(LARGEST_REGIONS):
-        if rank < len(regions):
-            features += _region_features(regions[rank])
-        else:
-            features += [0.0] * len(REGION_FEATURES)
+        features += [
+            float(describe(regions[rank])) if rank < len(regions) else 0.0
+            for describe in REGION_FEATURES.values()
+        ]
     return features
 
 
-def _region_features(region: Any) -> list[float]:
-    # Regions one or two positions thin have no convex hull in the plane; they
-    # are their own hull.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        convex_area = max(float(region.area_convex), float(region.area))
-    first, second = region.inertia_tensor_eigvals
-    return [
-        float(value)
-        for value in (
-            region.area,
-            region.area / convex_area,
-            region.area / region.area_filled,
-            region.eccentricity,
-            region.equivalent_diameter_area,
-            region.euler_number,
-            region.extent,
-            first,
-            second,
-            region.axis_major_length,
-            region.axis_minor_length,
-            region.intensity_max,
-            region.intensity_mean,
-            region.orientation,
-            region.perimeter,
-            region.area / convex_area,
-        )
-    ]
-
-
-class DescribedSplit(NamedTuple):
-    """The heatmaps of a split's images, described.
-
-    Attributes:
-      features: a row for each image, see `heatmap_features`.
-      labels: 0 not malignant, 1 malignant.
-      image_ids: such as P_00016_LEFT_CC.
-      patient_ids: likewise.
-      lateralities: LEFT or RIGHT.
-      views: CC or MLO.
-      details: for sub-groups; None where the data set has none.
-    """
-
-    features: Float[np.ndarray, "images features"]
-    labels: Int[np.ndarray, " images"]
-    image_ids: tuple[str, ...]
-    patient_ids: tuple[str, ...]
-    lateralities: tuple[str, ...]
-    views: tuple[str, ...]
-    details: Details | None
-
-
-_IDENTITY = ("image_id", "patient_id", "laterality", "view")
-_DETAILS = ("breast_density", "abnormality_types", "lesion_size")
-
-
 def describe_split(
-    heatmap_step: Callable,
+    heatmap_step: Callable[..., Any],
     params: Variables,
     stats: Variables,
     source: Any,
@@ -179,47 +133,38 @@ def describe_split(
     batch_size: int,
     threads: int,
     after_batch: Callable[[], None] = lambda: None,
-) -> DescribedSplit:
+) -> Columns:
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
     Args:
-      heatmap_step: from `mammo_jax.models.sliding.make_heatmap_step`.
-      params: the patch classifier's parameters.
+      heatmap_step: as of `mammo_jax.models.sliding.make_heatmap_step`.
+      params: parameters of the patch classifier.
       stats: its running statistics.
-      source: a split of a dataset of whole images, see
+      source: split of a dataset of whole images, see
         `mammo_jax.datasets.pipeline.Dataset`.
-      batch_size: images at a time.
-      threads: that read images.
-      after_batch: called after every batch; may raise to stop.
+      batch_size: number of images at a time.
+      threads: number of threads that read images.
+      after_batch: function called after every batch; may raise to stop.
+
+    Returns:
+      A row for each image: its labels and names, see `scoring.true_rows`, and
+      `features`, see `heatmap_features`.
 
     Raises:
       UserError: a heatmap is not finite: the classifier or the image is damaged.
     """
-    columns: dict[str, list] = {}
+    parts = []
     with progress_bar("heatmaps", total=len(source), unit="image") as bar:
         for batch in evaluation_batches(source, batch_size, threads=threads):
-            true = batch["weight"] > 0
             inputs = {key: batch[key] for key in ("image", "channel_shift")}
-            heatmaps = np.asarray(heatmap_step(params, stats, inputs))[true]
-            _check_finite(heatmaps, batch["image_id"][true])
-            columns.setdefault("features", []).extend(map(heatmap_features, heatmaps))
-            for name in ("label", *_IDENTITY, *_DETAILS):
-                if name in batch:
-                    columns.setdefault(name, []).extend(batch[name][true].tolist())
-            bar.update(len(heatmaps))
+            heatmaps = np.asarray(heatmap_step(params, stats, inputs))
+            true = batch["weight"] > 0
+            _check_finite(heatmaps[true], batch["image_id"][true])
+            features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])
+            parts.append(true_rows(batch, features=features))
+            bar.update(int(true.sum()))
             after_batch()
-    image_ids, patient_ids, lateralities, views = (
-        tuple(columns[name]) for name in _IDENTITY
-    )
-    return DescribedSplit(
-        np.stack(columns["features"]),
-        np.asarray(columns["label"]),
-        image_ids,
-        patient_ids,
-        lateralities,
-        views,
-        _details(columns),
-    )
+    return joined(parts)
 
 
 def _check_finite(
@@ -231,13 +176,6 @@ def _check_finite(
             f"the patch classifier's heatmap of {damaged[0]} has no finite numbers: "
             "look at that image, and at the training of the patch classifier"
         )
-
-
-def _details(columns: dict[str, list]) -> Details | None:
-    if not all(name in columns for name in _DETAILS):
-        return None
-    densities, types, sizes = (columns[name] for name in _DETAILS)
-    return Details(np.asarray(densities), tuple(types), np.asarray(sizes))
 
 
 def fit_forest(
@@ -252,11 +190,11 @@ def fit_forest(
     """Fits a forest; the defaults are those of the paper's Table 2.
 
     Args:
-      features: of the training images' heatmaps, see `heatmap_features`.
+      features: rows of the training images' heatmaps, see `heatmap_features`.
       labels: 0 not malignant, 1 malignant; both occur.
-      seed: of the bootstrap samples and the split candidates.
-      trees: of the forest.
-      max_depth: of a tree.
+      seed: seed of the bootstrap samples and the split candidates.
+      trees: number of trees.
+      max_depth: largest depth of a tree.
       min_samples_split: images that a node must have to be split.
     """
     forest = sklearn.ensemble.RandomForestClassifier(
@@ -270,7 +208,7 @@ def fit_forest(
 
 
 def splits_no_node(forest: "sklearn.ensemble.RandomForestClassifier") -> bool:
-    """Whether every tree is a single leaf, which scores all images alike.
+    """Returns True if every tree is a single leaf, which scores all images alike.
 
     A tree sees the images that it drew, about 0.63 of them: a node of so few is not
     split if they are fewer than `min_samples_split`.
@@ -282,5 +220,6 @@ def malignant_probability(
     forest: "sklearn.ensemble.RandomForestClassifier",
     features: Float[np.ndarray, "images features"],
 ) -> Float[np.ndarray, " images"]:
-    """The forest's probability of malignancy, 0..1, for each image."""
-    return forest.predict_proba(features)[:, list(forest.classes_).index(1)]
+    """Returns the forest's probability of malignancy, 0..1, for each image."""
+    shares: np.ndarray = forest.predict_proba(features)
+    return shares[:, list(forest.classes_).index(1)]

@@ -1,4 +1,4 @@
-"""The run of the row "heatmap + random forest" (Table 2): no training by gradients.
+"""Run of the row "heatmap + random forest" (Table 2), without gradients.
 
 A finished patch classifier is run over the whole images, a forest is fitted on the
 heatmaps of the training images, and validation and test images are scored. The run's
@@ -6,6 +6,8 @@ directory is like any other's, but has no checkpoints: scikit-learn keeps a fore
 a pickle, which this program does not read. The same command fits the same forest.
 """
 
+import copy
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,31 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation.predictions import Predictions, write_predictions
+from mammo_jax.evaluation.predictions import write_predictions
+from mammo_jax.models.model_config import (
+    PATCH_CLASSES,
+    ModelConfig,
+    PatchTop,
+    read_model_config,
+)
 from mammo_jax.models.sliding import make_heatmap_step
 from mammo_jax.training import forest, scoring
 from mammo_jax.training.logs import Logs, log_hyperparameters
+from mammo_jax.training.settings import TASKS, Settings, read_settings
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 _log = logging.getLogger(__name__)
 
 FOREST = "forest"
-_MALIGNANT = (1,)
+_LOGGED = ("auc", "accuracy")
+_MALIGNANT = TASKS["whole"].malignant_classes
 
 
-def check_forest(config: ConfigDict) -> None:
-    """Refuses a forest that cannot be fitted.
+def read_forest(config: ConfigDict, workdir: Path) -> Settings:
+    """Reads and checks the configuration of a forest.
 
     Raises:
-      UserError: `config.forest` is missing or out of range, or the task is another.
+      UserError: a field has no value that can run; names it and the allowed values.
     """
     if config.task != "whole" or "forest" not in config:
         raise UserError(
@@ -51,12 +61,39 @@ def check_forest(config: ConfigDict) -> None:
         raise UserError(
             "config.tta: the random forest scores images as they are; leave it out"
         )
+    if config.get("ensemble"):
+        raise UserError(
+            "config.ensemble: a random forest is averaged with others by "
+            "python -m mammo_jax.evaluate --predictions=RUN,RUN"
+        )
     if jax.process_count() > 1:
         raise UserError("a random forest is fitted by one process; leave --processes")
+    # A forest has no network of its own; the check knows networks only.
+    checked = copy.deepcopy(config)
+    checked.model.top.kind = PatchTop.kind
+    return dataclasses.replace(read_settings(checked), config=config)
+
+
+def describe_forest(config: ConfigDict) -> str:
+    """Names the forest and what it reads."""
+    forest = config.forest
+    return (
+        f"random forest of {forest.trees} trees, at most {forest.max_depth} deep, "
+        f"nodes of at least {forest.min_samples_split} images split, on the heatmaps "
+        f"of a patch classifier, {config.model.trunk}"
+    )
+
+
+def patch_network(config: ConfigDict) -> tuple[ModelConfig, int]:
+    """Returns the settings of the patch classifier below a forest, and its window."""
+    fields = copy.deepcopy(config.model)
+    fields.top.kind = PatchTop.kind
+    fields.num_classes = PATCH_CLASSES
+    return read_model_config(fields), fields.top.window
 
 
 def run_forest(
-    config: ConfigDict,
+    settings: Settings,
     dataset: Dataset,
     init_from: str,
     workdir: Path,
@@ -67,11 +104,11 @@ def run_forest(
     Writes `predictions/*.csv` and TensorBoard files.
 
     Args:
-      config: of the run.
-      dataset: of whole images.
-      init_from: the run of the patch classifier.
-      workdir: of the run.
-      stop: checked after every batch.
+      settings: settings of the run.
+      dataset: data set of whole images.
+      init_from: run of the patch classifier.
+      workdir: directory of the run.
+      stop: request to stop, checked after every batch.
 
     Returns:
       What `metrics.json` holds.
@@ -81,13 +118,14 @@ def run_forest(
         the training images are all of one class, or too few for the forest to split.
       RunStoppedError: a signal asked the run to stop; the same command starts anew.
     """
+    config = settings.config
     model = _patch_classifier(init_from, config.model.trunk)
     assert model.window is not None
     step = make_heatmap_step(
         model.model_config, model.window, model.description.pixel_mean
     )
 
-    def described(role: str) -> forest.DescribedSplit:
+    def described(role: str) -> scoring.Columns:
         return forest.describe_split(
             step,
             model.params,
@@ -114,18 +152,18 @@ def run_forest(
     return metrics
 
 
-def _fit(train: forest.DescribedSplit, config: ConfigDict, dataset: str) -> Any:
-    """A forest that tells the training images apart."""
-    if len(np.unique(train.labels)) < 2:
+def _fit(train: scoring.Columns, config: ConfigDict, dataset: str) -> Any:
+    """Fits a forest that tells the training images apart."""
+    if len(np.unique(train["label"])) < 2:
         raise UserError(
             f"the training images of {dataset} are all of one class: a random forest "
             "has nothing to tell apart"
         )
     fitted = forest.fit_forest(
-        train.features, train.labels, seed=config.seed, **config.forest
+        train["features"], train["label"], seed=config.seed, **config.forest
     )
     if forest.splits_no_node(fitted):
-        images = len(train.labels)
+        images = len(train["label"])
         raise UserError(
             f"config.forest.min_samples_split ({config.forest.min_samples_split}): no "
             "tree of the forest splits its images, and all would have the same score. "
@@ -137,18 +175,21 @@ def _fit(train: forest.DescribedSplit, config: ConfigDict, dataset: str) -> Any:
 
 
 def _score(
-    fitted: Any, split: forest.DescribedSplit, role: str, workdir: Path
+    fitted: Any, split: scoring.Columns, role: str, workdir: Path
 ) -> dict[str, Any]:
     """Writes a split's prediction table; returns its figures of merit."""
-    scores = forest.malignant_probability(fitted, split.features)
-    predictions = _predictions(split, scores)
+    scores = forest.malignant_probability(fitted, split["features"])
+    shares = np.stack([1 - scores, scores], axis=1)
+    true = shares[np.arange(len(scores)), split["label"]]
+    # A vote without a single tree has no logarithm.
+    losses = -np.log(np.maximum(true, np.finfo(shares.dtype).tiny))
+    predictions = scoring.as_predictions(
+        {**split, "probabilities": shares, "losses": losses}, _MALIGNANT
+    )
     write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
     summary = scoring.summary(predictions)
     _log.info("forest, %s: AUC %s", role, summary["auc"])
     return summary
-
-
-_LOGGED = ("auc", "accuracy")
 
 
 def _patch_classifier(init_from: str, trunk: str) -> LoadedModel:
@@ -168,21 +209,3 @@ def _patch_classifier(init_from: str, trunk: str) -> LoadedModel:
             f"config.model.trunk is {trunk}"
         )
     return model
-
-
-def _predictions(split: forest.DescribedSplit, scores: np.ndarray) -> Predictions:
-    """The forest's scores as any model's."""
-    shares = np.stack([1 - scores, scores], axis=1)
-    true = shares[np.arange(len(scores)), split.labels]
-    return Predictions(
-        image_ids=scoring.told_apart(list(split.image_ids)),
-        patient_ids=split.patient_ids,
-        lateralities=split.lateralities,
-        views=split.views,
-        probabilities=shares,
-        labels=split.labels,
-        # A vote without a single tree has no logarithm.
-        losses=-np.log(np.maximum(true, np.finfo(shares.dtype).tiny)),
-        malignant_classes=_MALIGNANT,
-        details=split.details,
-    )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from tensorboardX.summary import hparams
 
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common.run_directory import as_json
 
 _FINAL = ("auc", "accuracy", "loss")
 
@@ -22,15 +22,15 @@ class Logs:
     """Writes scalars and images, by optimiser step.
 
     Args:
-      directory: of the run.
-      resumed_at: the step it goes on from; anything that a killed run wrote after
-        its last checkpoint is purged.
+      directory: directory of the run.
+      resumed_at: step from which the run goes on; anything that a killed run wrote
+        after its last checkpoint is purged.
       enabled: False in all processes of a run but one.
     """
 
     def __init__(self, directory: Path, resumed_at: int, *, enabled: bool = True):
         self._painters = ThreadPoolExecutor(1)
-        self._pictures: list[Future] = []
+        self._pictures: list[Future[None]] = []
         self.writer = tensorboardX.SummaryWriter(
             str(directory),
             purge_step=resumed_at + 1,
@@ -50,7 +50,7 @@ class Logs:
             self._raise_if_failed()
 
     def _raise_if_failed(self) -> None:
-        """Raises what went wrong with a picture that should be written by now."""
+        """Raises the error of a picture that should be written by now."""
         done = [picture for picture in self._pictures if picture.done()]
         self._pictures = [x for x in self._pictures if x not in done]
         for picture in done:
@@ -72,10 +72,10 @@ class Logs:
 
 
 class Throughput:
-    """Images per second, and the share of the time spent waiting for data.
+    """Images per second, and share of the time spent waiting for data.
 
     Attributes:
-      images: counted in the window in hand.
+      images: number of images in the present window.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Throughput:
         self._waited += waited
 
     def scalars(self) -> dict[str, float | None]:
-        """The window's figures."""
+        """Returns the window's figures."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         return {
             "train/images_per_second": self.images / elapsed,
@@ -110,11 +110,11 @@ def log_hyperparameters(
     after the time, in a directory below.
 
     Args:
-      logs: of the run.
-      config: of the run; its patch stage, a run of its own, is left out.
-      metrics: what `metrics.json` holds.
+      logs: logs of the run.
+      config: configuration of the run; its patch stage, a run of its own, is left out.
+      metrics: content of `metrics.json`.
     """
-    values = dict(_flat(workdirs.as_json(config)))
+    values = dict(_flat(as_json(config)))
     final = {
         f"final/{role}_{key}": metrics[role][key]
         for role in ("validation", "test")
@@ -127,7 +127,7 @@ def log_hyperparameters(
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Any:
-    """Names with dots, and values that the plugin has types for."""
+    """Lists fields by names with dots, with values of types that the plugin knows."""
     for key, value in config.items():
         if not prefix and key == "patch":
             continue

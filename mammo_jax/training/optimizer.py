@@ -4,7 +4,7 @@ A group whose rate is zero is not part of the optimiser at all, and the train st
 does not differentiate it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ class Optimizer(NamedTuple):
         )
 
 
-def rate_factor(stage: Stage, steps_per_epoch: int) -> Callable[[Any], Any]:
+def rate_factor(stage: Stage, steps_per_epoch: int) -> optax.Schedule:
     """Returns the factor of the stage's rates, 0..1, as a function of its steps."""
     warmup = round(stage.warmup_epochs * steps_per_epoch)
     total = stage.epochs * steps_per_epoch

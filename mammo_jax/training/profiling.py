@@ -11,10 +11,10 @@ _SKIPPED_STEPS, _TRACED_STEPS = 3, 5
 
 
 class StepTrace:
-    """Traces some of the steps that this process runs.
+    """Trace of some of the steps that this process runs.
 
     Args:
-      directory: of the TensorBoard files; None traces nothing.
+      directory: folder of the TensorBoard files; None traces nothing.
     """
 
     def __init__(self, directory: Path | None):
@@ -24,7 +24,7 @@ class StepTrace:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around every step."""
+        """Surrounds a step; the trace begins and ends with one."""
         if self._directory is not None and self._steps == _SKIPPED_STEPS:
             jax.profiler.start_trace(self._directory)
             self._running = True

@@ -2,29 +2,30 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mammo_jax.common import devices
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common import devices, run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.models.initializers import draw_values
-from mammo_jax.models.model_config import read_model_config
+from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.training import ensemble, forest_run, phantom_data, scoring
-from mammo_jax.training import experiment as experiments
-from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Progress
-from mammo_jax.training.experiment import Experiment
+from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Position
+from mammo_jax.training.experiment import Experiment, make_experiment
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.profiling import StepTrace
+from mammo_jax.training.settings import Settings, open_data, read_settings
 from mammo_jax.training.state import Arrays, TrainState
+from mammo_jax.training.step import TrainStep
+from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
 from mammo_jax.weights.model_description import Description, save_description
 from mammo_jax.weights.model_directory import load_variables, save_variables
@@ -51,26 +52,42 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       UserError: anything that the user can mend, before work where possible.
       RunStoppedError: a signal arrived; the state has been saved.
     """
+    runner = find_runner(config)
+    settings = runner.read(config, workdir)
     with StopRequest() as stop:
-        return _train_and_evaluate(config, workdir, stop)
+        return _run(runner, settings, workdir, stop)
 
 
-def _train_and_evaluate(
-    config: ConfigDict, workdir: Path, stop: StopRequest
+class Runner(NamedTuple):
+    """A way to run configurations.
+
+    Attributes:
+      read: reads and checks a configuration, for a run in a directory.
+      run: trains and scores, in a directory that is the run's own; returns what
+        `metrics.json` holds.
+      describe: names what is trained, in a few words.
+      network: settings of the network that is used, and the side of the window with
+        which it is slid over whole images; None if it sees them whole.
+    """
+
+    read: Callable[[ConfigDict, Path], Settings]
+    run: Callable[[Settings, Dataset, str, Path, StopRequest], dict[str, Any]]
+    describe: Callable[[ConfigDict], str]
+    network: Callable[[ConfigDict], tuple[ModelConfig, int | None]]
+
+
+def find_runner(config: ConfigDict) -> Runner:
+    """Returns the way to run a configuration: that of its kind of top."""
+    return _RUNNERS.get(config.model.top.kind, _NETWORK)
+
+
+def _run(
+    runner: Runner, settings: Settings, workdir: Path, stop: StopRequest
 ) -> dict[str, Any]:
-    patch_first = config.task == "whole" and not config.init_from and "patch" in config
-    parts = {"config": config}
-    if patch_first:
-        parts["config.patch"] = config.patch
-    for name, part in parts.items():
-        experiments.check_config(part, name)
-    is_forest = config.model.top.kind == forest_run.FOREST
-    if is_forest:
-        forest_run.check_forest(config)
-    with _claim(workdir, config):
-        metrics_path = workdir / workdirs.METRICS_FILE
+    with _claim(workdir, settings.config):
+        metrics_path = workdir / run_directory.METRICS_FILE
         if metrics_path.exists():
-            metrics = workdirs.read_json(metrics_path)
+            metrics = run_directory.read_json(metrics_path)
             if "test" not in metrics:
                 raise UserError(
                     f"{metrics_path} is damaged: it holds no figures of the test; "
@@ -78,33 +95,32 @@ def _train_and_evaluate(
                 )
             _log.info("%s holds a finished run; nothing to do", workdir)
             return metrics
-        dataset = experiments.open_data(config)
-        ensemble.check_members(config, dataset, workdir)
-        init_from = config.get("init_from", "")
-        if patch_first:
-            experiments.open_data(config.patch)
+        dataset = open_data(settings)
+        ensemble.check_members(settings.config, dataset, workdir)
+        init_from = settings.config.get("init_from", "")
+        if settings.patch:
+            open_data(settings.patch)
             init_from = str(workdir / PATCH_DIR)
-            _train_and_evaluate(config.patch, workdir / PATCH_DIR, stop)
-        run = forest_run.run_forest if is_forest else _run
-        metrics = run(config, dataset, init_from, workdir, stop)
+            _run(_NETWORK, settings.patch, workdir / PATCH_DIR, stop)
+        metrics = runner.run(settings, dataset, init_from, workdir, stop)
         if devices.is_main_process():
             # Late: matplotlib and scikit-learn take seconds.
             from mammo_jax.training.run_report import write_run_report
 
-            write_run_report(workdir)
-            workdirs.write_json(metrics_path, metrics)
+            write_run_report(workdir, runner.describe(settings.config))
+            run_directory.write_json(metrics_path, metrics)
         devices.wait_for_all("written")
     return metrics
 
 
 def _description(experiment: Experiment) -> Description:
-    """What scoring needs to know of the training images."""
+    """Returns what scoring needs to know of the training images."""
     config, grid = experiment.config, experiment.dataset.grid
     return Description(
         task=config.task,
         dataset=experiment.dataset.name,
         class_names=experiment.dataset.class_names,
-        malignant_classes=experiment.task.malignant_classes,
+        malignant_classes=experiment.settings.task.malignant_classes,
         pixel_mean=experiment.pixel_mean,
         height=grid["height"],
         width=grid["width"],
@@ -115,7 +131,7 @@ def _description(experiment: Experiment) -> Description:
 
 @contextlib.contextmanager
 def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """The main process takes the directory and makes the data; the others wait."""
+    """Lets the main process take the directory and make the data; others wait."""
     if not devices.is_main_process():
         if devices.largest_of_processes(0):
             raise UserError("process 0 could not start; its message says why")
@@ -123,8 +139,8 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(workdirs.claim(workdir, config))
-            if not (workdir / workdirs.METRICS_FILE).exists():
+            stack.enter_context(run_directory.claim(workdir, config))
+            if not (workdir / run_directory.METRICS_FILE).exists():
                 phantom_data.prepare(config)
         except BaseException:
             devices.largest_of_processes(1)
@@ -133,14 +149,18 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         yield
 
 
-def _run(
-    config: ConfigDict,
+def _read_network(config: ConfigDict, workdir: Path) -> Settings:
+    return read_settings(take_network(config, workdir))
+
+
+def _train_network(
+    settings: Settings,
     dataset: Dataset,
     init_from: str,
     workdir: Path,
     stop: StopRequest,
 ) -> dict[str, Any]:
-    experiment = experiments.make_experiment(config, dataset)
+    experiment = make_experiment(settings, dataset)
     writes = devices.is_main_process()
     if writes:
         save_description(workdir, _description(experiment))
@@ -153,31 +173,31 @@ def _run(
     ):
         helpers = ThreadPoolExecutor(2)
         ends.callback(helpers.shutdown, wait=False, cancel_futures=True)
-        state, progress, first_step = _begin(
+        state, position, first_step = _begin(
             experiment, checkpoints, init_from, helpers
         )
         with (
             stop.deferred(),
-            Logs(workdir, resumed_at=progress.step, enabled=writes) as logs,
+            Logs(workdir, resumed_at=position.step, enabled=writes) as logs,
         ):
             run = Run(experiment, checkpoints, logs, trace, stop)
-            progress = train(run, state, progress, first_step)
-            best = checkpoints.load_model(progress.best_step, *like)
+            position = train(run, state, position, first_step)
+            best = checkpoints.load_model(position.best_step, *like)
             if writes:
                 save_variables(workdir, *best)
-            return _evaluate(run, *best, progress, workdir)
+            return _evaluate(run, *best, position, workdir)
 
 
 def _evaluate(
-    run: Run, params: Arrays, stats: Arrays, progress: Progress, workdir: Path
+    run: Run, params: Arrays, stats: Arrays, position: Position, workdir: Path
 ) -> dict[str, Any]:
     """Scores validation and test images with the best checkpoint."""
     metrics: dict[str, Any] = {
         "task": run.experiment.config.task,
         "dataset": run.experiment.dataset.name,
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epochs_done,
-        "steps": progress.step,
+        "best_epoch": position.best_epoch,
+        "epochs": position.epochs_done,
+        "steps": position.step,
     }
     own = {}
     for role in ("validation", "test"):
@@ -190,7 +210,7 @@ def _evaluate(
             run.experiment, own, workdir, run.stop
         )
     figures = {f"test/{key}": metrics["test"][key] for key in ("auc", "accuracy")}
-    run.logs.scalars(progress.step, figures)
+    run.logs.scalars(position.step, figures)
     if devices.is_main_process():
         log_hyperparameters(run.logs, run.experiment.config, metrics)
     return metrics
@@ -201,32 +221,32 @@ def _begin(
     checkpoints: Checkpoints,
     init_from: str,
     helpers: Executor,
-) -> tuple[TrainState, Progress, Future | None]:
-    """The state to train from, and its train step, unless all is done.
+) -> tuple[TrainState, Position, Future[TrainStep] | None]:
+    """Returns the state to train from, and its train step, unless all is done.
 
     The first values are drawn while the step is traced, and the step is compiled while
     the first batch is read. A program that ends in between waits for them.
     """
     restored = checkpoints.restore_latest(
-        lambda progress: experiment.abstract_state(progress.stage)
+        lambda position: experiment.abstract_state(position.stage)
     )
     if restored is not None:
-        state, progress = restored
-        _log.info("going on from step %d", progress.step)
-        if progress.finished:
-            return state, progress, None
-        step = experiment.compiler_of_train_step(progress.stage)
-        return state, progress, helpers.submit(step)
+        state, position = restored
+        _log.info("going on from step %d", position.step)
+        if position.finished:
+            return state, position, None
+        step = experiment.compiler_of_train_step(position.stage)
+        return state, position, helpers.submit(step)
     known = _known_values(experiment, init_from)
     checkpoints.require_space(experiment.abstract_state(0), KEPT_CHECKPOINTS)
     drawn = helpers.submit(draw_values, experiment.config.seed, *known)
     first_step = helpers.submit(experiment.compiler_of_train_step(0))
-    state = experiments.initial_state(experiment, *drawn.result())
-    return state, Progress(), first_step
+    state = experiment.initial_state(*drawn.result())
+    return state, Position(), first_step
 
 
 def _known_values(experiment: Experiment, init_from: str) -> tuple[Arrays, Arrays]:
-    """Parameters and statistics: ImageNet's or a classifier's, the others not drawn.
+    """Reads ImageNet's or a classifier's values; the others are not drawn yet.
 
     Raises:
       UserError: they do not fit the model.
@@ -242,12 +262,28 @@ def _known_values(experiment: Experiment, init_from: str) -> tuple[Arrays, Array
     try:
         _, params, stats = load_variables(directory)
         *known, report = conversion.take_over(params, stats, *experiment.abstract)
-        source = workdirs.read_json(directory / workdirs.CONFIG_FILE)["model"]
-        conversion.check_same_network(
-            read_model_config(source, "model"), experiment.model_config
-        )
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     _log.info("starting from %s: %s", directory, report)
     params, stats = known
     return params, stats
+
+
+def _describe_network(config: ConfigDict) -> str:
+    return f"{config.task} classifier, {config.model.trunk}"
+
+
+def _network(config: ConfigDict) -> tuple[ModelConfig, None]:
+    return read_model_config(config.model), None
+
+
+_NETWORK = Runner(_read_network, _train_network, _describe_network, _network)
+# The kinds of `config.model.top` that are no network's.
+_RUNNERS = {
+    forest_run.FOREST: Runner(
+        forest_run.read_forest,
+        forest_run.run_forest,
+        forest_run.describe_forest,
+        forest_run.patch_network,
+    )
+}

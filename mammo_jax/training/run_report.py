@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common import run_directory
 from mammo_jax.evaluation.analysis import Tables, analyse
 from mammo_jax.evaluation.evaluation_report import (
     ABOUT_PATCHES,
@@ -22,22 +22,23 @@ from mammo_jax.evaluation.report import REPORT_FILE, Section, write_report
 from mammo_jax.training import ensemble
 
 
-def write_run_report(workdir: Path) -> None:
+def write_run_report(workdir: Path, subject: str) -> None:
     """Writes `report.html` of a finished run from its prediction tables.
 
     Thresholds are chosen on the validation table, unless it shares images or
     patients with the test table. An ensemble is compared with the run, and has a
     report of its own.
 
+    Args:
+      workdir: directory of the run.
+      subject: name of what was trained.
+
     Raises:
       UserError: a table is missing or damaged.
     """
-    config = workdirs.read_json(workdir / workdirs.CONFIG_FILE)
+    config = run_directory.read_json(workdir / run_directory.CONFIG_FILE)
     patches = config["task"] == "patch"
-    kind = f"{config['task']} classifier, {config['model']['trunk']}"
-    if "forest" in config:
-        kind = f"random forest on the heatmaps of a patch {kind.partition(' ')[2]}"
-    about = [f"{kind}, trained on {config['data']['dataset']}."]
+    about = [f"{subject}, trained on {config['data']['dataset']}."]
     if config.get("tta"):
         about.append("Every score is the mean over the four flips of an image.")
     if patches:

@@ -1,7 +1,7 @@
-"""Running a model over a whole split, and the figures that sum it up."""
+"""The scores of a whole split, and the figures that sum them up."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,14 @@ from mammo_jax.common.devices import gather_rows
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress_bar
 from mammo_jax.common.signals import StopRequest
+from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.evaluation import metrics
 from mammo_jax.evaluation.predictions import Details, Predictions
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
+
+# A row for each example; strings, numbers, or numbers by class.
+Columns = dict[str, np.ndarray]
 
 
 def predict(
@@ -26,16 +30,16 @@ def predict(
     """Scores every image of a split once.
 
     Args:
-      experiment: the fixed parts of the run.
-      params: of the model.
+      experiment: fixed parts of the run.
+      params: parameters of the model.
       batch_stats: its running statistics.
       role: `train`, `validation` or `test`.
-      stop: checked after every batch.
+      stop: request to stop, checked after every batch.
 
     Raises:
       RunStoppedError: a signal asked the run to stop.
     """
-    rows: dict[str, list[np.ndarray]] = {}
+    parts: list[Columns] = []
     with progress_bar(
         f"{experiment.config.task} {role}",
         total=len(experiment.source(role)),
@@ -47,17 +51,48 @@ def predict(
                 batch_stats,
                 experiment.evaluation_arrays(batch),
             )
-            true = batch["weight"] > 0
-            columns = {
-                **batch,
-                "probabilities": experiment.own_rows(probabilities),
-                "losses": experiment.own_rows(losses),
-            }
-            for key in columns.keys() - {"image", "channel_shift", "weight"}:
-                rows.setdefault(key, []).append(np.asarray(columns[key])[true])
-            bar.update(int(true.sum()))
+            parts.append(
+                true_rows(
+                    batch,
+                    probabilities=experiment.own_rows(probabilities),
+                    losses=experiment.own_rows(losses),
+                )
+            )
+            bar.update(len(parts[-1]["label"]))
             stop.raise_if_set("the same command goes on from the last checkpoint")
-    table = gather_rows({key: np.concatenate(parts) for key, parts in rows.items()})
+    table = gather_rows(joined(parts))
+    return as_predictions(table, experiment.settings.task.malignant_classes)
+
+
+def true_rows(batch: Batch, **results: np.ndarray) -> Columns:
+    """Returns labels, names and results of a batch's examples, without its filling."""
+    true = batch["weight"] > 0
+    return {
+        key: np.asarray(value)[true]
+        for key, value in {**batch, **results}.items()
+        if key not in ("image", "channel_shift", "weight")
+    }
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Joins the rows of batches to one table."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def as_predictions(table: Columns, malignant_classes: tuple[int, ...]) -> Predictions:
+    """Returns the predictions that a table of examples and results holds.
+
+    Args:
+      table: columns as of `true_rows`, with `probabilities` and `losses`.
+      malignant_classes: classes that mean malignancy.
+    """
+    details = None
+    if "breast_density" in table:  # Patches have no details.
+        details = Details(
+            breast_densities=table["breast_density"],
+            abnormality_types=tuple(table["abnormality_types"].tolist()),
+            lesion_sizes=table["lesion_size"],
+        )
     return Predictions(
         image_ids=told_apart(table["image_id"].tolist()),
         patient_ids=tuple(table["patient_id"].tolist()),
@@ -66,13 +101,13 @@ def predict(
         probabilities=table["probabilities"],
         labels=table["label"],
         losses=table["losses"],
-        malignant_classes=experiment.task.malignant_classes,
-        details=_details(table),
+        malignant_classes=malignant_classes,
+        details=details,
     )
 
 
 def told_apart(ids: list[str]) -> tuple[str, ...]:
-    """The ids, numbered where two are alike: patches of two lesions in one place."""
+    """Numbers ids that are alike: those of patches of two lesions in one place."""
     seen: Counter[str] = Counter()
     unique = []
     for name in ids:
@@ -81,18 +116,12 @@ def told_apart(ids: list[str]) -> tuple[str, ...]:
     return tuple(unique)
 
 
-def _details(table: Mapping[str, np.ndarray]) -> Details | None:
-    if "breast_density" not in table:  # Patches.
-        return None
-    return Details(
-        breast_densities=table["breast_density"],
-        abnormality_types=tuple(table["abnormality_types"].tolist()),
-        lesion_sizes=table["lesion_size"],
-    )
-
-
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """Figures of a split: counts, loss (nats), accuracy, AUC with its interval."""
+    """Sums a split up: counts, loss (nats), accuracy, AUC with its interval.
+
+    Raises:
+      UserError: a loss is not finite.
+    """
     if not np.isfinite(predictions.losses).all():
         raise UserError(
             "the model's outputs are not finite; try lower learning rates "

@@ -1,11 +1,10 @@
 """A train step for a network of one's own, without a data set or a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
@@ -15,9 +14,7 @@ from mammo_jax.models.classifier import Classifier
 from mammo_jax.training.optimizer import make_optimizer
 from mammo_jax.training.stages import Stage, read_stages
 from mammo_jax.training.state import EpochMetrics, TrainState
-from mammo_jax.training.step import Batch, StepOptions, jit_train_step
-
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]
+from mammo_jax.training.step import StepOptions, TrainStep, jit_train_step
 
 
 def make_train_step(

@@ -1,4 +1,4 @@
-"""The stages of a training: how long, which layer groups at which rates.
+"""Stages of a training: their lengths, and the rates of the layer groups.
 
 The paper trains its networks from the last layer down, in stages. A stage is a row of a
 table; the stages follow one another in the order in which the table has them.

@@ -1,4 +1,4 @@
-"""What a run carries from one step to the next."""
+"""State that a run carries from one step to the next."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ Arrays = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
-class EpochMetrics(clu.metrics.Collection):
+class EpochMetrics(clu.metrics.Collection):  # type: ignore[misc]
     """Means over the epoch so far; part of the state, so a restart keeps them."""
 
     loss: clu.metrics.Average.from_output("loss")  # type: ignore[valid-type]
@@ -21,14 +21,14 @@ class EpochMetrics(clu.metrics.Collection):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that the jitted train step reads and renews.
+    """State that the jitted train step reads and renews.
 
     Attributes:
       params: parameters by name, such as `trunk/conv1/kernel`; float32.
       batch_stats: running means and variances of the batch normalisations.
-      opt_state: of the stage's optimiser; holds moments of the trained
+      opt_state: state of the stage's optimiser, with moments of the trained
         parameters only.
-      metrics: of the epoch so far.
+      metrics: means over the epoch so far.
       averages: exponential moving averages of the parameters; None without
         `config.ema_decay`.
     """
@@ -41,5 +41,5 @@ class TrainState:
 
     @property
     def evaluated_params(self) -> Arrays:
-        """The parameters that validation, test and the saved model use."""
+        """Parameters that validation, test and the saved model use."""
         return self.params if self.averages is None else self.averages

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -18,12 +19,14 @@ from mammo_jax.training.optimizer import Optimizer
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
 Batch = Mapping[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]
+EvalStep = Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]
 
 
 def balanced_weights(
     labels: Int[Array, " batch"], num_classes: int
 ) -> Float[Array, " batch"]:
-    """1 / (share of the example's class in the batch): every class weighs the same.
+    """Returns 1 / (share of the example's class in the batch): classes weigh the same.
 
     As the paper's "we also adjust the sample weights within a batch to keep the
     classes balanced" (section 2.2). `labels` is the whole logical batch, not a
@@ -34,18 +37,18 @@ def balanced_weights(
 
 
 class StepOptions(NamedTuple):
-    """What the train step of a stage is made of, besides model and optimiser.
+    """Options of a train step, besides model and optimiser.
 
     Attributes:
-      num_classes: of the model.
-      pixel_mean: of the training images, on the scale 0..255.
+      num_classes: number of the model's classes.
+      pixel_mean: mean grey level of the training images, 0..255.
       accum_steps: number of microbatches that a batch is cut into, unless it comes cut.
       ema_decay: decay of the parameters' moving averages; 0 keeps none.
-      unroll: write the scan over the microbatches out. XLA's CPU compiler runs
-        convolutions inside a loop several times slower than outside one;
-        elsewhere the loop is better, since it compiles once and never holds two
+      unroll: True if the scan over the microbatches is written out. XLA's CPU
+        compiler runs convolutions inside a loop several times slower than outside
+        one; elsewhere the loop is better, since it compiles once and never holds two
         microbatches' activations.
-      donate: let the new state take the old one's memory.
+      donate: True if the new state takes the old one's memory.
     """
 
     num_classes: int
@@ -56,8 +59,10 @@ class StepOptions(NamedTuple):
     donate: bool = True
 
 
-def _make_micro_loss(graphdef: nnx.GraphDef, pixel_mean: float) -> Callable:
-    """A microbatch's share of the batch's loss, as a function of its parameters."""
+def _make_micro_loss(
+    graphdef: nnx.GraphDef[Any], pixel_mean: float
+) -> Callable[..., Any]:
+    """Makes the function from parameters to a microbatch's share of the loss."""
 
     def micro_loss(
         params: Arrays, frozen: Arrays, stats: Arrays, micro: Batch, total: int
@@ -74,9 +79,9 @@ def _make_micro_loss(graphdef: nnx.GraphDef, pixel_mean: float) -> Callable:
 
 
 def _make_accumulate(
-    graphdef: nnx.GraphDef, options: StepOptions
+    graphdef: nnx.GraphDef[Any], options: StepOptions
 ) -> Callable[[Arrays, Arrays, Arrays, Batch], tuple[Arrays, Arrays, Array, Array]]:
-    """The sums over a batch's microbatches: gradients, statistics, loss, hits."""
+    """Makes the function that sums gradients, loss and hits over microbatches."""
     micro_loss = _make_micro_loss(graphdef, options.pixel_mean)
     value_and_grad = jax.value_and_grad(micro_loss, has_aux=True)
 
@@ -104,7 +109,7 @@ def _make_accumulate(
 
 
 def _moved(averages: Arrays | None, params: Arrays, decay: float) -> Arrays | None:
-    """The moving averages after a step, if there are any."""
+    """Returns the moving averages after a step, if there are any."""
     return averages and jax.tree.map(
         lambda average, new: decay * average + (1 - decay) * new, averages, params
     )
@@ -148,11 +153,11 @@ def _microbatches(batch: Batch, accum_steps: int) -> dict[str, Array]:
 
 
 def jit_train_step(
-    graphdef: nnx.GraphDef,
+    graphdef: nnx.GraphDef[Any],
     optimizer: Optimizer,
     options: StepOptions,
     mesh: jax.sharding.Mesh | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]:
+) -> TrainStep:
     """Builds the one train step of a stage.
 
     A batch comes as microbatches, whose gradients are added up in a scan, so that
@@ -162,11 +167,10 @@ def jit_train_step(
     did in the paper's Keras, unless the model freezes them.
 
     Args:
-      graphdef: the model without its variables.
+      graphdef: model without its variables.
       optimizer: update of the parameters that the stage trains.
-      options: the rest.
-      mesh: of the devices, see `mammo_jax.common.devices`; one device if left
-        out.
+      options: further options.
+      mesh: devices, see `mammo_jax.common.devices`; one device if left out.
 
     Returns:
       A jitted function from the state (donated) and a batch to the new state and the
@@ -199,26 +203,27 @@ def jit_train_step(
         )
         return new_state, loss
 
-    return jit_network(
+    function: TrainStep = jit_network(
         train_step,
         donate_argnums=0 if options.donate else (),
         out_shardings=devices.replicated(mesh),
     )
+    return function
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef,
+    graphdef: nnx.GraphDef[Any],
     *,
     pixel_mean: float,
     tta: bool = False,
     mesh: jax.sharding.Mesh | None = None,
-) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
+) -> EvalStep:
     """Builds the jitted evaluation step.
 
     Args:
-      graphdef: the model without its variables.
-      pixel_mean: of the training images, on the scale 0..255.
-      tta: average the probabilities over the four flips (section 4).
+      graphdef: model without its variables.
+      pixel_mean: mean grey level of the training images, 0..255.
+      tta: True if the probabilities are averaged over the four flips (section 4).
       mesh: as in `jit_train_step`.
 
     Returns:
@@ -237,9 +242,10 @@ def make_eval_step(
                 at_once=jax.default_backend() == "cpu",
             )
             true = jnp.take_along_axis(shares, batch["label"][:, None], 1)[:, 0]
-            return shares, -jnp.log(jnp.maximum(true, jnp.finfo(true.dtype).tiny))
+            return shares, -jnp.log(jnp.maximum(true, np.finfo(np.float32).tiny))
         logits = model(images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jax.nn.softmax(logits), losses
 
-    return jit_network(eval_step, out_shardings=devices.replicated(mesh))
+    function: EvalStep = jit_network(eval_step, out_shardings=devices.replicated(mesh))
+    return function

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: how the scores lie, and where they fail."""
+"""Pictures of a validation for TensorBoard: the scores, and the worst of them."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from mammo_jax.evaluation import curves
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.images.grid import shrink
 from mammo_jax.images.overlays import draw_overlay
-from mammo_jax.training.attention import Look
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs
+from mammo_jax.training.shown_class_maps import ShownMap
 
 _WORST = 4
-# Higher ones are made smaller: they only have to be recognised.
+# Higher images are made smaller: they only have to be recognised.
 _SHOWN_HEIGHT = 384
-# Inches.
+# Sizes in inches.
 _COLUMN, _HEAD, _FOOT = 2.4, 0.48, 0.25
 _COLOURS = "red speaks for malignancy, blue against it"
 
@@ -29,7 +29,7 @@ def log_validation(
     step: int,
     experiment: Experiment,
     predictions: Predictions,
-    look: Look,
+    shown_map: ShownMap,
 ) -> None:
     """Writes ROC and precision-recall curve, confusion matrix, most wrong images.
 
@@ -37,11 +37,11 @@ def log_validation(
     where there are but two classes.
 
     Args:
-      logs: of the run.
-      step: the optimiser's.
-      experiment: whose validation split is shown.
-      predictions: of every image of that split, in its order.
-      look: where the model looks, to be drawn over the most wrong images.
+      logs: logs of the run.
+      step: number of the optimiser's step.
+      experiment: fixed parts of the run whose validation split is shown.
+      predictions: predictions for every image of that split, in its order.
+      shown_map: class map of an image, to be drawn over the most wrong images.
     """
     scores, labels = predictions.malignant_score, predictions.malignant_label
     if len(np.unique(labels)) == 2:
@@ -52,7 +52,7 @@ def log_validation(
     if len(experiment.dataset.class_names) > 2:
         figure = _confusion_figure(predictions, experiment.dataset.class_names)
         _figure(logs, step, "validation/confusion", figure)
-    figure = _worst_figure(experiment, predictions, look)
+    figure = _worst_figure(experiment, predictions, shown_map)
     _figure(logs, step, "validation/most_wrong", figure)
 
 
@@ -64,7 +64,7 @@ def _figure(logs: Logs, step: int, name: str, figure: Figure) -> None:
 
 
 def _confusion_figure(predictions: Predictions, names: Sequence[str]) -> Figure:
-    """Counts, coloured by the share of the true class."""
+    """Draws the counts, coloured by the share of the true class."""
     counts = sklearn.metrics.confusion_matrix(
         predictions.labels,
         predictions.probabilities.argmax(1),
@@ -93,23 +93,23 @@ def _confusion_figure(predictions: Predictions, names: Sequence[str]) -> Figure:
 
 
 def _worst_figure(
-    experiment: Experiment, predictions: Predictions, look: Look
+    experiment: Experiment, predictions: Predictions, shown_map: ShownMap
 ) -> Figure:
-    """The images of the highest losses: what they are, were taken for, and where."""
-    # A stable order: of equal losses the first in the split.
+    """Draws the images of the highest losses, with their class maps."""
+    # The order is stable: of equal losses the first in the split comes first.
     worst = np.argsort(-predictions.losses, kind="stable")[:_WORST].tolist()
     source, names = experiment.source("validation"), experiment.dataset.class_names
     height, width = experiment.dataset.image_shape
     total = _COLUMN * height / width + _HEAD + _FOOT
     figure = Figure(figsize=(_COLUMN * len(worst), total))
-    # By hand: a layout engine forgets the titles of images of a fixed aspect ratio.
+    # A layout engine would forget the titles of images of a fixed aspect ratio.
     edges = {"left": 0.005, "right": 0.995, "wspace": 0.02}
     edges |= {"bottom": _FOOT / total, "top": 1 - _HEAD / total}
     grid = figure.subplots(1, len(worst), squeeze=False, gridspec_kw=edges)[0]
     for axes, row in zip(grid, worst, strict=True):
         image = source[row]["image"]
         picture = _small(image)
-        axes.imshow(draw_overlay(picture, look(image, picture.shape)))
+        axes.imshow(draw_overlay(picture, shown_map(image, picture.shape)))
         taken_for = int(predictions.probabilities[row].argmax())
         axes.set_title(
             f"{predictions.image_ids[row]}\n"
@@ -124,5 +124,5 @@ def _worst_figure(
 
 
 def _small(image: np.ndarray) -> UInt8[np.ndarray, "height width"]:
-    """The image in 256 grey levels, at most `_SHOWN_HEIGHT` pixels high."""
+    """Reduces an image to 256 grey levels and at most `_SHOWN_HEIGHT` rows."""
     return (shrink(image, _SHOWN_HEIGHT / len(image)) >> 8).astype(np.uint8)

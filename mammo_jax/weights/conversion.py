@@ -6,22 +6,14 @@ initial values. Of a whole-image classifier everything is copied, to be trained 
 another set of images. Every variable on both sides is accounted for.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.model_config import ModelConfig, PatchTop
 from mammo_jax.models.variables import Variables
-from mammo_jax.models.vgg import DEPTHS
 
 NEW_LAYERS_PREFIX = "top/"
 HEAD_PREFIX = "head/"
-
-# The fields that make two trunks compute the same from the same weights. Those that
-# are left out are not read, or may change.
-_TRUNK_FIELDS: dict[str, tuple[str, ...]] = {
-    "resnet50": ("trunk", "width", "wiring", "stem")
-} | dict.fromkeys(DEPTHS, ("trunk", "width"))
 
 
 class ConversionReport(NamedTuple):
@@ -83,40 +75,6 @@ def take_over(
     params = {name: source.get(name, value) for name, value in whole_params.items()}
     stats = {name: source.get(name, value) for name, value in whole_stats.items()}
     return params, stats, report
-
-
-def check_same_network(there: ModelConfig, here: ModelConfig) -> None:
-    """Refuses a classifier whose weights fit, but would compute something else here.
-
-    The wiring and the stem of a ResNet50 and the activation of a heatmap show neither
-    in the names nor in the shapes of the weights.
-
-    Args:
-      there: configuration of the trained classifier. Of a patch classifier the trunk
-        is compared, of a whole-image classifier the top as well.
-      here: that of the new model.
-
-    Raises:
-      UserError: names each field that differs, with both values.
-    """
-    pairs: list[tuple[str, Any, Any, Iterable[str]]]
-    pairs = [("model", there, here, _TRUNK_FIELDS[here.trunk])]
-    if type(there.top) is type(here.top):
-        fields = vars(here.top)
-        pairs.append(("model.top", there.top, here.top, fields))
-    elif not isinstance(there.top, PatchTop):
-        pairs.append(("model.top", there.top, here.top, ("kind",)))
-    differences = [
-        f"{part}.{field} is {getattr(theirs, field)!r} there, "
-        f"{getattr(ours, field)!r} here"
-        for part, theirs, ours, fields in pairs
-        for field in fields
-        if getattr(theirs, field) != getattr(ours, field)
-    ]
-    if differences:
-        raise UserError(
-            f"the trained classifier is another network: {'; '.join(differences)}"
-        )
 
 
 def _plan(source: Variables, whole: Variables) -> tuple[str, set[str], set[str]]:

@@ -65,8 +65,8 @@ def load_description(directory: Path) -> Description:
     if not path.is_file():
         raise UserError(
             f"{directory} has no {DESCRIPTION_FILE}, which says how its images are "
-            "prepared; copy it back from where the run was made (the run of a random "
-            "forest keeps no model)"
+            "prepared; copy it back from where the run was made (a run that trains no "
+            "network keeps none)"
         )
     values = workdirs.read_json(path)
     names = {field.name for field in dataclasses.fields(Description)}

@@ -6,7 +6,7 @@ import pytest
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.config import patch_config
-from mammo_jax.training import experiment
+from mammo_jax.training.settings import read_settings
 
 
 def test_two_runs_never_share_a_directory(tmp_path):
@@ -65,4 +65,4 @@ def test_numbers_that_cannot_run_are_refused(field, value, message):
     config.pretrained = ""
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        experiment.check_config(config)
+        read_settings(config)

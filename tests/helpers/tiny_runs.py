@@ -25,6 +25,7 @@ def make_config(task: str = "whole", **model: object) -> ConfigDict:
     config.model.trunk, config.model.width = "vgg16", 1 / 16
     config.model.image_size = (HEIGHT, WIDTH)
     config.model.top.window = 2
+    (config.patch if task == "whole" else config).pretrained = ""
     if task == "whole":
         config.model.top.blocks = ("4-4-8x1",)
     config.model.update(model)

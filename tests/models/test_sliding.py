@@ -89,6 +89,6 @@ def test_a_packaged_split_is_described(phantom_data):
     source = dataset.sources["validation"]
     step = make_heatmap_step(config, WINDOW, dataset.pixel_mean)
     found = describe_split(step, params, stats, source, batch_size=4, threads=1)
-    assert found.features.shape == (len(source), len(feature_names()))
-    assert len(set(found.image_ids)) == len(source)
-    assert found.labels.tolist() == [int(e["label"]) for e in source]
+    assert found["features"].shape == (len(source), len(feature_names()))
+    assert len(set(found["image_id"])) == len(source)
+    assert found["label"].tolist() == [int(e["label"]) for e in source]

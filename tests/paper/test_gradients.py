@@ -67,7 +67,9 @@ class _Experiment:
     """Two stages of three and two epochs; its parameters are the steps done."""
 
     graphdef, pixel_mean = None, 0.0
-    stages = (SimpleNamespace(epochs=3), SimpleNamespace(epochs=2))
+    settings = SimpleNamespace(
+        stages=(SimpleNamespace(epochs=3), SimpleNamespace(epochs=2))
+    )
 
     def __init__(self, steps_per_epoch):
         self.steps_per_epoch = steps_per_epoch
@@ -104,15 +106,8 @@ def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, ev
     experiment = _Experiment(steps_per_epoch)
     experiment.abstract = {}, {}
     start = SimpleNamespace(params=0, batch_stats=0)
-    monkeypatch.setattr(
-        gradients,
-        "experiments",
-        SimpleNamespace(
-            open_data=lambda config: None,
-            make_experiment=lambda config, dataset: experiment,
-            initial_state=lambda *arguments: start,
-        ),
-    )
+    experiment.initial_state = lambda *arguments: start
+    monkeypatch.setattr(gradients, "open_experiment", lambda config: experiment)
     monkeypatch.setattr(gradients, "load_variables", lambda path: (None, {}, {}))
     monkeypatch.setattr(gradients.conversion, "take_over", lambda *given: ({}, {}, ()))
     # The second image only fills the batch.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.checkpoint import Checkpoints, Position
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 # When a checkpoint turns out to be damaged, Orbax drops coroutines and arrays that it
@@ -35,21 +35,21 @@ def _state(value: float) -> TrainState:
 def _save(directory, scores) -> None:
     with Checkpoints(directory) as checkpoints:
         for step, score in enumerate(scores, start=1):
-            progress = Progress(step=step, epochs_done=step)
+            position = Position(step=step, epochs_done=step)
             checkpoints.save(
-                _state(step), progress, {"score": score, "loss": 1.0 - score}
+                _state(step), position, {"score": score, "loss": 1.0 - score}
             )
 
 
 def _restore(directory):
     with Checkpoints(directory) as checkpoints:
-        return checkpoints.restore_latest(lambda progress: _state(0.0))
+        return checkpoints.restore_latest(lambda position: _state(0.0))
 
 
 def test_the_latest_comes_back_with_its_progress(tmp_path):
     _save(tmp_path, [0.1, 0.2, 0.3])
-    state, progress = _restore(tmp_path)
-    assert progress == Progress(step=3, epochs_done=3)
+    state, position = _restore(tmp_path)
+    assert position == Position(step=3, epochs_done=3)
     jax.tree.map(np.testing.assert_array_equal, state, _state(3.0))
 
 
@@ -82,9 +82,9 @@ def _cut(path) -> None:
 def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     _save(tmp_path, [0.1, 0.2, 0.3])
     damage(tmp_path / "3")
-    state, progress = _restore(tmp_path)
+    state, position = _restore(tmp_path)
     gc.collect()  # What is dropped is dropped here, and not in another test.
-    assert progress.step == 2
+    assert position.step == 2
     jax.tree.map(np.testing.assert_array_equal, state, _state(2.0))
 
 
@@ -95,16 +95,16 @@ def test_checkpoints_of_another_model_are_an_error(tmp_path):
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match="none of the checkpoints"),
     ):
-        checkpoints.restore_latest(lambda progress: other)
+        checkpoints.restore_latest(lambda position: other)
 
 
 def test_moving_averages_come_back_and_are_what_a_model_loads(tmp_path):
     state = dataclasses.replace(_state(1.0), averages=_state(7.0).params)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, Progress(step=1))
+        checkpoints.save(state, Position(step=1))
     with Checkpoints(tmp_path) as checkpoints:
         like = dataclasses.replace(_state(0.0), averages=_state(0.0).params)
-        restored, _ = checkpoints.restore_latest(lambda progress: like)
+        restored, _ = checkpoints.restore_latest(lambda position: like)
         params, _ = checkpoints.load_model(1, like.params, like.batch_stats)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     jax.tree.map(np.testing.assert_array_equal, params, state.averages)
@@ -120,7 +120,7 @@ def test_a_disk_without_room_is_an_error_before_anything_is_written(
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match="no room for checkpoints"),
     ):
-        checkpoints.save(_state(2.0), Progress(step=2))
+        checkpoints.save(_state(2.0), Position(step=2))
     assert _restore(tmp_path)[1].step == 1
 
 
@@ -130,22 +130,22 @@ import resource, sys
 from pathlib import Path
 import jax
 from mammo_jax.common.errors import UserError
-from mammo_jax.training.checkpoint import Checkpoints, Progress
+from mammo_jax.training.checkpoint import Checkpoints, Position
 from mammo_jax.training.state import EpochMetrics, TrainState
 
 kernel = jax.random.normal(jax.random.key(0), (512, 512))
 state = TrainState({"kernel": kernel}, {}, {}, EpochMetrics.empty())
 with Checkpoints(Path(sys.argv[1])) as checkpoints:
-    checkpoints.save(state, Progress(step=1))
+    checkpoints.save(state, Position(step=1))
 try:
     with Checkpoints(Path(sys.argv[1])) as checkpoints:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
-        checkpoints.save(state, Progress(step=2))
+        checkpoints.save(state, Position(step=2))
 except UserError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 with Checkpoints(Path(sys.argv[1])) as checkpoints:
-    print("back at", checkpoints.restore_latest(lambda progress: state)[1].step)
+    print("back at", checkpoints.restore_latest(lambda position: state)[1].step)
 """
 
 

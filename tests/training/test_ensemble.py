@@ -86,13 +86,6 @@ def test_what_is_no_finished_run_is_refused(member, tmp_path):
             _check(_config(member, tmp_path / name), tmp_path)
 
 
-def test_a_random_forest_has_no_ensemble(member, tmp_path):
-    config = _config(member)
-    config.model.top.kind = "forest"
-    with pytest.raises(UserError, match=r"mammo_jax\.evaluate"):
-        _check(config, tmp_path)
-
-
 def test_a_run_is_named_once_and_is_not_the_run_itself(member, tmp_path):
     with pytest.raises(UserError, match="there twice"):
         _check(_config(member, member.parent / "." / "member"), tmp_path)

@@ -213,9 +213,9 @@ def test_every_image_of_a_split_is_described_once():
 
     found = describe_split(heatmap_step, {}, {}, images, batch_size=2, threads=1)
     area = feature_names().index("mass_malignant_over_0.5_total_area")
-    np.testing.assert_array_equal(found.features[:, area], [0, 2, 4, 6, 8])
-    np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 0])
-    assert found.image_ids[4] == "P_00004_LEFT_CC"
-    assert found.patient_ids[1] == "P_00001"
-    assert set(found.lateralities) == {"LEFT"}
-    assert set(found.views) == {"CC"}
+    np.testing.assert_array_equal(found["features"][:, area], [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(found["label"], [0, 1, 0, 1, 0])
+    assert found["image_id"][4] == "P_00004_LEFT_CC"
+    assert found["patient_id"][1] == "P_00001"
+    assert set(found["laterality"]) == {"LEFT"}
+    assert set(found["view"]) == {"CC"}

@@ -81,13 +81,13 @@ def test_scores_are_those_of_a_forest_on_the_described_heatmaps(runs, phantom_da
 
     reference = RandomForestClassifier(
         20, max_depth=9, min_samples_split=8, class_weight="balanced", random_state=0
-    ).fit(described["train"].features, described["train"].labels)
-    expected = reference.predict_proba(described["test"].features)[:, 1]
+    ).fit(described["train"]["features"], described["train"]["label"])
+    expected = reference.predict_proba(described["test"]["features"])[:, 1]
     table = rows_of(folder / "forest", "test")
     found = [float(row["malignant_pred"]) for row in table]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     labels = [int(row["malignant_label"]) for row in table]
-    np.testing.assert_array_equal(labels, described["test"].labels)
+    np.testing.assert_array_equal(labels, described["test"]["label"])
 
 
 def test_a_finished_forest_is_not_fitted_again(runs, monkeypatch):
@@ -131,18 +131,25 @@ def test_numbers_that_fit_no_forest_are_refused(tmp_path, field, value, message)
     config = forest_config(tmp_path, tmp_path)
     config.forest[field] = value
     with pytest.raises(UserError, match=message):
-        forest_run.check_forest(config)
+        forest_run.read_forest(config, tmp_path)
 
 
 def test_a_forest_does_not_average_over_flips(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     config.tta = True
     with pytest.raises(UserError, match=r"config\.tta: the random forest"):
-        forest_run.check_forest(config)
+        forest_run.read_forest(config, tmp_path)
 
 
 def test_a_forest_without_its_fields_names_a_configuration_that_has_them(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     del config["forest"]
     with pytest.raises(UserError, match=r"paper_rows.py:\s*resnet50_s10_forest"):
-        forest_run.check_forest(config)
+        forest_run.read_forest(config, tmp_path)
+
+
+def test_a_forest_has_no_ensemble(tmp_path):
+    config = forest_config(tmp_path, tmp_path)
+    config.ensemble = str(tmp_path)
+    with pytest.raises(UserError, match=r"config\.ensemble: .* mammo_jax\.evaluate"):
+        forest_run.read_forest(config, tmp_path)

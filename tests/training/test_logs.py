@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mammo_jax.training import loop
-from mammo_jax.training.checkpoint import Progress
+from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.logs import Logs, log_hyperparameters
 
 IMAGES = np.zeros((2, 8, 6, 3), np.float32)
@@ -46,7 +46,7 @@ def test_input_images_are_shown_as_the_network_sees_them(tmp_path, height, shown
     with Logs(tmp_path, resumed_at=0) as logs:
         experiment = types.SimpleNamespace(pixel_mean=40.0)
         run = types.SimpleNamespace(experiment=experiment, logs=logs)
-        loop._log_input_images(run, Progress(step=5), batch)
+        loop._log_input_images(run, Position(step=5), batch)
     (event,) = _events(tmp_path).Images("train/augmented_inputs")
     png = np.frombuffer(event.encoded_image_string, np.uint8)
     picture = cv2.imdecode(png, cv2.IMREAD_COLOR)

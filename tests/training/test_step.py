@@ -54,45 +54,57 @@ def _batch(size: int = 8) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _stepper(kind: str, group: str, accum_steps: int, unroll: bool, batch_norm: str):
-    return make_train_step(
-        _network(kind, batch_norm),
-        stages=_stages(group),
+def _all_layers(accum_steps: int, unroll: bool):
+    """One step of a network that does not normalise by the batch."""
+    train_step, state = make_train_step(
+        _network("residual", "frozen"),
+        stages=_stages(),
         accum_steps=accum_steps,
         pixel_mean=MEAN,
         unroll=unroll,
     )
+    return train_step(state, _batch())
 
 
-def _step(
-    kind: str = "patch",
-    group: str = "",
-    *,
-    accum_steps: int = 1,
-    unroll: bool = False,
-    batch_norm: str = "batch",
-):
-    """One step on the batch; the state before stays as it was."""
-    train_step, state = _stepper(kind, group, accum_steps, unroll, batch_norm)
-    return train_step(jax.tree.map(jnp.copy, state), _batch())
+@functools.cache
+def _new_layers(accum_steps: int):
+    """One step of the new layers of a network that normalises by the batch."""
+    train_step, state = make_train_step(
+        _network("residual"), accum_steps=accum_steps, pixel_mean=MEAN
+    )
+    return train_step(state, _batch())
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40))
+@functools.cache
+def _averaged():
+    """The states and losses of three steps of a patch classifier, with averages."""
+    train_step, state = make_train_step(
+        _network(), stages=_stages(), pixel_mean=MEAN, ema_decay=0.75
+    )
+    states, losses = [jax.tree.map(np.array, state)], []
+    for _ in range(3):
+        state, loss = train_step(state, _batch())
+        states.append(jax.tree.map(np.array, state))
+        losses.append(float(loss))
+    return states, losses
+
+
+# Few lengths: JAX compiles for each.
+@given(
+    st.sampled_from([1, 7, 40]).flatmap(
+        lambda size: st.lists(st.integers(0, 4), min_size=size, max_size=size)
+    )
+)
 def test_balanced_weights_are_sklearns_up_to_the_number_of_classes(labels):
     weights = step.balanced_weights(jnp.asarray(labels), 5)
     expected = compute_sample_weight("balanced", labels) * len(set(labels))
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kind", "batch_norm"), [("patch", "batch"), ("residual", "frozen")]
-)
 @pytest.mark.parametrize("unroll", [False, True])
-def test_accumulation_equals_the_full_batch_without_batch_statistics(
-    kind, batch_norm, unroll
-):
-    full, full_loss = _step(kind, batch_norm=batch_norm)
-    accumulated, loss = _step(kind, batch_norm=batch_norm, accum_steps=4, unroll=unroll)
+def test_accumulation_equals_the_full_batch_without_batch_statistics(unroll):
+    full, full_loss = _all_layers(1, False)
+    accumulated, loss = _all_layers(4, unroll)
     np.testing.assert_allclose(loss, full_loss, rtol=1e-6)
     # Adam's first moment is a tenth of the gradient.
     expected, found = (
@@ -103,8 +115,8 @@ def test_accumulation_equals_the_full_batch_without_batch_statistics(
 
 
 def test_microbatches_have_batch_statistics_of_their_own():
-    _, full_loss = _step("residual")
-    _, loss = _step("residual", accum_steps=4)
+    _, full_loss = _new_layers(1)
+    _, loss = _new_layers(4)
     assert abs(loss / full_loss - 1) > 1e-3
 
 
@@ -122,8 +134,7 @@ def _first_moments(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def test_loss_is_the_weighted_mean_over_the_batch():
-    _, loss = _step()
-    batch = _batch()
+    (loss, *_), batch = _averaged()[1], _batch()
     model = copy.deepcopy(_network())
     inputs = network_input(batch["image"], batch["channel_shift"], MEAN)
     logits = np.asarray(model(inputs, train=True), np.float64)
@@ -133,9 +144,9 @@ def test_loss_is_the_weighted_mean_over_the_batch():
     np.testing.assert_allclose(loss, np.mean(losses / shares), rtol=1e-5)
 
 
-def test_untrained_groups_keep_their_values_bit_for_bit():
+def test_untrained_groups_keep_their_values_bit_for_bit_and_so_does_the_network():
     _, before, _ = variables.split(_network("residual"))
-    after, _ = _step("residual", "new_layers", accum_steps=2)
+    after, _ = _new_layers(4)
     for name, value in before.items():
         same = np.array_equal(value, after.params[name])
         assert same == (not name.startswith("top/")), name
@@ -143,20 +154,16 @@ def test_untrained_groups_keep_their_values_bit_for_bit():
 
 def test_batch_statistics_move_in_every_layer():
     _, _, before = variables.split(_network("residual"))
-    after, _ = _step("residual", "new_layers", accum_steps=2)
+    after, _ = _new_layers(4)
     assert before
     for name, value in before.items():
         assert not np.array_equal(value, after.batch_stats[name]), name
 
 
 def test_metrics_are_means_over_the_epoch():
-    train_step, state = _stepper("patch", "", 1, False, "batch")
-    state = jax.tree.map(jnp.copy, state)
-    losses = []
-    for _ in range(3):
-        state, loss = train_step(state, _batch())
-        losses.append(float(loss))
-    assert float(state.metrics.compute()["loss"]) == pytest.approx(np.mean(losses))
+    states, losses = _averaged()
+    found = float(states[-1].metrics.compute()["loss"])
+    assert found == pytest.approx(np.mean(losses))
 
 
 def test_input_is_three_shifted_channels_clipped_to_the_image_and_centred():
@@ -195,40 +202,29 @@ def test_evaluation_does_not_depend_on_the_rest_of_the_batch():
 
 
 def test_averages_follow_the_parameters_by_the_decay():
-    train_step, state = make_train_step(
-        _network(), stages=_stages(), pixel_mean=MEAN, ema_decay=0.75
-    )
-    expected = jax.tree.map(np.array, state.params)
-    for _ in range(3):
-        state, _ = train_step(state, _batch())
+    states, _ = _averaged()
+    expected = states[0].params
+    for state in states[1:]:
         expected = {
             name: 0.75 * value + 0.25 * state.params[name]
             for name, value in expected.items()
         }
     for name, value in expected.items():
-        np.testing.assert_allclose(state.averages[name], value, rtol=1e-5, atol=1e-8)
-    assert state.evaluated_params is state.averages
+        found = states[-1].averages[name]
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-8)
+    assert states[-1].evaluated_params is states[-1].averages
 
 
-def test_a_network_without_a_run_has_a_train_step_and_stays_as_it_is():
-    network = _network("residual")
-    _, before, _ = variables.split(network)
-    train_step, state = make_train_step(network, stages="whole", stage="stage1")
+def test_a_batch_may_come_cut_and_without_shifts():
     batch = _batch()
-    cut = {key: batch[key].reshape(1, 8, *batch[key].shape[1:]) for key in batch}
-    del batch["channel_shift"]
-    after, loss = train_step(state, batch)
-    for name, value in variables.split(network)[1].items():
-        assert value is before[name]
-        moved = not np.array_equal(value, after.params[name])
-        assert moved == name.startswith("top/"), name
-    state = make_train_step(network)[1]
-    cut["channel_shift"] = np.zeros((1, 8, 3), np.float32)
-    same, again = train_step(state, cut)
-    assert again == loss
-    np.testing.assert_array_equal(
-        same.params["top/output/kernel"], after.params["top/output/kernel"]
+    cut = step._microbatches(batch, 4)
+    assert {name: part.shape[:2] for name, part in cut.items()} == dict.fromkeys(
+        batch, (4, 2)
     )
+    for name, part in step._microbatches(cut, 1).items():
+        np.testing.assert_array_equal(part.reshape(batch[name].shape), batch[name])
+    del batch["channel_shift"]
+    assert not np.any(step._microbatches(batch, 2)["channel_shift"])
 
 
 @pytest.mark.parametrize(

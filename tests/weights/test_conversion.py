@@ -1,7 +1,3 @@
-import json
-import re
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,12 +9,7 @@ from mammo_jax.models import (
     read_model_config,
     variables,
 )
-from mammo_jax.weights.conversion import check_same_network, take_over
-from paper import presets
-from paper.plan import Setting, plan_runs
-from paper.rows import by_name, load_rows
-
-ROWS = Path(__file__).parents[2] / "configs" / "paper_rows.py"
+from mammo_jax.weights.conversion import take_over
 
 
 def make_config(kind, trunk="resnet50", **changes):
@@ -32,14 +23,6 @@ def make_config(kind, trunk="resnet50", **changes):
     config.top.update(top | top_changes)
     config.num_classes = 5 if kind == "patch" else 2
     return config
-
-
-def frozen(source, whole):
-    """The trained classifier's configuration, from its JSON file, and the new one."""
-    written = make_config(**source).to_json_best_effort()
-    return read_model_config(json.loads(written)), read_model_config(
-        make_config(**whole)
-    )
 
 
 def split_model(kind, seed, trunk="resnet50", **changes):
@@ -149,74 +132,3 @@ def test_lost_variable_is_an_error_that_names_it():
     del patch_params["trunk/stage3/unit1/conv1/bias"]
     with pytest.raises(UserError, match=r"1 missing .trunk/stage3/unit1/conv1/bias"):
         take_over(patch_params, patch_stats, whole_params, whole_stats)
-
-
-@pytest.mark.parametrize(
-    ("source", "whole", "message"),
-    [
-        (
-            {"kind": "patch", "wiring": "keras"},
-            {"kind": "residual"},
-            "model.wiring is 'keras' there, 'keras2017' here",
-        ),
-        (
-            {"kind": "patch", "stem": "gentle"},
-            {"kind": "heatmap"},
-            "model.stem is 'gentle' there, 'standard' here",
-        ),
-        (
-            {"kind": "heatmap", "top": {"activation": "relu"}},
-            {"kind": "heatmap"},
-            "model.top.activation is 'relu' there, 'softmax' here",
-        ),
-        (
-            {"kind": "heatmap", "top": {"window": 1, "pool": 2}},
-            {"kind": "heatmap"},
-            "model.top.pool is 2 there, 1 here; model.top.window is 1 there, 2 here",
-        ),
-        (
-            {"kind": "residual", "width": 0.1, "trunk": "vgg16"},
-            {"kind": "vgg", "top": {"blocks": ("4x1",)}},
-            "model.trunk is 'vgg16' there, 'resnet50' here; model.width is 0.1 there, "
-            "0.05 here; model.top.kind is 'residual' there, 'vgg' here",
-        ),
-    ],
-)
-def test_a_network_that_computes_something_else_is_refused(source, whole, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        check_same_network(*frozen(source, whole))
-
-
-@pytest.mark.parametrize(
-    ("source", "whole"),
-    [
-        ({"kind": "patch"}, {"kind": "heatmap", "top": {"activation": "relu"}}),
-        (
-            {"kind": "patch", "stem": "gentle"},
-            {"kind": "residual", "stem": "gentle", "image_size": (192, 128)},
-        ),
-        # Not read by VGG, nor by residual blocks.
-        (
-            {"kind": "residual", "trunk": "vgg16", "top": {"pool": 2}},
-            {"kind": "residual", "trunk": "vgg16", "wiring": "keras", "stem": "gentle"},
-        ),
-        (
-            {"kind": "heatmap"},
-            {"kind": "heatmap", "batch_norm": "frozen", "compute_dtype": "bfloat16"},
-        ),
-    ],
-)
-def test_the_same_network_is_accepted(source, whole):
-    check_same_network(*frozen(source, whole))
-
-
-@pytest.mark.parametrize(("preset", "scale"), presets.SCALES.items())
-def test_every_row_of_the_paper_goes_on_from_the_same_network(preset, scale, tmp_path):
-    rows = by_name(load_rows(ROWS))
-    plan = plan_runs(dict.fromkeys(rows, 1), rows, Setting(preset, tmp_path, "", scale))
-    models = {run.row.name: run.config.model for run in plan}
-    followers = [run.row for run in plan if run.row.start and run.row.kind != "forest"]
-    assert len(followers) > 40
-    for row in followers:
-        start, model = models[row.start], models[row.name]
-        check_same_network(read_model_config(start), read_model_config(model))

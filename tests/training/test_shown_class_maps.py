@@ -1,4 +1,4 @@
-"""Where a model in training looks, and flips in its evaluation."""
+"""Class maps of a model in training, and flips in its evaluation."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from mammo_jax.models import class_map, variables
 from mammo_jax.models.initializers import draw_values
 from mammo_jax.models.network_input import network_input
-from mammo_jax.training import experiment as experiments
-from mammo_jax.training.attention import make_look
+from mammo_jax.training.experiment import open_experiment
+from mammo_jax.training.shown_class_maps import make_shown_map
 
 
 def _experiment(phantom_data: Path, task: str, **fields: object):
@@ -22,9 +22,9 @@ def _experiment(phantom_data: Path, task: str, **fields: object):
     config.data.dataset = f"cbis_ddsm/{name}"
     config.batch_size = config.accum_steps = 1
     config.update(fields)
-    experiment = experiments.make_experiment(config, experiments.open_data(config))
+    experiment = open_experiment(config)
     values = draw_values(config.seed, *experiment.abstract)
-    state = experiments.initial_state(experiment, *values)
+    state = experiment.initial_state(*values)
     return experiment, state.params, state.batch_stats
 
 
@@ -36,14 +36,14 @@ def _logits(experiment, params, stats, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", ["whole", "patch"])
-def test_a_look_covers_the_picture_and_agrees_with_the_model(phantom_data, task):
+def test_a_map_covers_the_picture_and_agrees_with_the_model(phantom_data, task):
     experiment, params, stats = _experiment(phantom_data, task)
     image = experiment.source("validation")[0]["image"]
     grid = image.shape
-    found = make_look(experiment)(params, stats)(image, grid)
+    found = make_shown_map(experiment)(params, stats)(image, grid)
     assert found.shape == grid
     logits = _logits(experiment, params, stats, image[None])
-    malignant = experiment.task.malignant_classes
+    malignant = experiment.settings.task.malignant_classes
     if task == "whole":
         # The pixels of a position's share of the image have the map's mean.
         expected = class_map.log_odds(logits[0], malignant) / np.log(50)

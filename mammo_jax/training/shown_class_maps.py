@@ -1,4 +1,4 @@
-"""Where the model in training looks, for TensorBoard."""
+"""Class maps of the model in training, for TensorBoard."""
 
 from collections.abc import Callable
 
@@ -11,45 +11,46 @@ from mammo_jax.models.compiling import jit_network
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
 
-# From an image of the validation split, and the height and width of the picture that
-# it is shown as, to the evidence over that picture; see `class_map.strength`.
-Look = Callable[
+# A function from an image of the validation split, and the height and width of the
+# picture that it is shown as, to the class map over that picture; see
+# `class_map.strength`.
+ShownMap = Callable[
     [UInt16[np.ndarray, "rows columns"], tuple[int, int]],
     Float[np.ndarray, "height width"],
 ]
 
 
-def make_look(experiment: Experiment) -> Callable[[Arrays, Arrays], Look]:
-    """Builds the way from parameters and statistics to a `Look`; compiled once.
+def make_shown_map(experiment: Experiment) -> Callable[[Arrays, Arrays], ShownMap]:
+    """Makes a function from parameters and statistics to a `ShownMap`; compiled once.
 
-    Of whole-image classifiers it shows what `predict` shows. A patch classifier,
+    Whole-image classifiers are shown as `predict` shows them. A patch classifier,
     which `predict` slides over whole images, has a class activation map of its own
     within a patch: that of a window of one position.
     """
-    config = experiment.model_config
+    config = experiment.settings.model
     window = 1 if experiment.config.task == "patch" else None
     step = jit_network(
         class_map.make_evidence_step(
             experiment.graphdef,
             window=window,
             pixel_mean=experiment.pixel_mean,
-            malignant_classes=experiment.task.malignant_classes,
+            malignant_classes=experiment.settings.task.malignant_classes,
             flips=flips.NO_FLIP,
             at_once=True,
         )
     )
 
-    def look_with(params: Arrays, stats: Arrays) -> Look:
-        # One process looks at one image at a time, on one device.
+    def map_of_model(params: Arrays, stats: Arrays) -> ShownMap:
+        # One process shows one image at a time, on one device.
         here = jax.tree.map(lambda x: x.addressable_data(0), (params, stats))
 
-        def look(
+        def shown_map(
             image: UInt16[np.ndarray, "rows columns"], shape: tuple[int, int]
         ) -> Float[np.ndarray, "height width"]:
             maps = step(*here, image[None]).maps
             strength = class_map.strength(np.asarray(maps[0, 0]), config)
             return class_map.project(strength, config, window, image.shape, shape)
 
-        return look
+        return shown_map
 
-    return look_with
+    return map_of_model
