@@ -35,7 +35,8 @@ test-slow: setup-test  ## Run the tests that take long: kills, several processes
 test-peers: $(PEERS_VENV)/.installed  ## Run TFDS's own tests, a Beam build, and parity with PyTorch.
 	$(PEERS_VENV)/bin/python -m pytest tests/conformance
 	@# PyTorch crashes in a process that has TensorFlow in it.
-	$(PEERS_VENV)/bin/python -m pytest tests/models/test_torch_parity.py
+	$(PEERS_VENV)/bin/python -m pytest tests/models/test_torch_parity.py \
+	  tests/weights/test_torch_weights.py tests/scripts/test_convert_weights.py
 
 test-cuda: setup-test $(CUDA_TARGET)/.installed  ## Compile for a GPU and check the memory; needs no GPU.
 	JAX_PLATFORMS=cpu PYTHONPATH=$(CUDA_TARGET) $(RUN) -m pytest -n auto tests/training/test_cuda_memory.py

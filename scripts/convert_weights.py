@@ -14,6 +14,7 @@ from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.weights.download import download
 from mammo_jax.weights.pretrained import convert_file
 from mammo_jax.weights.published import PUBLISHED
+from mammo_jax.weights.weight_files import check_format
 from mammo_jax.weights.weight_names import SCHEMES
 
 
@@ -64,6 +65,7 @@ def convert(arguments: argparse.Namespace) -> None:
             )
         # In a folder of its own: Keras gave two files of ResNet50 the same name.
         target = arguments.out.parent / arguments.download / published.file_name
+        check_format(target)  # before anything is fetched
         source = download(published.url, target, published.checksum)
     elif arguments.arch is None:
         raise UserError(f"--source needs --arch, one of {', '.join(SCHEMES)}")

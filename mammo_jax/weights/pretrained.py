@@ -38,8 +38,7 @@ from mammo_jax.weights.published import (
     file_digest,
     verify_checksum,
 )
-from mammo_jax.weights.torch_files import READ_ERRORS
-from mammo_jax.weights.weight_files import read_weights, write_weights
+from mammo_jax.weights.weight_files import read_weights, reading, write_weights
 from mammo_jax.weights.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
 
 # Where a trunk's images enter, whose kernel takes up the input's scale.
@@ -244,12 +243,12 @@ def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Arra
         raise UserError(
             f"there is no weight file {path}; scripts/convert_weights.py makes it"
         )
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, *READ_ERRORS) as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    with (
+        reading(path, "safetensors file"),
+        safetensors.safe_open(path, framework="numpy") as file,
+    ):
+        metadata = file.metadata() or {}
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("format") != _FORMAT:
         raise UserError(
             f"{path} was not written by scripts/convert_weights.py; convert it first"

@@ -1,8 +1,19 @@
-"""Weight files: read in every supported format, written as safetensors."""
+"""Weight files: read in every supported format, written as safetensors.
 
-from collections.abc import Callable, Mapping
+Keras's files are read by h5py, safetensors by its own library, and PyTorch's by PyTorch
+itself where it is installed, with `weights_only=True`, which runs no code of the file.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
@@ -10,10 +21,11 @@ import safetensors.numpy
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
-from mammo_jax.weights.torch_files import READ_ERRORS, read_state_dict
 
 if TYPE_CHECKING:
     import h5py
+
+_log = logging.getLogger(__name__)
 
 # Names of a Keras layer's arrays, by their number, in the order Keras keeps.
 _KERAS_ARRAYS = {
@@ -21,30 +33,67 @@ _KERAS_ARRAYS = {
     2: ("kernel", "bias"),
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
 }
+# Keys of the state dict in a checkpoint of a training program; an average of weights
+# over the training comes first, as in timm.
+_STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# What wrappers for several devices, averaging and compiling put before each name.
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")
+# Errors that reading a damaged or a hostile file ends in, whatever its library.
+_READ_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+    struct.error,
+)
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """Reads every array of a weight file.
 
     Args:
-      path: a legacy Keras .h5, a Keras 3 .weights.h5, a PyTorch .pth or .pt, or
+      path: a legacy Keras .h5, a Keras 3 .weights.h5, a PyTorch .pth, .pt or .bin, or
         a .safetensors file.
 
     Returns:
-      Name to array; Keras's are named "layer/kernel", "layer/gamma" and so on.
+      Name to array; Keras's are named "layer/kernel", "layer/gamma" and so on, and
+      PyTorch's are without the prefix of a wrapper such as "module.".
 
     Raises:
-      UserError: no such file, an unknown suffix, or a file that is damaged.
+      UserError: no such file, an unknown suffix, a file that is damaged, or one of
+        PyTorch where that is not installed.
     """
     if not path.is_file():
         raise UserError(f"there is no weight file {path}")
-    try:
-        reader = _READERS[path.suffix.lower()]
-    except KeyError:
+    check_format(path)
+    return _READERS[path.suffix.lower()](path)
+
+
+def check_format(path: Path) -> None:
+    """Checks that files of a name can be read here, also before there is one.
+
+    Raises:
+      UserError: the suffix is unknown, or PyTorch is needed and not installed.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
         raise UserError(
             f"{path.name}: weights are read from {', '.join(_READERS)} files"
-        ) from None
-    return reader(path)
+        )
+    if reader is _read_torch and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"{path.name}: PyTorch reads such files, and it is not installed; give "
+            "pip install torch, or take model.safetensors of the same weights from "
+            "the Hugging Face hub (timm/resnet50.tv_in1k, timm/resnet50.tv2_in1k, "
+            "timm/vgg16.tv_in1k, timm/vgg19.tv_in1k)"
+        )
 
 
 def write_weights(
@@ -68,23 +117,91 @@ def write_weights(
         ) from error
 
 
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Makes one clear error of all that reading a damaged file can end in.
+
+    Raises:
+      UserError: the file is not a readable one of this kind; the reason is named.
+    """
+    try:
+        yield
+    except _READ_ERRORS as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path.name} is not a readable {kind}: {reason}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    with reading(path, "safetensors file"):
+        return _unwrapped(safetensors.numpy.load_file(path))
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    import torch
+
+    with reading(path, "PyTorch state dict"):
+        try:
+            # Training programs keep their options beside the weights.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(_refusal(str(error))) from error
+        state = _state_dict(content)
+        tensors = {n: t for n, t in state.items() if isinstance(t, torch.Tensor)}
+        if not tensors:
+            raise ValueError("it holds no dictionary of tensors")
+        # NumPy has no bfloat16 of its own; float32 holds its values exactly.
+        return _unwrapped(
+            {
+                name: (t.float() if t.dtype == torch.bfloat16 else t).detach().numpy()
+                for name, t in tensors.items()
+            }
+        )
+
+
+def _refusal(message: str) -> str:
+    """Returns the reason without PyTorch's advice to run the file's code."""
+    found = re.search(r"GLOBAL (\S+)", message)
+    if found is None:
+        return "it is damaged, or of another format"
+    return (
+        f"it asks for {found[1]}, which no weights need; save the weights alone "
+        "(model.state_dict()), or as .safetensors"
+    )
+
+
+def _state_dict(content: Any) -> dict[str, Any]:
+    """Returns the names and tensors in a state dict, or in a checkpoint around it."""
+    if not isinstance(content, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    for key in _STATE_DICTS:
+        if isinstance(content.get(key), dict):
+            _log.info("the weights are those of %r", key)
+            return _state_dict(content[key])
+    return content
+
+
+def _unwrapped(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays by names without the prefixes of wrappers."""
+    named = {}
+    for name, value in values.items():
+        short = name[match.end() :] if (match := _WRAPPERS.match(name)) else name
+        if short in named:
+            raise ValueError(f"it holds {short} twice, with and without a prefix")
+        named[short] = value
+    return named
+
+
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
     import h5py  # Late: a trained model, which is loaded at every start, needs none.
 
-    try:
-        with h5py.File(path, "r") as file:
-            if "layers" in file and "layer_names" not in file.attrs:
-                layers = _keras3_layers(file)
-            else:
-                layers = _legacy_layers(file)
-            datasets = _name_arrays(layers)
-            _check_stored(datasets, path)
-            return {name: dataset[()] for name, dataset in datasets.items()}
-    except READ_ERRORS as error:
-        raise UserError(
-            f"{path.name} is not a readable Keras weight file: "
-            f"{str(error) or type(error).__name__}"
-        ) from error
+    with reading(path, "Keras weight file"), h5py.File(path, "r") as file:
+        # A whole model saved by Keras 2 keeps its weights one level down.
+        root = file.get("model_weights", file)
+        legacy = "layer_names" in root.attrs
+        datasets = _name_arrays(_legacy_layers(root) if legacy else _layers(file))
+        _check_stored(datasets, path)
+        return {name: dataset[()] for name, dataset in datasets.items()}
 
 
 def _check_stored(datasets: "dict[str, h5py.Dataset]", path: Path) -> None:
@@ -111,9 +228,7 @@ def _check_stored(datasets: "dict[str, h5py.Dataset]", path: Path) -> None:
         raise ValueError("its arrays hold more than the file")
 
 
-def _legacy_layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
-    # A whole model saved by Keras 2 keeps its weights one level down.
-    root = file.get("model_weights", file)
+def _legacy_layers(root: "h5py.Group") -> "dict[str, list[h5py.Dataset]]":
     layers = {}
     for raw in root.attrs["layer_names"]:
         name = _text(raw)
@@ -123,19 +238,40 @@ def _legacy_layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
     return layers
 
 
-def _keras3_layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
-    layers = {}
-    for place, group in file["layers"].items():
-        variables = group.get("vars")
-        if variables is None or not len(variables):
+def _layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
+    """Returns each layer's arrays in a file of Keras 3.
+
+    Layers lie where the model's attributes have them: under `layers` in a functional
+    model, elsewhere in a subclassed one, deeper in a model within a model. Each has
+    its arrays in a group `vars`, which carries the layer's name.
+    """
+    import h5py
+
+    groups: list[h5py.Group] = []
+
+    def visit(place: str, item: object) -> None:
+        if place.rpartition("/")[2] == "vars" and isinstance(item, h5py.Group):
+            groups.append(item)
+
+    file.visititems(visit)
+    layers: dict[str, list[h5py.Dataset]] = {}
+    for group in groups:
+        if not len(group):
             continue
-        if "name" not in variables.attrs:
+        if "name" not in group.attrs:
             raise UserError(
-                f"{Path(file.filename).name} does not name its layers (layer "
-                f"{place}); save it again with Keras 3.6 or later"
+                f"{Path(file.filename).name} does not name its layers "
+                f"({group.parent.name}); save it again with Keras 3.6 or later"
             )
-        name = _text(variables.attrs["name"])
-        layers[name] = [variables[str(i)] for i in range(len(variables))]
+        name = _text(group.attrs["name"])
+        if name in layers:
+            raise ValueError(f"it holds two layers that are named {name}")
+        layers[name] = [group[str(index)] for index in range(len(group))]
+    if not layers:
+        raise ValueError(
+            "it names no layers, neither as Keras 2 does (layer_names) nor as Keras 3 "
+            f"(vars); it holds {', '.join(sorted(file)[:5]) or 'nothing'}"
+        )
     return layers
 
 
@@ -155,20 +291,11 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, *READ_ERRORS) as error:
-        raise UserError(
-            f"{path.name} is not a readable safetensors file: "
-            f"{str(error) or type(error).__name__}"
-        ) from error
-
-
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".h5": _read_keras,
     ".hdf5": _read_keras,
-    ".pth": read_state_dict,
-    ".pt": read_state_dict,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".bin": _read_torch,
     ".safetensors": _read_safetensors,
 }

@@ -147,7 +147,7 @@ def _torchvision_vgg(depths: tuple[int, ...]) -> Callable[[str], str]:
 
 
 _KERAS_TOPS = r"(fc\d+|predictions|avg_pool|flatten.*)/.+"
-_TORCH_TOPS = r"(fc|classifier|pre_logits|head)\..+|.+\.num_batches_tracked"
+_TORCH_TOPS = r"(fc|classifier|pre_logits|head)\..+|.+\.num_batches_tracked|n_averaged"
 
 # architecture: the schemes that its weights come in.
 SCHEMES: dict[str, tuple[Scheme, ...]] = {

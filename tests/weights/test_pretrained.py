@@ -2,7 +2,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-import h5py
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -55,14 +54,6 @@ def test_every_scheme_is_recognised_and_fills_every_weight(architecture, scheme)
     assert {name: value.shape for name, value in converted.items()} == shapes
     values = [value.flat[0] for value in converted.values()]
     assert values == [1 + index / 8 for index in range(len(shapes))]
-
-
-def test_legacy_keras_file_gives_the_arrays_by_layer_and_kind(tmp_path):
-    weights = library_weights("resnet50", SCHEMES["resnet50"][0])
-    write_legacy_keras(weights, tmp_path / "resnet50_notop.h5")
-    found = read_weights(tmp_path / "resnet50_notop.h5")
-    assert found.keys() == weights.keys()
-    assert all(found[name].flat[0] == weights[name].flat[0] for name in weights)
 
 
 def test_all_problems_of_a_file_are_reported_together():
@@ -226,77 +217,6 @@ def test_every_trunk_and_wiring_has_weights_to_download():
     assert download_name("vgg16", "keras2017") == "vgg16"
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".pth", ".safetensors"])
-def test_garbage_is_one_clear_error(suffix, tmp_path):
-    path = tmp_path / f"garbage{suffix}"
-    path.write_bytes(b"not weights at all")
-    with pytest.raises(UserError, match=f"garbage{suffix} is not a readable"):
-        read_weights(path)
-
-
-def write_h5(path, fill):
-    """A legacy Keras file of one layer with one array, `k`, that `fill` makes."""
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [b"conv1"]
-        group = file.create_group("conv1")
-        group.attrs["weight_names"] = [b"k"]
-        fill(group)
-
-
-def sparse(group):
-    group.create_dataset("k", shape=(1 << 40,), chunks=(1024,), dtype="f4")
-
-
-def compressed(group):
-    group.create_dataset("k", data=np.zeros(1 << 20, "f4"), compression="gzip")
-
-
-def outside(group):
-    path = Path(group.file.filename).with_suffix(".secret")
-    path.write_bytes(bytes(16))
-    group.create_dataset("k", (4,), "f4", external=str(path))
-
-
-def linked(group):
-    other = Path(group.file.filename).with_suffix(".other")
-    with h5py.File(other, "w") as file:
-        file["k"] = np.zeros(4, "f4")
-    group["k"] = h5py.ExternalLink(str(other), "k")
-
-
-def empty(group):
-    group["k"] = h5py.Empty("f4")
-
-
-def text(group):
-    group["k"] = np.array([b"abc"])
-
-
-@pytest.mark.parametrize("fill", [sparse, compressed, outside, linked, empty, text])
-def test_an_array_that_is_not_in_the_file_is_not_read(fill, tmp_path):
-    write_h5(tmp_path / "w.h5", fill)
-    with pytest.raises(UserError, match=r"w\.h5 is not a readable Keras weight file"):
-        read_weights(tmp_path / "w.h5")
-
-
-def test_one_array_under_many_names_is_not_read_many_times(tmp_path):
-    def fill(group):
-        group["k"] = np.zeros(1 << 16, "f4")
-        group.attrs["weight_names"] = [b"k"] * 20
-
-    write_h5(tmp_path / "w.h5", fill)
-    with pytest.raises(UserError, match="more than the file"):
-        read_weights(tmp_path / "w.h5")
-
-
-def test_groups_and_arrays_in_each_other_s_place_are_one_clear_error(tmp_path):
-    for name in ("layers", "layers/conv"):
-        with h5py.File(tmp_path / "w.h5", "w") as file:
-            file[name] = np.ones(3)
-        with pytest.raises(UserError, match=r"w\.h5 is not a readable Keras weight"):
-            read_weights(tmp_path / "w.h5")
-
-
 @pytest.mark.parametrize("dtype", ["i8", "c8", "S3"])
 def test_weights_that_are_no_fractions_are_refused_by_name(dtype):
     weights = library_weights("vgg16", torch_scheme("vgg16"))
@@ -379,11 +299,3 @@ def test_a_trunk_of_any_width_is_written_and_read(width, tmp_path):
     file = tmp_path / "t.safetensors"
     save_trunk("vgg16", "", width, values, "made up", file)
     assert load_trunk(file, "vgg16", "").keys() == trunk_shapes("vgg16", "").keys()
-
-
-def test_missing_file_and_unknown_suffix_are_named(tmp_path):
-    with pytest.raises(UserError, match="there is no weight file"):
-        read_weights(tmp_path / "absent.h5")
-    (tmp_path / "weights.npz").touch()
-    with pytest.raises(UserError, match=r"weights\.npz: weights are read from \.h5"):
-        read_weights(tmp_path / "weights.npz")
