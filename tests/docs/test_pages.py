@@ -193,4 +193,4 @@ def test_the_readme_repeats_the_figures_of_the_generated_tables():
     (ratio,) = (row[5] for row in rows if row[:2] == ["resnet50_whole", "train"])
     readme = README.read_text(encoding="utf-8")
     assert f"| {min(costs):.1f} to {max(costs):.1f} GB, as planned by XLA |" in readme
-    assert f"two cores | {float(ratio):.1f} times |" in readme
+    assert f"two cores | {ratio} times on an EPYC, " in readme
