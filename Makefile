@@ -14,7 +14,18 @@ DEMO_DIR ?= runs/demo
 # start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow test-peers test-cuda bench lint docs lock setup-run setup-test clean
+# A few seconds each, and together something of every room.
+CHECKED := $(addprefix tests/,images evaluation phantom/test_mammogram.py \
+  common/test_files.py common/test_run_directory.py \
+  datasets/test_inbreast.py datasets/test_cbis_views.py datasets/test_splits.py \
+  datasets/test_manifest.py datasets/test_packaged.py datasets/test_augment.py \
+  models/test_groups.py models/test_flips.py weights/test_model_directory.py \
+  training/test_stages.py training/test_optimizer.py training/test_run.py \
+  prediction/test_find_files.py prediction/test_score_tables.py \
+  prediction/test_identity.py prediction/test_page.py \
+  builders/test_inbreast_builder.py paper/test_claims.py docs/test_pages.py)
+
+.PHONY: help demo check test test-slow test-peers test-cuda bench lint docs lock setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +34,14 @@ help:  ## Show this list.
 demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: setup-run  ## Phantom data to test AUC, in runs/demo (minutes on two cores).
 	$(RUN) -m mammo_jax.main --config=configs/whole_res.py:phantom --workdir=$(DEMO_DIR)
+
+# Without the type checker, which takes a minute where nothing is cached.
+check: setup-test  ## Run the linters and the fastest tests of every room (a minute).
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --quiet --check .
+	$(VENV)/bin/lint-imports
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	  $(RUN) -m pytest -n auto -m "not slow" $(CHECKED)
 
 # Most of its time is XLA's compiler; the other suites have what it optimises.
 test: setup-test  ## Run the test suite (minutes on two cores).
