@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
-# Before jax is imported: tests run on the CPU, and compiled steps are kept for the
-# session so that tests in processes of their own do not compile them again.
+# Before jax is imported: tests run on the CPU, and the workers, the processes that they
+# start and the next session share what XLA has compiled.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Threads of convolutions wait for each other; with several test processes they would
 # wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
