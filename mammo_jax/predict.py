@@ -13,9 +13,9 @@ or SIGTERM (130, 143) it writes what was scored until then.
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.memory import give_back_large_blocks
@@ -25,10 +25,20 @@ if TYPE_CHECKING:
     from mammo_jax.weights.model_directory import LoadedModel
 
 EXIT_SOME_BAD = 3
+_SWITCHES = {
+    "--tta": "average over each image, its mirror image, both upside down",
+    "--dicom": "also write, for each DICOM file, the overlay as Secondary Capture and "
+    "the score as structured report",
+    "--full_size": "overlays with the original's rows and columns, not 1024 pixels "
+    "high or wide; those of --dicom always have them",
+    "--keep_identifiers": "call patients by their PatientID, and copy the patient to "
+    "--dicom",
+    "--traceback": "show where an error happened",
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; `--help` prints it."""
+    """Parses the command line; `--help` prints it."""
     parser = argparse.ArgumentParser(
         prog="python -m mammo_jax.predict",
         description=__doc__,
@@ -43,36 +53,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="directory of a finished run; the scores of several are averaged",
     )
     parser.add_argument("--out", metavar="OUT", help="directory to write into")
-    parser.add_argument(
-        "--tta",
-        action="store_true",
-        help="average over each image, its mirror image, both upside down",
-    )
-    parser.add_argument(
-        "--dicom",
-        action="store_true",
-        help="also write, for each DICOM file, the overlay as Secondary Capture and "
-        "the score as structured report",
-    )
-    parser.add_argument(
-        "--full_size",
-        action="store_true",
-        help="overlays with the original's rows and columns, not 1024 pixels high "
-        "or wide; those of --dicom always have them",
-    )
-    parser.add_argument(
-        "--keep_identifiers",
-        action="store_true",
-        help="call patients by their PatientID, and copy the patient to --dicom",
-    )
+    for name, text in _SWITCHES.items():
+        parser.add_argument(name, action="store_true", help=text)
     parser.add_argument(
         "--export",
         metavar="FILE",
         help="write the models as one jax.export file that scores without this "
         "program; no PATH is needed",
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     options = parser.parse_args(arguments)
     if options.paths and not options.out:
@@ -96,27 +83,18 @@ def main(options: argparse.Namespace) -> int:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise UserError("--model names a directory twice; every model counts once")
     out = Path(options.out or "").expanduser()
-    # An earlier prediction's overlays, where OUT lies among the images, are no input.
-    written = out.resolve()
-    files = [
-        path
-        for path in find_files(options.paths)
-        if not options.out or written not in path.resolve().parents
-    ]
-    if options.paths and not files:
-        raise UserError(f"there is nothing to score but what is in {out} already")
+    files = find_files(options.paths, out)
     grids = [load_description(path).grid for path in directories]
     give_back_large_blocks()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
-    identifying = [
-        *identity.KEYWORDS,
-        *(dicom_output.KEYWORDS if options.dicom else ()),
-        *(dicom_output.IDENTIFYING if options.keep_identifiers else ()),
-    ]
     with reading(
         files,
         grids,
-        identifying=identifying,
+        identifying=[
+            *identity.KEYWORDS,
+            *(dicom_output.KEYWORDS if options.dicom else ()),
+            *(dicom_output.IDENTIFYING if options.keep_identifiers else ()),
+        ],
         with_original=options.full_size or options.dicom,
     ) as images:
         return _score(options, directories, images, len(files))
@@ -130,7 +108,8 @@ def _score(
 ) -> int:
     from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.prediction.dicom_output import check_library
-    from mammo_jax.prediction.scorer import Scorer, batch_size_for, exportable
+    from mammo_jax.prediction.export import check_exportable, export_models
+    from mammo_jax.prediction.scorer import Scorer, batch_size_for
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
 
@@ -138,12 +117,17 @@ def _score(
         check_library()
     use_compilation_cache()
     models = [load_model(directory) for directory in directories]
-    export = exportable(models, tta=options.tta) if options.export else None
+    if options.export:
+        check_exportable(models)
     out = Path(options.out or "").expanduser()
     if options.paths:
         prepare_output(out)  # Before the export, which may lie in it.
-    if export:
-        _export(Path(options.export).expanduser(), *export)
+    if options.export:
+        path = Path(options.export).expanduser()
+        height, width = export_models(path, models, tta=options.tta)
+        print(
+            f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)"
+        )
     if not options.paths:
         return 0
     with contextlib.closing(
@@ -165,14 +149,6 @@ def _score(
     if problems:
         print(f"{len(problems)} files with problems: see {out / 'problems.csv'}")
     return EXIT_SOME_BAD if problems else 0
-
-
-def _export(path: Path, score: Callable[[Any], Any], grid: tuple[int, int]) -> None:
-    from mammo_jax.prediction.export import export_scorer
-
-    height, width = grid
-    export_scorer(path, score, grid)
-    print(f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)")
 
 
 def _about(models: "Sequence[LoadedModel]", *, tta: bool) -> str:

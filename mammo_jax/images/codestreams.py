@@ -1,4 +1,4 @@
-"""What a JPEG or JPEG 2000 codestream says of itself, for judging it unseen.
+"""Headers of JPEG and JPEG 2000 codestreams, by which one is judged unseen.
 
 The codecs allocate what the codestream claims, so a small hostile file could claim any
 amount of memory; and some fill what is missing of an image with grey.
@@ -9,7 +9,7 @@ import re
 import imagecodecs
 import numpy as np
 
-# Bytes before the start of a codestream (a JP2 file's boxes) and after its end.
+# A JP2 file has boxes before its codestream; some writers pad what follows the end.
 _MAX_BYTES_BEFORE = 4096
 _MAX_PADDING = 64
 _END = b"\xff\xd9"  # the end marker of all of them
@@ -17,12 +17,12 @@ _MORE_DATA = b"\xb6" * 64
 
 
 def find_size(codestream: bytes) -> tuple[int, int] | None:
-    """Height and width of JPEG (lossless too), JPEG-LS or JPEG 2000; None of others."""
+    """Reads height and width of JPEG, JPEG-LS or JPEG 2000; None of others."""
     return _jpeg_size(codestream) or _jpeg_2000_size(codestream)
 
 
 def has_end(codestream: bytes) -> bool:
-    """Whether it ends with the end marker, some padding aside."""
+    """Returns True if it ends with the end marker, some padding aside."""
     return _END in codestream[-_MAX_PADDING:]
 
 
@@ -46,7 +46,7 @@ def decode_jpeg(codestream: bytes) -> np.ndarray:
 
 
 def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
-    """From the SIZ marker segment (ISO 15444-1, A.5.1)."""
+    """Reads the SIZ marker segment (ISO 15444-1, A.5.1)."""
     at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_BYTES_BEFORE)
     if at < 0 or len(codestream) < at + 42:
         return None
@@ -60,7 +60,7 @@ def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:
-    """From the frame header of JPEG or JPEG-LS (ISO 10918-1 B.2.2)."""
+    """Reads the frame header of JPEG or JPEG-LS (ISO 10918-1 B.2.2)."""
     if codestream[:2] != b"\xff\xd8":
         return None
     at = 2

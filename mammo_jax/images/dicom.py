@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,24 +38,9 @@ MAX_FILE_BYTES = 1 << 30
 
 # The values that DICOM defines (PS3.3 C.7.6.3.1.2): others are not quoted, since any
 # text may stand in a header.
-_PHOTOMETRICS = frozenset(
-    [
-        "MONOCHROME1",
-        "MONOCHROME2",
-        "PALETTE COLOR",
-        "RGB",
-        "YBR_FULL",
-        "YBR_FULL_422",
-        "YBR_PARTIAL_422",
-        "YBR_PARTIAL_420",
-        "YBR_ICT",
-        "YBR_RCT",
-        "XYB",
-        "HSV",
-        "ARGB",
-        "CMYK",
-        "",
-    ]
+_PHOTOMETRICS = re.compile(
+    "MONOCHROME[12]|PALETTE COLOR|A?RGB|YBR_(FULL(_422)?|PARTIAL_42[02]|ICT|RCT)|XYB"
+    "|HSV|CMYK|"
 )
 _LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
 _VIEWS = frozenset(["CC", "MLO", "ML", "LM", "LMO", "XCCL", "XCCM", "FB", "SIO"])
@@ -82,24 +68,25 @@ _RAW_CONTAINERS = frozenset(
     }
 )
 
+# Fields of `Header` and their attributes.
+_NUMBERS = {
+    "rows": "Rows",
+    "columns": "Columns",
+    "bits_allocated": "BitsAllocated",
+    "bits_stored": "BitsStored",
+}
+_TEXTS = {
+    "modality": "Modality",
+    "sop_instance_uid": "SOPInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "study_instance_uid": "StudyInstanceUID",
+}
 _HEADER_KEYWORDS = (
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "Laterality",
-    "ImageLaterality",
-    "ViewPosition",
-    "PatientOrientation",
-    "PhotometricInterpretation",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
+    *_NUMBERS.values(),
+    *_TEXTS.values(),
+    *("Laterality", "ImageLaterality", "ViewPosition", "PatientOrientation"),
+    *("PhotometricInterpretation", "SamplesPerPixel", "NumberOfFrames"),
+    *("HighBit", "PixelRepresentation"),
 )
 _PIXEL_KEYWORDS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
@@ -253,15 +240,12 @@ def _header_facts(
     """Checks the header and returns the fields of `Header`."""
     facts = {
         name: _positive_integer(dataset, keyword, path)
-        for name, keyword in (
-            ("rows", "Rows"),
-            ("columns", "Columns"),
-            ("bits_allocated", "BitsAllocated"),
-            ("bits_stored", "BitsStored"),
-        )
+        for name, keyword in _NUMBERS.items()
     }
     photometric = str(dataset.get("PhotometricInterpretation", ""))
-    quoted = repr(photometric) if photometric in _PHOTOMETRICS else "an unknown one"
+    quoted = (
+        repr(photometric) if _PHOTOMETRICS.fullmatch(photometric) else "an unknown one"
+    )
     frames = dataset.get("NumberOfFrames") or 1
     for is_wrong, complaint in (
         (
@@ -289,14 +273,13 @@ def _header_facts(
     ):
         if is_wrong:
             raise UserError(f"{path}: {complaint}")
-    return facts | {
+    texts = {name: str(dataset.get(key) or "") for name, key in _TEXTS.items()}
+    return {
+        **facts,
+        **texts,
         "photometric": photometric,
         "laterality": _laterality(dataset),
         "view": _view(dataset),
-        "modality": str(dataset.get("Modality") or ""),
-        "sop_instance_uid": str(dataset.get("SOPInstanceUID") or ""),
-        "series_instance_uid": str(dataset.get("SeriesInstanceUID") or ""),
-        "study_instance_uid": str(dataset.get("StudyInstanceUID") or ""),
         "identifying": _pick(dataset, identifying),
     }
 
@@ -326,7 +309,7 @@ def _laterality(dataset: Dataset) -> str:
 
 
 def _view(dataset: Dataset) -> str:
-    """ViewPosition (0018,5101); CBIS-DDSM writes it to PatientOrientation instead."""
+    """Reads ViewPosition (0018,5101), in CBIS-DDSM PatientOrientation."""
     for keyword in ("ViewPosition", "PatientOrientation"):
         value = dataset.get(keyword) or ""
         if not isinstance(value, MultiValue) and str(value).strip().upper() in _VIEWS:
@@ -372,7 +355,7 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
 
 
 def _read_uncompressed(dataset: Dataset) -> np.ndarray:
-    """The pixels where they lie; pydicom would copy them."""
+    """Returns the pixels where they lie; pydicom would copy them."""
     shape = dataset.Rows, dataset.Columns
     values = np.frombuffer(
         dataset.PixelData, _container_type(dataset), math.prod(shape)
@@ -381,7 +364,7 @@ def _read_uncompressed(dataset: Dataset) -> np.ndarray:
 
 
 def _decode_rle(dataset: Dataset) -> np.ndarray:
-    """RLE Lossless in half the time that pydicom's decoders take.
+    """Decodes RLE Lossless in half the time that pydicom's decoders take.
 
     The decoder refuses segments that are too short or too long for the image.
     """
@@ -420,7 +403,7 @@ def _decode_frame(
 
 
 def _find_codestream(dataset: Dataset, path: Path) -> bytes:
-    """The compressed frame; refused if it is cut off or not of the header's size."""
+    """Returns the compressed frame, unless it is cut off or of another size."""
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     size = codestreams.find_size(frame)
     if size is None:
@@ -436,7 +419,7 @@ def _find_codestream(dataset: Dataset, path: Path) -> bytes:
 
 
 def _unsigned(values: np.ndarray, dataset: Dataset) -> UInt16[np.ndarray, "h w"]:
-    """Stored values as unsigned integers: overlay bits off, signed ones shifted up."""
+    """Takes overlay bits off, and shifts signed values up."""
     bits_stored = dataset.BitsStored
     unsigned = values.view(values.dtype.str.replace("i", "u"))  # keeps the byte order
     container = unsigned.astype(np.uint16, copy=False)

@@ -1,4 +1,4 @@
-"""From stored values to the network's pixel grid.
+"""Mapping of stored values to the network's pixel grid.
 
 The paper squeezes every mammogram to one grid (1152x896, section 2.1) without keeping
 its aspect ratio and does nothing else: no crop, no flip, no removal of markers.
@@ -89,7 +89,7 @@ def mask_to_grid(
 def shrink(
     image: Shaped[np.ndarray, "height width *channels"], scale: float
 ) -> Shaped[np.ndarray, "height2 width2 *channels"]:
-    """The image `scale` times as large, averaged; as it is where that is 1 or more.
+    """Averages the image to `scale` times its size; returns it itself from 1 on.
 
     For pictures and for what looks at coarse structures, not for the networks' images.
     """

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mammo_jax.images.grid import shrink
+
 # Rows that are drawn at once: in floating point a whole mammogram would need a GB.
 _BAND = 256
 # Share of the full colour that covers the picture.
@@ -74,7 +76,4 @@ def thumbnail(
     picture: UInt8[np.ndarray, "height width 3"],
 ) -> UInt8[np.ndarray, "height2 width2 3"]:
     """Shrinks a picture to a thumbnail."""
-    height, width = picture.shape[:2]
-    small = max(1, round(width * _THUMBNAIL_HEIGHT / height)), _THUMBNAIL_HEIGHT
-    shrunk: np.ndarray = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return shrunk
+    return shrink(picture, _THUMBNAIL_HEIGHT / len(picture))

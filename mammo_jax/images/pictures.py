@@ -1,4 +1,4 @@
-"""Pictures that are not DICOM, read as the DICOM reader reads a mammogram."""
+"""Readers of pictures, which return what the DICOM reader returns."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""16-bit grey PNG, written with ISA-L and read with libdeflate.
+"""Writer and reader of 16-bit grey PNG, with ISA-L and libdeflate.
 
 OpenCV's libpng spends nearly all its time in zlib. With these the files are of the same
 size, are written in a quarter of the time and read in a third of it, and reading is
@@ -18,14 +18,14 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">IIBBBBB")
 # Bits, grey, and the only compression, filter method and order that are read here.
 _KIND = (16, 0, 0, 0, 0)
-# What a row begins with: its values as they are, or less the pixel to their left.
+# Marks that a row begins with: plain values, or differences from the left neighbour.
 _PLAIN, _SUB = 0, 1
 
 
 def encode_png(
     image: UInt16[np.ndarray, "height width"], *, compress: bool = True
 ) -> bytes:
-    """A 16-bit grey PNG; lossless either way.
+    """Encodes a 16-bit grey PNG; lossless either way.
 
     Args:
       image: grey levels.
@@ -55,7 +55,7 @@ def encode_png(
 
 
 def decode_png(data: bytes, height: int, width: int) -> UInt16[np.ndarray, "h w"]:
-    """The grey levels of a PNG that is known to have 16 bits and this size.
+    """Decodes a PNG that is known to have 16 bits and this size.
 
     Raises:
       ValueError: it is damaged, or of another kind or size.
@@ -82,7 +82,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def find_pixels(data: bytes, height: int, width: int) -> bytes | None:
-    """The compressed rows; None if OpenCV had better look at the file."""
+    """Joins the compressed rows; returns None if OpenCV had better look at the file."""
     if data[:8] != _SIGNATURE:
         return None
     parts, at = [], 8
@@ -98,7 +98,7 @@ def find_pixels(data: bytes, height: int, width: int) -> bytes | None:
 
 
 def _inflate(packed: bytes, height: int, width: int) -> np.ndarray:
-    """The rows with their marks."""
+    """Decompresses the rows with their marks."""
     size = height * (1 + 2 * width)
     # A byte of room more, so that too many show.
     rows = np.empty(size + 1, np.uint8)

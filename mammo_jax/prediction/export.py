@@ -1,10 +1,10 @@
-"""A model as one file that scores images without this package.
+"""Models as one file that scores images without this package.
 
 The file is a serialised `jax.export` artifact with the weights in it, for CPUs and
 NVIDIA GPUs and any number of images; `jax.export.deserialize` reads it.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,27 +14,53 @@ from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
+from mammo_jax.prediction.scorer import make_step
+from mammo_jax.weights.model_directory import LoadedModel
 
 PLATFORMS = ("cpu", "cuda")
 
 
-def export_scorer(
-    path: Path,
-    score: Callable[[UInt16[Array, "batch height width"]], Float[Array, " batch"]],
-    grid: tuple[int, int],
-) -> None:
-    """Writes `score` to a file, whole or not at all.
+def check_exportable(models: Sequence[LoadedModel]) -> None:
+    """Refuses models that want different images.
+
+    Raises:
+      UserError: they do.
+    """
+    if len({model.description.grid for model in models}) > 1:
+        raise UserError(
+            "models of different image sizes cannot be exported as one file; "
+            "export each by itself"
+        )
+
+
+def export_models(
+    path: Path, models: Sequence[LoadedModel], *, tta: bool
+) -> tuple[int, int]:
+    """Writes the mean score of the models as one file, whole or not at all.
 
     Args:
-      path: of the file; its directory is made.
-      score: from images to probabilities of malignancy.
-      grid: height and width of the images.
+      path: the file; its directory is made.
+      models: at least one, of one grid.
+      tta: average over the four flips of every image.
+
+    Returns:
+      Height and width of the images that the file scores.
 
     Raises:
       UserError: the file cannot be written.
     """
+    height, width, _ = models[0].description.grid
+    steps = [make_step(model, tta=tta, at_once=True) for model in models]
+
+    def score(images: UInt16[Array, "batch height width"]) -> Float[Array, " batch"]:
+        scores = [
+            step(model.params, model.batch_stats, images).scores.mean(0)
+            for model, step in zip(models, steps, strict=True)
+        ]
+        return jnp.mean(jnp.stack(scores), axis=0)
+
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *grid), jnp.uint16)
+    images = jax.ShapeDtypeStruct((batch, height, width), jnp.uint16)
     content = export.export(jax.jit(score), platforms=PLATFORMS)(images).serialize()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,3 +68,4 @@ def export_scorer(
             partial.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    return height, width

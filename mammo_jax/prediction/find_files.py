@@ -11,15 +11,16 @@ _NAMES = (*PICTURE_NAMES, ".dcm", ".dicom")
 _MARK, _MARK_AT = b"DICM", 128
 
 
-def find_files(arguments: Sequence[str]) -> list[Path]:
+def find_files(arguments: Sequence[str], out: Path) -> list[Path]:
     """Finds the files that the arguments name, each once, in a stable order.
 
     Args:
       arguments: files, folders (searched to the bottom for DICOM files and pictures)
         or globs, in which ** stands for any folders.
+      out: a folder whose contents, an earlier prediction's, are left out.
 
     Raises:
-      UserError: an argument names nothing.
+      UserError: an argument names nothing, or all lies in `out`.
     """
     found: dict[Path, None] = {}
     for argument in arguments:
@@ -27,7 +28,11 @@ def find_files(arguments: Sequence[str]) -> list[Path]:
         if not files:
             raise UserError(f"{argument}: {_nothing(argument)}")
         found |= dict.fromkeys(files)
-    return list(found)
+    written = out.resolve()
+    files = [path for path in found if written not in path.resolve().parents]
+    if found and not files:
+        raise UserError(f"there is nothing to score but what is in {out} already")
+    return files
 
 
 def _files_of(argument: str) -> Iterator[Path]:

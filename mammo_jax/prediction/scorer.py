@@ -5,17 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8, UInt16
+from jaxtyping import Float, UInt8
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.images.overlays import draw_overlay
 from mammo_jax.models import class_map
-from mammo_jax.models import flips as flipping
 from mammo_jax.models.compiling import jit_network
+from mammo_jax.models.flips import FLIPS, NO_FLIP
 from mammo_jax.prediction.reading import Input
 from mammo_jax.weights.model_directory import LoadedModel
+
+# Flips of an image, without and with test-time augmentation.
+_FLIPS = (NO_FLIP, FLIPS)
 
 
 class Result(NamedTuple):
@@ -51,7 +53,7 @@ class Scorer:
     def __init__(self, models: Sequence[LoadedModel], batch_size: int, *, tta: bool):
         self.batch_size = batch_size
         self._models = models
-        self._flips = _flips(tta=tta)
+        self._tta = tta
         self._thread = ThreadPoolExecutor(1)
         self._steps = [self._thread.submit(self._compile, model) for model in models]
 
@@ -60,9 +62,8 @@ class Scorer:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, model: LoadedModel) -> Any:
-        step = _evidence_step(
-            model, self._flips, at_once=jax.default_backend() == "cpu"
-        )
+        at_once = jax.default_backend() == "cpu"
+        step = make_step(model, tta=self._tta, at_once=at_once)
         shape = (self.batch_size, *model.description.grid[:2])
         images = jax.ShapeDtypeStruct(shape, np.uint16)
         lowered = jit_network(step).lower(model.params, model.batch_stats, images)
@@ -89,61 +90,26 @@ class Scorer:
             raise UserError(
                 "the model's outputs are not finite; it was not trained to an end"
             )
+        flips = _FLIPS[self._tta]
         maps = [
             _laid_over(flipped, axes, model, image)
             for model, one in zip(self._models, found, strict=True)
-            for axes, flipped in zip(self._flips, one.maps, strict=True)
+            for axes, flipped in zip(flips, one.maps, strict=True)
         ]
         score = float(np.clip(np.mean(scores), 0, 1))
         return Result(score, np.mean(np.stack(maps), axis=0), image.picture)
 
 
-def exportable(
-    models: Sequence[LoadedModel], *, tta: bool
-) -> tuple[Any, tuple[int, int]]:
-    """Makes the function from images to scores, with the weights inside.
-
-    Args:
-      models: as for `Scorer`.
-      tta: likewise.
-
-    Returns:
-      The function, and the height and width of its images.
-
-    Raises:
-      UserError: the models want different images.
-    """
-    grids = {model.description.grid for model in models}
-    if len(grids) > 1:
-        raise UserError(
-            "models of different image sizes cannot be exported as one file; "
-            "export each by itself"
-        )
-    steps = [_evidence_step(model, _flips(tta=tta), at_once=True) for model in models]
-
-    def score(images: UInt16[Array, "batch height width"]) -> Float[Array, " b"]:
-        scores = [
-            step(model.params, model.batch_stats, images).scores.mean(0)
-            for model, step in zip(models, steps, strict=True)
-        ]
-        return jnp.mean(jnp.stack(scores), axis=0)
-
-    return score, grids.pop()[:2]
-
-
-def _flips(*, tta: bool) -> tuple[tuple[int, ...], ...]:
-    return flipping.FLIPS if tta else flipping.NO_FLIP
-
-
-def _evidence_step(
-    model: LoadedModel, flips: Sequence[tuple[int, ...]], *, at_once: bool
+def make_step(
+    model: LoadedModel, *, tta: bool, at_once: bool
 ) -> class_map.EvidenceStep:
+    """Builds the model's step from images to scores and class maps; not jitted."""
     return class_map.make_evidence_step(
         model.graphdef,
         window=model.window,
         pixel_mean=model.description.pixel_mean,
         malignant_classes=model.description.malignant_classes,
-        flips=flips,
+        flips=_FLIPS[tta],
         at_once=at_once,
     )
 

@@ -20,7 +20,7 @@ def _compiled_once():
     kept: dict[tuple, object] = {}
 
     def compile_once(self, model):
-        key = (id(model), self.batch_size, self._flips)
+        key = (id(model), self.batch_size, self._tta)
         if key not in kept:
             kept[key] = compile_model(self, model)
         return kept[key]
