@@ -72,7 +72,7 @@ lint: setup-test  ## Run the linters, the type checker and the check of the room
 	$(VENV)/bin/lint-imports
 
 docs: setup-test  ## Write the reference pages of `import mammo_jax` to build/docs.
-	$(RUN) -m pdoc --no-show-source --output-directory build/docs mammo_jax '!mammo_jax.'
+	$(RUN) docs/reference.py build/docs
 
 setup-run: $(VENV)/.run-installed  ## Install what running needs.
 
