@@ -18,11 +18,12 @@ import sys
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.tables import read_cells
 from mammo_jax.datasets.cbis_tables import (
+    REMEDY,
     TABLE_NAMES,
-    View,
+    CbisView,
     merge_views,
-    read_rows,
     read_tables,
 )
 from mammo_jax.images.dicom import read_header
@@ -58,7 +59,7 @@ def find_mammograms() -> list[Path]:
     return files
 
 
-def lay_out(files: list[Path], tables: Path, out: Path) -> list[View]:
+def lay_out(files: list[Path], tables: Path, out: Path) -> list[CbisView]:
     """Copies the files and the rows about them into `out`, and returns the views.
 
     The rows of a view are kept whole, whichever tables list it, so that its label is
@@ -98,7 +99,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _filter_table(source: Path, target: Path, image_ids: set[str]) -> None:
-    header, rows = read_rows(source)
+    header, rows = read_cells(source, remedy=REMEDY)
     columns = [
         header.index(name)
         for name in ("patient_id", "left or right breast", "image view")

@@ -1,10 +1,10 @@
-"""What the TFDS builders share: features, grids, and the way from views to records."""
+"""Common part of the TFDS builders: configs, features, from views to records."""
 
 import abc
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,15 +13,16 @@ import tensorflow_datasets as tfds
 
 from mammo_jax.common.parallel import parallel_map
 from mammo_jax.datasets import packaging
-from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
+from mammo_jax.datasets.records import PATCH, WHOLE, Field
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Grid, View
+from mammo_jax.datasets.views import Packing, View
+from mammo_jax.images.grid import Grid
 from tfds_builders.beam_runs import beam_map, beam_records
 from tfds_builders.split_files import list_places, read_records, write_split
 
 # Paper: 1152x896 with patches of 224. The others are the same in proportion; the
 # largest has about the film's own resolution.
-HEIGHTS = (1152, 288, 576, 4608)
+_HEIGHTS = (1152, 288, 576, 4608)
 _HEIGHT, _WIDTH, _PATCH_SIZE = 1152, 896, 224
 SAMPLINGS = {
     "whole": None,
@@ -30,7 +31,7 @@ SAMPLINGS = {
     "s30": PatchSampling(per_roi=30),
     "s10hard": PatchSampling(per_roi=10, hard_share=0.5),
 }
-KIND_DESCRIPTIONS = {
+_DESCRIPTIONS = {
     "whole": "Whole mammograms, malignant or not, with their regions of interest.",
     "s1": "One patch centred on each ROI, one of background for each.",
     "s10": "Ten patches of each ROI, ten of background for each.",
@@ -43,36 +44,50 @@ KIND_DESCRIPTIONS = {
 
 
 @dataclasses.dataclass(kw_only=True)
-class Config(tfds.core.BuilderConfig):
+class Config(tfds.core.BuilderConfig):  # type: ignore[misc]  # TFDS has no types
     """One way to cut a data set.
 
     Attributes:
-      grid: see `mammo_jax.datasets.views.Grid`.
-      split_seed: of the split by patient.
+      packing: form that the mammograms are kept in.
+      split_seed: seed of the split by patient.
+      options: further settings, which the data set's own `plan` understands.
     """
 
-    grid: Grid
+    packing: Packing
     split_seed: int = 0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def make_grid(kind: str, height: int, *, stretch: bool) -> Grid:
-    """The grid of a kind ("whole", "s10") at a height, in the paper's proportions."""
-    return Grid(
-        height=height,
-        width=height * _WIDTH // _HEIGHT,
-        patch_size=height * _PATCH_SIZE // _HEIGHT,
-        sampling=SAMPLINGS[kind],
-        seed=0,
-        stretch=stretch,
-    )
+def make_configs(
+    ways: Iterable[tuple[str, str, Mapping[str, Any]]], *, stretch: bool
+) -> list[Config]:
+    """Makes the configs of a data set, each way at each height.
+
+    Args:
+      ways: name, kind ("whole", "s10") and options of each way to cut it.
+      stretch: True if each image is stretched to the full range first.
+    """
+    ways = list(ways)
+    return [
+        Config(
+            # The paper's height is not named.
+            name=name if height == _HEIGHT else f"{name}_h{height}",
+            description=_DESCRIPTIONS[kind],
+            packing=Packing(
+                grid=Grid(height, height * _WIDTH // _HEIGHT, stretch),
+                patch_size=height * _PATCH_SIZE // _HEIGHT,
+                sampling=SAMPLINGS[kind],
+            ),
+            options=options,
+        )
+        for height in _HEIGHTS
+        for name, kind, options in ways
+    ]
 
 
-def config_name(stem: str, height: int) -> str:
-    """`stem`, with the height behind it where it is not the paper's."""
-    return stem if height == _HEIGHT else f"{stem}_h{height}"
-
-
-class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MammogramBuilder(  # type: ignore[call-arg, misc]  # TFDS has no types
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """A builder whose subclasses say which views there are and how to read one."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -106,20 +121,29 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def plan(self, manual_dir: Path) -> Mapping[str, Sequence[View]]:
-        """The views of each split."""
+        """Plans the views of each split."""
+
+    @classmethod
+    @abc.abstractmethod
+    def take_inventory(cls, manual_dir: Path, config: Config) -> dict[str, Any]:
+        """Counts what a build of `config` would use; JSON can hold it."""
 
     @property
     def work_dir(self) -> Path:
-        """Finished images of a build that is under way or was interrupted."""
+        """Folder of the finished images of a build under way or interrupted."""
         return Path(
             self.data_dir_root, self.name, self.builder_config.name, "unfinished"
         )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        grid = self.builder_config.grid
-        make_features = _whole_features if grid.sampling is None else _patch_features
+        packing = self.builder_config.packing
+        layout, image_shape = PATCH, (packing.patch_size, packing.patch_size)
+        if packing.sampling is None:
+            layout, image_shape = WHOLE, packing.grid[:2]
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(make_features(grid)),
+            features=tfds.features.FeaturesDict(
+                {name: _feature(field, image_shape) for name, field in layout.items()}
+            ),
             supervised_keys=("image", "label"),
             homepage=self.HOMEPAGE,
             license=self.LICENSE,
@@ -133,7 +157,7 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         finished = packaging.process_views(
             self.plan(Path(dl_manager.manual_dir)),
             type(self).make_examples,
-            config.grid,
+            config.packing,
             self.work_dir,
             self._mapper(),
         )
@@ -144,9 +168,9 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             repairs=finished.repairs,
             problems=len(finished.problems),
             config={
-                field.name: _as_json(getattr(config, field.name))
-                for field in dataclasses.fields(config)
-                if field.name not in _CONFIG_BASE_FIELDS
+                "grid": config.packing.to_json(),
+                "split_seed": config.split_seed,
+                **config.options,
             },
         )
         return {
@@ -160,7 +184,7 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return functools.partial(beam_map, options=self._beam_options)
 
     def _generate_examples(self, paths: Sequence[Path]) -> Any:
-        """Key and place of each example; on Beam, the transform that reads them."""
+        """Lists key and place of each example; on Beam, makes their transform."""
         if self._beam_options is None:
             return list_places(paths)
         return beam_records(read_records, paths)
@@ -187,58 +211,20 @@ class MammogramBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         shutil.rmtree(self.work_dir, ignore_errors=True)
 
 
-_CONFIG_BASE_FIELDS = {
-    field.name for field in dataclasses.fields(tfds.core.BuilderConfig)
-}
-
-
-def _as_json(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-
-
-def _whole_features(grid: Grid) -> dict[str, Any]:
-    return {
-        "image": _image_feature(grid.height, grid.width),
-        "label": tfds.features.ClassLabel(names=list(WHOLE_CLASSES)),
-        **_view_features(),
-        "breast_density": np.int32,
-        "rois": tfds.features.Sequence(
-            {
-                "class": tfds.features.ClassLabel(names=list(PATCH_CLASSES)),
-                # top, left, bottom, right, the last two outside
-                "bbox": tfds.features.Tensor(shape=(4,), dtype=np.int32),
-                "corners": np.int32,  # of its outline
-            }
-        ),
-        # The corners (row, column) of all outlines, one after the other: see
-        # `mammo_jax.datasets.records.split_outlines`. TFDS reads sequences of sequences
-        # with TensorFlow alone.
-        "outlines": tfds.features.Tensor(
-            shape=(None, 2), dtype=np.int32, encoding="zlib"
-        ),
-    }
-
-
-def _patch_features(grid: Grid) -> dict[str, Any]:
-    return {
-        "image": _image_feature(grid.patch_size, grid.patch_size),
-        "label": tfds.features.ClassLabel(names=list(PATCH_CLASSES)),
-        **_view_features(),
-        "centre": tfds.features.Tensor(shape=(2,), dtype=np.int32),  # row, column
-        "overlap": np.float32,
-    }
-
-
-def _view_features() -> dict[str, Any]:
-    return {
-        "image_id": tfds.features.Text(),
-        "patient_id": tfds.features.Text(),
-        "laterality": tfds.features.Text(),  # LEFT or RIGHT
-        "view": tfds.features.Text(),  # CC or MLO
-    }
-
-
-def _image_feature(height: int, width: int) -> tfds.features.Image:
-    return tfds.features.Image(
-        shape=(height, width, 1), dtype=np.uint16, encoding_format="png"
-    )
+def _feature(field: Field | Mapping[str, Field], image_shape: tuple[int, int]) -> Any:
+    """Returns the TFDS feature of a field of a record."""
+    if not isinstance(field, Field):
+        parts = {name: _feature(part, image_shape) for name, part in field.items()}
+        return tfds.features.Sequence(parts)
+    if field.classes:
+        return tfds.features.ClassLabel(names=list(field.classes))
+    if field.dtype is str:
+        return tfds.features.Text()
+    if field.dtype is np.uint16:
+        return tfds.features.Image(
+            shape=(*image_shape, 1), dtype=np.uint16, encoding_format="png"
+        )
+    if not field.shape:
+        return field.dtype
+    encoding = "zlib" if None in field.shape else "none"
+    return tfds.features.Tensor(shape=field.shape, dtype=field.dtype, encoding=encoding)

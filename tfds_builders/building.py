@@ -13,7 +13,7 @@ from typing import Any
 from mammo_jax.common.errors import UserError
 from tfds_builders.beam_runs import make_beam_options
 
-# Name -> module of the builder, imported when it is needed: TFDS takes a second.
+# The builder's module by name, imported when it is needed: TFDS takes a second.
 _BUILDERS = {
     name: f"tfds_builders.{name}.{name}_dataset_builder"
     for name in ("cbis_ddsm", "inbreast", "manifest")
@@ -22,12 +22,12 @@ _BUILDERS = {
 
 @dataclasses.dataclass(frozen=True)
 class BuildReport:
-    """The outcome of a build.
+    """Outcome of a build.
 
     Attributes:
       path: folder of the data set, for `tfds.builder_from_directory`.
-      was_there: it had been built before and was left alone.
-      splits: examples of each split.
+      was_there: True if it had been built before and was left alone.
+      splits: number of examples of each split.
       metadata: pixel_mean, repairs and so on.
       problems: number of files skipped, listed in `path/problems.csv`.
     """
@@ -85,13 +85,17 @@ def build(
 
 
 def take_inventory(name: str, manual_dir: str | Path) -> dict[str, Any]:
-    """What `build` would use, as JSON-able counts; nothing is written.
+    """Counts what `build` would use; JSON can hold it, and nothing is written.
 
     Raises:
       UserError: an unknown name, missing or malformed tables.
     """
     module, config = _find_builder(name)
-    return module.take_inventory(manual_dir, module.Builder.builder_configs[config])
+    builder = module.Builder
+    inventory: dict[str, Any] = builder.take_inventory(
+        Path(manual_dir), builder.builder_configs[config]
+    )
+    return inventory
 
 
 def _find_builder(name: str) -> tuple[Any, str]:

@@ -12,27 +12,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, hashing, naming, writer
 from tensorflow_datasets.core.utils import shard_utils
 
 from mammo_jax.common.progress import progress
-from mammo_jax.datasets.records import list_images, read_example, read_examples
+from mammo_jax.datasets.records import list_images, pack, read_example, read_examples
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and example of each example in a finished file."""
+    """Yields key and example of each example in a finished file."""
     for number, example in enumerate(read_examples(path)):
-        yield _key(example["image_id"], number), _pack(example)
+        yield _key(example["image_id"], number), pack(example)
 
 
 class Place(NamedTuple):
-    """Where a finished example is.
+    """Place of a finished example.
 
     Attributes:
       path: a finished file.
-      number: of the example in it.
+      number: number of the example in it.
       size: bytes of its image.
     """
 
@@ -42,7 +41,7 @@ class Place(NamedTuple):
 
 
 def list_places(paths: Iterable[Path]) -> Iterator[tuple[str, Place]]:
-    """Key and place of each example in finished files."""
+    """Yields key and place of each example in finished files."""
     for path in paths:
         image_id, sizes = list_images(path)
         for number, size in enumerate(sizes):
@@ -61,9 +60,9 @@ def write_split(
     Args:
       split: its name, on which the order depends, as TFDS has it.
       keyed_places: key and place of each example.
-      features: of the data set.
-      template: of the files' names.
-      example_writer: of the data set's file format.
+      features: features of the data set.
+      template: form of the files' names.
+      example_writer: writer of the data set's file format.
     """
     hasher = hashing.Hasher(split)
     places = sorted((hasher.hash_key(key), place) for key, place in keyed_places)
@@ -77,7 +76,7 @@ def write_split(
     def serialize(hashed: tuple[int, Place]) -> tuple[int, bytes]:
         nonlocal written
         key, place = hashed
-        example = _pack(read_example(place.path, place.number))
+        example = pack(read_example(place.path, place.number))
         serialized = serializer.serialize_example(features.encode_example(example))
         written += len(serialized)
         return key, serialized
@@ -100,23 +99,3 @@ def write_split(
 
 def _key(image_id: str, number: int) -> str:
     return f"{image_id}_{number}"
-
-
-def _pack(example: dict[str, Any]) -> dict[str, Any]:
-    """The example with its regions as the features have them."""
-    if "rois" not in example:
-        return example
-    rois = example["rois"]
-    return example | {
-        "rois": [
-            {
-                "class": roi["class"],
-                "bbox": np.array(roi["bbox"], np.int32),
-                "corners": len(roi["outline"]),
-            }
-            for roi in rois
-        ],
-        "outlines": np.array(
-            [corner for roi in rois for corner in roi["outline"]], np.int32
-        ).reshape(-1, 2),
-    }

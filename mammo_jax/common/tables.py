@@ -96,7 +96,8 @@ def read_table(
 
     Args:
       path: the table.
-      columns: by their names in small letters.
+      columns: what is read, by name; capitals and underscores for spaces count as
+        the same.
       remedy: see `read_cells`.
       delimiter: between cells.
 
@@ -105,11 +106,11 @@ def read_table(
         another length, a cell that is not what its column says.
     """
     header, lines = read_cells(path, remedy=remedy, delimiter=delimiter)
-    names = [cell.strip().lower() for cell in header]
+    names = [_spelling(cell) for cell in header]
     for name, column in columns.items():
-        if column.needed and name not in names:
+        if column.needed and _spelling(name) not in names:
             raise UserError(f"{path}: row 1: column {name!r} is missing; {remedy}")
-        if names.count(name) > 1:
+        if names.count(_spelling(name)) > 1:
             raise UserError(f"{path}: row 1: column {name!r} is there twice")
     rows = []
     for number, line in enumerate(lines, start=2):
@@ -123,11 +124,16 @@ def read_table(
             )
         given = dict(zip(names, cells, strict=False))
         row = {
-            name: _parse(path, number, name, column, given.get(name, ""))
+            name: _parse(path, number, name, column, given.get(_spelling(name), ""))
             for name, column in columns.items()
         }
         rows.append((number, row))
     return rows
+
+
+def _spelling(name: str) -> str:
+    """Returns a column's name as it is compared: public sets write it in two ways."""
+    return name.strip().lower().replace("_", " ")
 
 
 def _parse(path: Path, number: int, name: str, column: Column, cell: str) -> Any:

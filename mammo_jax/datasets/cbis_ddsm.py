@@ -1,46 +1,48 @@
 """CBIS-DDSM: from a download to splits and an inventory."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.datasets.cbis_files import ViewFiles, find_view_files, index_files
-from mammo_jax.datasets.cbis_tables import Abnormality, View, merge_views, read_tables
+from mammo_jax.datasets.cbis_files import find_files, index_files
+from mammo_jax.datasets.cbis_tables import (
+    Abnormality,
+    CbisView,
+    merge_views,
+    read_tables,
+)
 from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.datasets.splits import PROTOCOL_RELEASES, PROTOCOLS, leaking_patients
+from mammo_jax.datasets.views import count_views
 
 
 def plan_splits(
     manual_dir: str | Path, protocol: str, seed: int
-) -> dict[str, list[ViewFiles]]:
-    """The views of each split and where their files are; empty splits are left out.
+) -> dict[str, list[CbisView]]:
+    """Plans the views of each split and their files; empty splits are left out.
 
     Args:
-      manual_dir: holds the tables and, anywhere below it, the images.
+      manual_dir: folder with the tables and, anywhere below it, the images.
       protocol: "paper" or "official".
-      seed: of the split.
+      seed: seed of the split.
 
     Raises:
       UserError: the tables are missing or malformed, or there is no image at all.
     """
     abnormalities = read_tables(manual_dir, PROTOCOL_RELEASES[protocol])
-    index = index_files(manual_dir)
-    splits = {
-        split: [find_view_files(view, index) for view in views]
-        for split, views in PROTOCOLS[protocol](abnormalities, seed).items()
-    }
-    if not any(files.images for views in splits.values() for files in views):
+    splits = _find_splits(manual_dir, abnormalities, protocol, seed)
+    if not any(view.images for views in splits.values() for view in views):
         raise UserError(
             f"{manual_dir}: holds the tables of CBIS-DDSM but none of the images of the"
             f" {protocol} protocol; put the downloaded folders there"
         )
-    return {split: views for split, views in splits.items() if views}
+    return splits
 
 
 def take_inventory(manual_dir: str | Path, protocol: str, seed: int) -> dict[str, Any]:
-    """What a build would use, from the tables and the files' places and headers.
+    """Counts what a build would use, from the tables and the files' places and headers.
 
     Returns:
       JSON-able counts: of each table, of the release, of each split, of the files.
@@ -50,9 +52,12 @@ def take_inventory(manual_dir: str | Path, protocol: str, seed: int) -> dict[str
     """
     releases = PROTOCOL_RELEASES[protocol]
     abnormalities = read_tables(manual_dir, releases)
-    index = index_files(manual_dir)
-    splits = PROTOCOLS[protocol](abnormalities, seed)
+    splits = _find_splits(manual_dir, abnormalities, protocol, seed)
     leaking = leaking_patients(abnormalities)
+    by_release = [
+        {a.image_id for a in abnormalities if a.release == release}
+        for release in ("train", "test")
+    ]
     used = {view.image_id for views in splits.values() for view in views}
     return {
         "protocol": protocol,
@@ -64,19 +69,35 @@ def take_inventory(manual_dir: str | Path, protocol: str, seed: int) -> dict[str
             for release in releases
             for kind in ("mass", "calc")
         },
-        "release": _count_views(merge_views(abnormalities)),
+        "release": _count(merge_views(abnormalities)),
         "leaking": {
             "patients": len(leaking),
-            "views_in_both": len(_views_in_both(abnormalities)),
+            "views_in_both": len(set.intersection(*by_release)),
             "patient_ids": leaking,
-            "views_left_out": len({a.image_id for a in abnormalities} - used),
+            "views_left_out": len(set.union(*by_release) - used),
         },
         "splits": {
-            split: _count_views(views)
-            | _count_files([find_view_files(view, index) for view in views])
+            split: {
+                **_count(views),
+                "images_missing": sum(not view.images for view in views),
+                "masks_missing": sum(not roi for view in views for roi in view.rois),
+            }
             for split, views in splits.items()
-            if views
         },
+    }
+
+
+def _find_splits(
+    manual_dir: str | Path,
+    abnormalities: Sequence[Abnormality],
+    protocol: str,
+    seed: int,
+) -> dict[str, list[CbisView]]:
+    index = index_files(manual_dir)
+    return {
+        split: [find_files(view, index) for view in views]
+        for split, views in PROTOCOLS[protocol](abnormalities, seed).items()
+        if views
     }
 
 
@@ -85,62 +106,35 @@ def _count_table(abnormalities: Sequence[Abnormality]) -> dict[str, Any]:
         "abnormalities": len(abnormalities),
         "patients": len({a.patient_id for a in abnormalities}),
         "images": len({a.image_id for a in abnormalities}),
-        "pathology": dict(
-            sorted(collections.Counter(a.pathology for a in abnormalities).items())
-        ),
+        "pathology": _count_values(a.pathology for a in abnormalities),
     }
 
 
-def _count_views(views: Sequence[View]) -> dict[str, Any]:
-    """Counts of a set of views; "files" are the images that the tables list."""
-    classes = collections.Counter(
-        a.patch_class for view in views for a in view.abnormalities
-    )
+def _count(views: Sequence[CbisView]) -> dict[str, Any]:
+    """Counts a set of views; "files" are the images that the tables list."""
+    abnormalities = [a for view in views for a in view.abnormalities]
+    classes = collections.Counter(a.patch_class for a in abnormalities)
     files = sum(len(view.image_sources) for view in views)
     labels = [{a.is_malignant for a in view.abnormalities} for view in views]
     return {
         "files": files,
-        "views": len(views),
-        "patients": len({view.patient_id for view in views}),
-        "malignant_views": sum(view.is_malignant for view in views),
-        "malignant_patients": len({v.patient_id for v in views if v.is_malignant}),
+        **count_views(views),
         "views_of_mixed_pathology": sum(len(found) == 2 for found in labels),
         "duplicates_merged": files - len(views),
-        "duplicates_with_different_labels": sum(
-            _tables_disagree(view) for view in views
-        ),
-        "abnormalities": sum(classes.values()),
-        "abnormalities_by_class": {
-            name: classes[name] for name in PATCH_CLASSES if name != "background"
-        },
-        "pathology": dict(
-            sorted(
-                collections.Counter(
-                    a.pathology for view in views for a in view.abnormalities
-                ).items()
-            )
-        ),
+        "duplicates_with_different_labels": sum(map(_tables_disagree, views)),
+        "abnormalities": len(abnormalities),
+        "abnormalities_by_class": {name: classes[name] for name in PATCH_CLASSES[1:]},
+        "pathology": _count_values(a.pathology for a in abnormalities),
     }
 
 
-def _tables_disagree(view: View) -> bool:
-    """Whether the tables that list a view would each give it another label."""
+def _count_values(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(values).items()))
+
+
+def _tables_disagree(view: CbisView) -> bool:
+    """Returns True if the tables that list a view would give it different labels."""
     labels: dict[str, bool] = {}
     for a in view.abnormalities:
         labels[a.image_folder] = labels.get(a.image_folder, False) or a.is_malignant
     return len(set(labels.values())) > 1
-
-
-def _views_in_both(abnormalities: Sequence[Abnormality]) -> set[str]:
-    train, test = (
-        {a.image_id for a in abnormalities if a.release == release}
-        for release in ("train", "test")
-    )
-    return train & test
-
-
-def _count_files(views: Sequence[ViewFiles]) -> dict[str, Any]:
-    return {
-        "images_missing": sum(not files.images for files in views),
-        "masks_missing": sum(not paths for files in views for paths in files.rois),
-    }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
-from mammo_jax.datasets.cbis_tables import Abnormality, View
+from mammo_jax.datasets.cbis_tables import CbisView
 from mammo_jax.images.dicom import read_header
 
 _CASE_FOLDER = re.compile(
@@ -28,19 +28,17 @@ class FileIndex:
     """The DICOM files below a folder.
 
     Attributes:
-      root: the folder.
-      by_folder: case folder name to its files, sorted; any depth below it.
+      by_folder: files at any depth below each case folder, sorted.
       loose: files that lie below no case folder.
     """
 
-    root: Path
-    by_folder: dict[str, list[Path]]
-    loose: list[Path]
+    by_folder: dict[str, list[str]]
+    loose: list[str]
 
     @functools.cached_property
-    def _loose_by_key(self) -> dict[str, list[Path]]:
+    def _loose_by_key(self) -> dict[str, list[str]]:
         """Loose files by the case name and by the series in their headers."""
-        found: dict[str, list[Path]] = {}
+        found: dict[str, list[str]] = {}
         for path in progress(self.loose, "reading headers", unit="file"):
             try:
                 header = read_header(path, ["PatientID"])
@@ -51,8 +49,8 @@ class FileIndex:
                 found.setdefault(key, []).append(path)
         return found
 
-    def find(self, folder: str, series: Iterable[str]) -> list[Path]:
-        """Files of a case folder; where there is none, files of the series."""
+    def find(self, folder: str, series: Iterable[str]) -> list[str]:
+        """Returns a case folder's files; where there is none, those of the series."""
         if folder in self.by_folder:
             return self.by_folder[folder]
         if not self.loose:
@@ -73,59 +71,28 @@ def index_files(root: str | Path) -> FileIndex:
             f"{root}: no such folder; give the folder that holds the CBIS-DDSM tables"
             " and images"
         )
-    index = FileIndex(Path(root), {}, [])
+    index = FileIndex({}, [])
     for folder, subfolders, names in os.walk(root):
         subfolders.sort()
         relative = Path(folder).relative_to(root)
         cases = [part for part in relative.parts if _CASE_FOLDER.fullmatch(part)]
         files = index.by_folder.setdefault(cases[-1], []) if cases else index.loose
         files += [
-            Path(folder, name)
+            str(Path(folder, name))
             for name in sorted(names)
             if name.lower().endswith(".dcm")
         ]
     return index
 
 
-@dataclasses.dataclass(frozen=True)
-class ViewFiles:
-    """Candidates for the files of a view; the content decides (`cbis_views`).
-
-    Attributes:
-      view: the view.
-      images: files that may be the full image, the likeliest first.
-      rois: for each abnormality, the files that may be its mask.
-    """
-
-    view: View
-    images: tuple[str, ...]
-    rois: tuple[tuple[str, ...], ...]
-
-    @property
-    def image_id(self) -> str:
-        """Of the view."""
-        return self.view.image_id
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """All of them."""
-        return (*self.images, *(path for paths in self.rois for path in paths))
-
-
-def find_view_files(view: View, index: FileIndex) -> ViewFiles:
-    """The files of a view in an index; empty where there are none."""
+def find_files(view: CbisView, index: FileIndex) -> CbisView:
+    """Returns the view with the candidates for its files; none where there are none."""
     images = [
-        str(path)
+        path
         for folder, series in view.image_sources
         for path in index.find(folder, (series,))
     ]
-    return ViewFiles(
-        view,
-        tuple(dict.fromkeys(images)),
-        tuple(_find_roi_files(a, index) for a in view.abnormalities),
+    rois = [index.find(a.roi_folder, a.roi_series) for a in view.abnormalities]
+    return dataclasses.replace(
+        view, images=tuple(dict.fromkeys(images)), rois=tuple(map(tuple, rois))
     )
-
-
-def _find_roi_files(abnormality: Abnormality, index: FileIndex) -> tuple[str, ...]:
-    paths = index.find(abnormality.roi_folder, abnormality.roi_series)
-    return tuple(str(path) for path in paths)

@@ -8,12 +8,12 @@ Lee et al. (2017), Scientific Data 4:170177, doi:10.1038/sdata.2017.177.
 """
 
 import dataclasses
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.tables import read_cells
+from mammo_jax.common.tables import Column, read_table, text_column
 from mammo_jax.datasets.labels import PATCH_CLASSES
 
 RELEASES = ("train", "test")
@@ -22,20 +22,25 @@ TABLE_NAMES = {
     for release in RELEASES
     for kind in ("mass", "calc")
 }
-
-# Column -> what its cells may hold. Spelt with a space in the calc tables.
-_COLUMNS = {
-    "patient_id": r"P_\d{5}",
-    "breast_density": r"[0-4]",
-    "left_or_right_breast": r"LEFT|RIGHT",
-    "image_view": r"CC|MLO",
-    "abnormality_id": r"\d{1,3}",
-    "abnormality_type": r"mass|calcification",
-    "assessment": r"[0-6]",
-    "pathology": r"MALIGNANT|BENIGN|BENIGN_WITHOUT_CALLBACK",
-    "image_file_path": r"[^/]+/[\d.]+/[\d.]+/[^/]+",
-    "cropped_image_file_path": r"[^/]+/[\d.]+/[\d.]+/[^/]+",
-    "ROI_mask_file_path": r"[^/]+/[\d.]+/[\d.]+/[^/]+",
+REMEDY = (
+    "put the four CBIS-DDSM *_case_description_*.csv files of The Cancer Imaging"
+    " Archive into that folder"
+)
+_PATH = text_column(r"[^/]+/[\d.]+/[\d.]+/[^/]+")._replace(
+    expected="Folder/StudyInstanceUID/SeriesInstanceUID/file"
+)
+_COLUMNS: dict[str, Column] = {
+    "patient id": text_column(r"P_\d{5}")._replace(expected="P_#####"),
+    "breast density": text_column("0|1|2|3|4"),
+    "left or right breast": text_column("LEFT|RIGHT"),
+    "image view": text_column("CC|MLO"),
+    "abnormality id": text_column(r"\d{1,3}")._replace(expected="0..999"),
+    "abnormality type": text_column("mass|calcification"),
+    "assessment": text_column("0|1|2|3|4|5|6"),
+    "pathology": text_column("MALIGNANT|BENIGN|BENIGN_WITHOUT_CALLBACK"),
+    "image file path": _PATH,
+    "cropped image file path": _PATH,
+    "roi mask file path": _PATH,
 }
 
 
@@ -46,7 +51,7 @@ class Abnormality:
     Attributes:
       kind: "mass" or "calc", the table's name for it.
       release: "train" or "test".
-      patient_id: "P_00016".
+      patient_id: code of the patient, "P_00016".
       laterality: "LEFT" or "RIGHT".
       view: "CC" or "MLO".
       abnormality_id: number of the abnormality, unique within table and view.
@@ -78,12 +83,12 @@ class Abnormality:
 
     @property
     def is_malignant(self) -> bool:
-        """Benign without callback is benign."""
+        """True if it is malignant; benign without callback is benign."""
         return self.pathology == "MALIGNANT"
 
     @property
     def image_id(self) -> str:
-        """The view it lies in, "P_00016_LEFT_CC"."""
+        """Image id of the view it lies in, "P_00016_LEFT_CC"."""
         return f"{self.patient_id}_{self.laterality}_{self.view}"
 
     @property
@@ -95,20 +100,25 @@ class Abnormality:
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class CbisView:
     """One mammogram with all its abnormalities, however many tables list it.
 
     Attributes:
       image_id: "P_00016_LEFT_CC".
       abnormalities: at least one, in the tables' order.
+      images: files that may be the full image, the likeliest first; the content
+        decides (`cbis_views`).
+      rois: for each abnormality, the files that may be its mask.
     """
 
     image_id: str
     abnormalities: tuple[Abnormality, ...]
+    images: tuple[str, ...] = ()
+    rois: tuple[tuple[str, ...], ...] = ()
 
     @property
     def patient_id(self) -> str:
-        """Patient of all its abnormalities."""
+        """Code of the patient of all its abnormalities."""
         return self.abnormalities[0].patient_id
 
     @property
@@ -123,12 +133,12 @@ class View:
 
     @property
     def breast_density(self) -> int:
-        """As the first table that lists the view has it."""
+        """Density that the first table that lists the view has."""
         return self.abnormalities[0].breast_density
 
     @property
     def is_malignant(self) -> bool:
-        """Whether any abnormality is."""
+        """True if any abnormality is malignant."""
         return any(abnormality.is_malignant for abnormality in self.abnormalities)
 
     @property
@@ -137,6 +147,11 @@ class View:
         return tuple(
             dict.fromkeys((a.image_folder, a.image_series) for a in self.abnormalities)
         )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All files that it may be made of."""
+        return (*self.images, *(path for paths in self.rois for path in paths))
 
 
 def read_tables(
@@ -157,44 +172,33 @@ def read_tables(
     return abnormalities
 
 
-def merge_views(abnormalities: Iterable[Abnormality]) -> list[View]:
+def merge_views(abnormalities: Iterable[Abnormality]) -> list[CbisView]:
     """Groups abnormalities by view, sorted by image id."""
     views: dict[str, list[Abnormality]] = {}
     for abnormality in abnormalities:
         views.setdefault(abnormality.image_id, []).append(abnormality)
-    return [View(image_id, tuple(views[image_id])) for image_id in sorted(views)]
-
-
-def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Column names and rows as they stand in a table, cells not stripped.
-
-    Raises:
-      UserError: the table is missing, too large or not text.
-    """
-    return read_cells(
-        path,
-        remedy="put the four CBIS-DDSM *_case_description_*.csv files of The Cancer"
-        " Imaging Archive into that folder",
-    )
+    return [CbisView(image_id, tuple(views[image_id])) for image_id in sorted(views)]
 
 
 def _read_table(
     path: Path, kind: str, release: str, pathologies: dict[tuple[str, str, int], str]
 ) -> list[Abnormality]:
-    """`pathologies` holds what earlier tables say, and gets what this one says."""
-    header, rows = read_rows(path)
-    names = [_column_name(cell) for cell in header]
-    for column in _COLUMNS:
-        if column not in names:
-            raise UserError(
-                f"{path}: row 1: column {column.replace('_', ' ')!r} is missing;"
-                " download the table again"
-            )
+    """Reads one table.
+
+    Args:
+      path: the table.
+      kind: "mass" or "calc".
+      release: "train" or "test".
+      pathologies: what earlier tables say; gets what this one says.
+    """
     abnormalities: dict[tuple[str, int], Abnormality] = {}
-    for number, cells in enumerate(rows, start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        abnormality = _parse_row(path, number, names, cells, kind, release)
+    for number, row in read_table(path, _COLUMNS, remedy=REMEDY):
+        if not row["abnormality type"].startswith(kind):
+            raise UserError(
+                f"{path}: row {number}, column 'abnormality type':"
+                f" {row['abnormality type']!r} in a {kind} table"
+            )
+        abnormality = _make_abnormality(row, kind, release)
         key = abnormality.image_id, abnormality.abnormality_id
         if key in abnormalities:
             same = abnormality.pathology == abnormalities[key].pathology
@@ -214,52 +218,19 @@ def _read_table(
     return list(abnormalities.values())
 
 
-def _column_name(cell: str) -> str:
-    return cell.strip().replace(" ", "_")
-
-
-def _parse_row(
-    path: Path,
-    number: int,
-    names: Sequence[str],
-    cells: Sequence[str],
-    kind: str,
-    release: str,
-) -> Abnormality:
-    if len(cells) != len(names):
-        raise UserError(
-            f"{path}: row {number}: {len(cells)} cells but {len(names)} columns;"
-            " download the table again"
-        )
-    # One path cell of every real row has a line break at its end.
-    row = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
-    for column, pattern in _COLUMNS.items():
-        if not re.fullmatch(pattern, row[column]):
-            raise UserError(
-                f"{path}: row {number}, column {column.replace('_', ' ')!r}:"
-                f" {row[column][:60]!r} is not one of {_describe(pattern)}"
-            )
-    if not row["abnormality_type"].startswith(kind):
-        raise UserError(
-            f"{path}: row {number}, column 'abnormality type':"
-            f" {row['abnormality_type']!r} in a {kind} table"
-        )
+def _make_abnormality(row: Mapping[str, Any], kind: str, release: str) -> Abnormality:
     image, crop, mask = (
-        row[column].split("/")
-        for column in (
-            "image_file_path",
-            "cropped_image_file_path",
-            "ROI_mask_file_path",
-        )
+        row[f"{what} file path"].split("/")
+        for what in ("image", "cropped image", "roi mask")
     )
     return Abnormality(
         kind=kind,
         release=release,
-        patient_id=row["patient_id"],
-        laterality=row["left_or_right_breast"],
-        view=row["image_view"],
-        abnormality_id=int(row["abnormality_id"]),
-        breast_density=int(row["breast_density"]),
+        patient_id=row["patient id"],
+        laterality=row["left or right breast"],
+        view=row["image view"],
+        abnormality_id=int(row["abnormality id"]),
+        breast_density=int(row["breast density"]),
         assessment=int(row["assessment"]),
         pathology=row["pathology"],
         image_folder=image[0],
@@ -267,15 +238,4 @@ def _parse_row(
         roi_folder=mask[0],
         roi_series=(mask[2], crop[2]),
         mask_name=mask[3],
-    )
-
-
-def _describe(pattern: str) -> str:
-    """A cell's pattern in a reader's words."""
-    if "/" in pattern:
-        return "Folder/StudyInstanceUID/SeriesInstanceUID/file"
-    return (
-        pattern.replace(r"\d{5}", "#####")
-        .replace(r"\d{1,3}", "1..999")
-        .replace("|", ", ")
     )

@@ -1,36 +1,33 @@
 """One view of CBIS-DDSM: from its files to the examples of a data set.
 
-What workers run. It imports neither TFDS nor JAX.
+Workers run it; it imports neither TFDS nor JAX.
 """
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.datasets.cbis_files import ViewFiles
-from mammo_jax.datasets.cbis_tables import Abnormality
+from mammo_jax.datasets.cbis_tables import Abnormality, CbisView
 from mammo_jax.datasets.sampling import Region, find_region
 from mammo_jax.datasets.views import (
-    Facts,
-    Grid,
+    Packing,
     RegionReader,
     ViewResult,
     check_image,
     make_result,
-    skipped,
 )
-from mammo_jax.images.dicom import Header, Mammogram, read_header, read_mammogram
-from mammo_jax.images.grid import mask_to_grid
+from mammo_jax.images.dicom import Mammogram, read_mammogram
+from mammo_jax.images.grid import Grid, mask_to_grid
 
 # Masks differ from their images by up to 15 % in both directions alike; a mask whose
 # proportions differ by more than this belongs to another image.
 _MAX_DISTORTION = 1.15
 
 
-def make_view_examples(files: ViewFiles, grid: Grid) -> ViewResult:
+def make_view_examples(view: CbisView, packing: Packing) -> ViewResult:
     """Reads a view's image and masks and makes its examples.
 
     Patches need all masks. A whole image does without those that are nowhere to be
@@ -38,34 +35,32 @@ def make_view_examples(files: ViewFiles, grid: Grid) -> ViewResult:
     """
     repairs: collections.Counter[str] = collections.Counter()
     problems: list[tuple[str, str]] = []
-    mammogram = _read_image(files, repairs, problems)
+    mammogram = _read_image(view, repairs, problems)
     if mammogram is None:
-        return skipped(problems)
+        return ViewResult(problems=problems)
     readers: list[tuple[str, RegionReader]] = []
-    for abnormality, paths in zip(files.view.abnormalities, files.rois, strict=True):
-        if not paths and grid.sampling is None:
+    for abnormality, paths in zip(view.abnormalities, view.rois, strict=True):
+        if not paths and packing.sampling is None:
             repairs["masks_missing"] += 1
             continue
         read = functools.partial(
-            _read_region, abnormality, paths, mammogram, grid, repairs
+            _read_region, abnormality, paths, mammogram, packing.grid, repairs
         )
         readers.append((paths[0] if paths else abnormality.roi_folder, read))
-    v = files.view
-    facts = Facts(v.image_id, v.patient_id, v.laterality, v.view, v.breast_density)
-    return make_result(mammogram, facts, v.is_malignant, readers, grid, repairs)
+    return make_result(view, mammogram, readers, packing, repairs)
 
 
 def _read_image(
-    files: ViewFiles,
+    view: CbisView,
     repairs: collections.Counter[str],
     problems: list[tuple[str, str]],
 ) -> Mammogram | None:
-    """The first candidate that is a whole mammogram; the others are spares."""
-    if not files.images:
-        folders = " or ".join(folder for folder, _ in files.view.image_sources)
+    """Reads the first candidate that is a whole mammogram; the others are spares."""
+    if not view.images:
+        folders = " or ".join(folder for folder, _ in view.image_sources)
         problems.append((folders, "no image found: download the folder"))
     failures: list[tuple[str, str]] = []
-    for path in files.images:
+    for path in view.images:
         try:
             mammogram = read_mammogram(path)
             check_image(path, mammogram)
@@ -94,51 +89,42 @@ def _read_region(
     where = abnormality.roi_folder
     if not paths:
         raise UserError(f"{where}: no mask found; download the folder")
-    headers, failures = _read_headers(paths)
+    found, failures = {}, []
+    for path in paths:
+        try:
+            found[path] = read_mammogram(path)
+        except UserError as error:
+            failures.append(str(error))
     # Masks are of 8 bits and of about the image's size, crops of 16 and small.
     order = sorted(
-        headers,
+        found,
         key=lambda path: (
-            headers[path].bits_allocated,
-            abs(headers[path].rows - image.rows),
+            found[path].bits_allocated,
+            abs(found[path].rows - image.rows),
         ),
     )
     for path in order:
-        try:
-            mask = read_mammogram(path)
-        except UserError as error:
-            failures.append(str(error))
-            continue
+        mask = found[path]
         if not _is_mask(mask):
             continue
         failure = _misfit(path, mask, image)
         region = find_region(mask_to_grid(mask.pixels, grid.height, grid.width))
         if failure is None and region is not None:
-            _count_repairs(abnormality, path, headers, image, repairs)
+            _count_repairs(abnormality, path, found, image, repairs)
             return [(abnormality.patch_class, region)]
         failures.append(failure or f"{path}: the mask is empty")
     raise UserError(failures[0] if failures else f"{where}: holds no mask, only crops")
 
 
-def _read_headers(paths: Sequence[str]) -> tuple[dict[str, Header], list[str]]:
-    headers, failures = {}, []
-    for path in paths:
-        try:
-            headers[path] = read_header(path)
-        except UserError as error:
-            failures.append(str(error))
-    return headers, failures
-
-
 def _is_mask(mammogram: Mammogram) -> bool:
-    """Masks hold two values, zero outside; a crop of a film holds many."""
+    """Tells masks, which hold two values, zero outside, from crops, which hold many."""
     pixels = mammogram.pixels
     highest = pixels.max()
     return bool(np.all((pixels == 0) | (pixels == highest)))
 
 
 def _misfit(path: str, mask: Mammogram, image: Mammogram) -> str | None:
-    """Why a mask cannot belong to an image, or None."""
+    """Returns why a mask cannot belong to an image, or None."""
     distortion = (mask.rows * image.columns) / (mask.columns * image.rows)
     if 1 / _MAX_DISTORTION < distortion < _MAX_DISTORTION:
         return None
@@ -151,15 +137,16 @@ def _misfit(path: str, mask: Mammogram, image: Mammogram) -> str | None:
 def _count_repairs(
     abnormality: Abnormality,
     path: str,
-    headers: dict[str, Header],
+    found: Mapping[str, Mammogram],
     image: Mammogram,
     repairs: collections.Counter[str],
 ) -> None:
-    chosen = headers[path]
-    if (chosen.rows, chosen.columns) != (image.rows, image.columns):
+    """Counts what the file in use has otherwise than its image or its table says."""
+    mask = found[path]
+    if (mask.rows, mask.columns) != (image.rows, image.columns):
         repairs["masks_resized"] += 1
     mask_series, _ = abnormality.roi_series
-    series = [p for p, h in headers.items() if h.series_instance_uid == mask_series]
+    series = [p for p, file in found.items() if file.series_instance_uid == mask_series]
     position = int("".join(c for c in abnormality.mask_name if c.isdigit()) or 0)
     claimed = series[min(position, len(series) - 1)] if series else path
     if claimed != path:

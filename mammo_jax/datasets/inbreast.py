@@ -1,8 +1,9 @@
 """INbreast: from a download to splits, and from a view to examples (paper, section 3).
 
 Moreira et al. (2012), Academic Radiology 19(2), doi:10.1016/j.acra.2011.09.014.
-Positive are BI-RADS 4 to 6, negative 1 and 2; images of BI-RADS 3 are left out. Only
-with the few of BI-RADS 6 among the positive do the paper's counts add up.
+BI-RADS 4 to 6 are positive (malignant here), 1 and 2 negative; images of BI-RADS 3 are
+left out. Only with the few of BI-RADS 6 among the positive do the paper's counts add
+up.
 """
 
 import collections
@@ -23,14 +24,14 @@ from mammo_jax.datasets.polygons import parse_points, polygon_regions
 from mammo_jax.datasets.sampling import Region
 from mammo_jax.datasets.splits import hold_out, label_patients
 from mammo_jax.datasets.views import (
-    Facts,
-    Grid,
+    Packing,
     ViewResult,
     check_image,
+    count_views,
     make_result,
-    skipped,
 )
 from mammo_jax.images.dicom import read_mammogram
+from mammo_jax.images.grid import Grid
 
 VALIDATION_SHARE = 0.30
 # Sizes of the subsets of training patients (paper, Table 4).
@@ -94,18 +95,18 @@ class InbreastView:
     spares: tuple[str, ...] = ()
 
     @property
-    def is_positive(self) -> bool:
-        """BI-RADS 4 to 6."""
+    def is_malignant(self) -> bool:
+        """True if it is of BI-RADS 4 to 6."""
         return bool(_POSITIVE[self.bi_rads])
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Image and regions."""
+        """The image, and its regions if it has any."""
         return (self.image, self.xml) if self.xml else (self.image,)
 
 
 def read_views(manual_dir: str | Path) -> list[InbreastView]:
-    """Every image that the table lists, without those of BI-RADS 3.
+    """Reads every image that the table lists, without those of BI-RADS 3.
 
     An image whose file is missing has the path where it was looked for and the
     table's number for a patient code, so that it is reported when it is read. Of
@@ -148,11 +149,11 @@ def read_views(manual_dir: str | Path) -> list[InbreastView]:
 def plan_splits(
     manual_dir: str | Path, seed: int, patients: int | None
 ) -> dict[str, list[InbreastView]]:
-    """70 % of the patients to train, 30 % to validate, stratified by any positive.
+    """Draws 70 % of the patients to train, 30 % to validate, stratified by label.
 
     Args:
       manual_dir: the download.
-      seed: of the split and of the subsets.
+      seed: seed of the split and of the subsets.
       patients: train on so many patients only; the smaller subsets are part of the
         larger ones, and the validation set is always the same.
 
@@ -160,7 +161,7 @@ def plan_splits(
       UserError: what `read_views` raises, or fewer training patients than asked for.
     """
     views = read_views(manual_dir)
-    positive = label_patients((view.patient_id, view.is_positive) for view in views)
+    positive = label_patients((view.patient_id, view.is_malignant) for view in views)
     validation = hold_out(positive, VALIDATION_SHARE, seed)
     training = order_patients(
         {p: is_ for p, is_ in positive.items() if p not in validation}, seed
@@ -178,7 +179,7 @@ def plan_splits(
 
 
 def order_patients(positive: Mapping[str, bool], seed: int) -> list[str]:
-    """Patients in a random order in which every beginning is stratified."""
+    """Orders patients at random, so that every beginning is stratified."""
     places = {}
     for stratum in (False, True):
         patients = sorted(p for p, is_ in positive.items() if is_ is stratum)
@@ -191,7 +192,7 @@ def order_patients(positive: Mapping[str, bool], seed: int) -> list[str]:
 def take_inventory(
     manual_dir: str | Path, seed: int, patients: int | None
 ) -> dict[str, Any]:
-    """What a build would use, as JSON-able counts.
+    """Counts what a build would use; JSON can hold it.
 
     Raises:
       UserError: what `plan_splits` raises.
@@ -205,9 +206,7 @@ def take_inventory(
         ),
         "splits": {
             split: {
-                "views": len(views),
-                "patients": len({view.patient_id for view in views}),
-                "positive_views": sum(view.is_positive for view in views),
+                **count_views(views),
                 "with_regions": sum(bool(view.xml) for view in views),
                 "images_missing": sum(not Path(view.image).is_file() for view in views),
             }
@@ -216,7 +215,7 @@ def take_inventory(
     }
 
 
-def make_view_examples(view: InbreastView, grid: Grid) -> ViewResult:
+def make_view_examples(view: InbreastView, packing: Packing) -> ViewResult:
     """Reads a view's image and regions and makes its examples."""
     spares = [
         (path, f"another file of image {view.image_id} is used; remove one of them")
@@ -226,21 +225,16 @@ def make_view_examples(view: InbreastView, grid: Grid) -> ViewResult:
         mammogram = read_mammogram(view.image)
         check_image(view.image, mammogram)
     except UserError as error:
-        return skipped([(view.image, str(error)), *spares])
+        return ViewResult(problems=[(view.image, str(error)), *spares])
     repairs: collections.Counter[str] = collections.Counter()
-    read = functools.partial(
-        _read_regions, view, (mammogram.rows, mammogram.columns), grid, repairs
-    )
-    v = view
-    facts = Facts(v.image_id, v.patient_id, v.laterality, v.view, v.breast_density)
-    result = make_result(
-        mammogram, facts, view.is_positive, [(view.xml, read)], grid, repairs
-    )
+    shape = mammogram.rows, mammogram.columns
+    read = functools.partial(_read_regions, view, shape, packing.grid, repairs)
+    result = make_result(view, mammogram, [(view.xml, read)], packing, repairs)
     return dataclasses.replace(result, problems=[*result.problems, *spares])
 
 
 def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "points 2"]]]:
-    """Name and points (x, y) of each region in an XML file (an Apple plist).
+    """Reads name and points (x, y) of each region in an XML file (an Apple plist).
 
     Raises:
       UserError: the file cannot be read or is not such a list.
@@ -268,25 +262,24 @@ def _read_regions(
     grid: Grid,
     repairs: collections.Counter[str],
 ) -> list[tuple[str, Region]]:
-    """Patch class and region; malignant where the image is positive."""
+    """Reads patch class and place of a view's regions; its label is theirs."""
     found = []
-    outcome = "malignant" if view.is_positive else "benign"
+    outcome = "malignant" if view.is_malignant else "benign"
     for name, points in read_rois(view.xml) if view.xml else []:
-        kind = next(
-            (k for start, k in _ROI_KINDS.items() if name.lower().startswith(start)), ""
-        )
-        if not kind:
+        known = [kind for kind in _ROI_KINDS if name.lower().startswith(kind)]
+        if not known:
             repairs["regions_of_unknown_name_taken_for_masses"] += 1
+        kind = _ROI_KINDS[known[0]] if known else "mass"
         limits = [image_shape[1] - 1, image_shape[0] - 1]
         if ((points < 0) | (points > limits)).any():
             repairs["regions_clipped_to_the_image"] += 1
         for region in polygon_regions(points, image_shape, grid.height, grid.width):
-            found.append((f"{kind or 'mass'}_{outcome}", region))
+            found.append((f"{kind}_{outcome}", region))
     return found
 
 
 def _group_files(root: Path, pattern: re.Pattern[str]) -> dict[str, list[Path]]:
-    """Files below `root` by the number that their names begin with, sorted."""
+    """Groups files below `root` by the number that their names begin with, sorted."""
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
         if match := pattern.fullmatch(path.name):

@@ -18,14 +18,13 @@ from mammo_jax.datasets.polygons import circle_points, parse_points, polygon_reg
 from mammo_jax.datasets.sampling import Region, find_region
 from mammo_jax.datasets.splits import draw_paper_splits, label_patients
 from mammo_jax.datasets.views import (
-    Facts,
-    Grid,
+    Packing,
     ViewResult,
     check_image,
+    count_views,
     make_result,
-    skipped,
 )
-from mammo_jax.images.grid import mask_to_grid
+from mammo_jax.images.grid import Grid, mask_to_grid
 from mammo_jax.images.pictures import read_image
 
 MANIFEST, ROIS = "manifest.csv", "rois.csv"
@@ -79,6 +78,7 @@ class ManifestView:
       split: "" where the manifest does not say.
       image: its file.
       rois: its regions.
+      breast_density: 0, unknown.
     """
 
     image_id: str
@@ -89,15 +89,16 @@ class ManifestView:
     split: str
     image: str
     rois: tuple[Roi, ...]
+    breast_density: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Image and masks."""
+        """The image and the masks of its regions."""
         return (self.image, *(r.value for r in self.rois if r.shape == "mask"))
 
 
 def read_views(manual_dir: str | Path) -> list[ManifestView]:
-    """The rows of the manifest, with their regions.
+    """Reads the rows of the manifest, with their regions.
 
     Raises:
       UserError: a table is missing or malformed, a path leads out of the folder, a
@@ -146,7 +147,7 @@ def read_views(manual_dir: str | Path) -> list[ManifestView]:
 
 
 def plan_splits(manual_dir: str | Path, seed: int) -> dict[str, list[ManifestView]]:
-    """The manifest's splits, or by patient as the paper's: 15 %, then 10 %.
+    """Takes the manifest's splits, or draws the paper's by patient: 15 %, then 10 %.
 
     Raises:
       UserError: what `read_views` raises, or a patient is in two splits.
@@ -171,7 +172,7 @@ def plan_splits(manual_dir: str | Path, seed: int) -> dict[str, list[ManifestVie
 
 
 def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
-    """What a build would use, as JSON-able counts.
+    """Counts what a build would use; JSON can hold it.
 
     Raises:
       UserError: what `plan_splits` raises.
@@ -180,9 +181,7 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
         "seed": seed,
         "splits": {
             split: {
-                "views": len(views),
-                "patients": len({view.patient_id for view in views}),
-                "malignant_views": sum(view.is_malignant for view in views),
+                **count_views(views),
                 "rois": sum(len(view.rois) for view in views),
                 "images_missing": sum(not Path(view.image).is_file() for view in views),
             }
@@ -191,24 +190,23 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
     }
 
 
-def make_view_examples(view: ManifestView, grid: Grid) -> ViewResult:
+def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
     """Reads a view's image and regions and makes its examples."""
     try:
         mammogram = read_image(view.image)
         check_image(view.image, mammogram)
     except UserError as error:
-        return skipped([(view.image, str(error))])
+        return ViewResult(problems=[(view.image, str(error))])
     repairs: collections.Counter[str] = collections.Counter()
     shape = mammogram.rows, mammogram.columns
     readers = [
         (
             roi.value if roi.shape == "mask" else view.image,
-            functools.partial(_read_roi, roi, view.image, shape, grid, repairs),
+            functools.partial(_read_roi, roi, view.image, shape, packing.grid, repairs),
         )
         for roi in view.rois
     ]
-    facts = Facts(view.image_id, view.patient_id, view.laterality, view.view, 0)
-    return make_result(mammogram, facts, view.is_malignant, readers, grid, repairs)
+    return make_result(view, mammogram, readers, packing, repairs)
 
 
 def _read_roi(
@@ -270,7 +268,7 @@ def _read_rois(root: Path) -> dict[str, list[Roi]]:
 
 
 def _inside(root: Path, text: str, table: Path, number: int) -> str:
-    """The path of a cell, refused if it leads out of the folder."""
+    """Returns the path of a cell; refuses it if it leads out of the folder."""
     path = root / text
     try:
         path.resolve().relative_to(root.resolve())

@@ -1,4 +1,4 @@
-"""Reads a packaged example: what the networks and the prediction table need of it.
+"""Reads packaged examples: what the networks and the prediction table need of them.
 
 TFDS's own reader turns every feature into an array by itself, which takes about as long
 as all the rest of reading a patch, and reads PNGs with OpenCV, which takes three times
@@ -9,19 +9,34 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mammo_jax.datasets.labels import PATCH_CLASSES
-from mammo_jax.datasets.records import Example
+from mammo_jax.datasets.records import PATCH, WHOLE, Example, Field, Layout
 from mammo_jax.images.png import decode_png
 
-# What goes on as text.
-_IDENTITY = ("image_id", "patient_id", "laterality", "view")
+# Values that nobody who trains or scores asks for.
+_LEFT_OUT = ("overlap", "rois/corners", "outlines")
+
+
+def _read_fields(layout: Layout) -> dict[str, Field]:
+    """Returns the fields that are read, by their names in a serialised record."""
+    fields: dict[str, Field] = {}
+    for name, field in layout.items():
+        if isinstance(field, Field):
+            fields[name] = field
+        else:
+            # A value for each region makes an array.
+            for part, value in field.items():
+                fields[f"{name}/{part}"] = value._replace(shape=(None, *value.shape))
+    return {name: fields[name] for name in fields if name not in _LEFT_OUT}
+
+
+_PATCH_FIELDS, _WHOLE_FIELDS = _read_fields(PATCH), _read_fields(WHOLE)
 
 
 class Examples:
-    """The examples of a split, which are read one by one.
+    """Examples of a split, which are read one by one.
 
     Args:
       records: `tf.train.Example`s, serialised.
@@ -41,7 +56,7 @@ class Examples:
 
 
 def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
-    """Plain types of one example.
+    """Reads one example into plain types.
 
     Returns:
       `image` (height, width) uint16, `label` int32, and the ids as text; of whole
@@ -53,55 +68,32 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
         project.
     """
     features = tf_example_pb2.Example.FromString(record).features.feature
-    example: Example = {
-        "image": decode_png(_bytes(features, "image"), *image_shape),
-        "label": _number(features, "label"),
-    }
-    for key in _IDENTITY:
-        example[key] = _bytes(features, key).decode()
-    if "centre" not in features:
-        return example | _details(features, image_shape[0])
-    # Patches of one image are told apart by their centre.
-    row, column = _numbers(features, "centre")
-    example["image_id"] += f"_{row}_{column}"
+    fields = _PATCH_FIELDS if "centre" in features else _WHOLE_FIELDS
+    example = {name: _read(features, name, field) for name, field in fields.items()}
+    example["image"] = decode_png(example["image"], *image_shape)
+    if "centre" in example:
+        # Patches of one image are told apart by their centre.
+        row, column = example.pop("centre")
+        example["image_id"] += f"_{row}_{column}"
+        return example
+    kinds = {PATCH_CLASSES[n].partition("_")[0] for n in example.pop("rois/class")}
+    boxes = example.pop("rois/bbox").reshape(-1, 2, 2)
+    sides = boxes[:, 1] - boxes[:, 0]
+    example["abnormality_types"] = ";".join(sorted(kinds))
+    example["lesion_size"] = np.float32(sides.max(initial=0) / image_shape[0])
     return example
 
 
-def _details(features: Any, height: int) -> Example:
-    """What sub-groups are made by."""
-    kinds = {
-        PATCH_CLASSES[number].partition("_")[0]
-        for number in _numbers(features, "rois/class")
-    }
-    # Top, left, bottom, right.
-    boxes = _numbers(features, "rois/bbox").reshape(-1, 2, 2)
-    sides = boxes[:, 1] - boxes[:, 0]
-    return {
-        "breast_density": _number(features, "breast_density"),
-        "abnormality_types": ";".join(sorted(kinds)),
-        "lesion_size": np.float32(sides.max(initial=0) / height),
-    }
-
-
-def _number(features: Any, name: str) -> np.int32:
-    return np.int32(_only(name, _numbers(features, name)))
-
-
-def _numbers(features: Any, name: str) -> Int[np.ndarray, "values"]:
-    return np.array(_value(features, name).int64_list.value, np.int64)
-
-
-def _bytes(features: Any, name: str) -> bytes:
-    return _only(name, _value(features, name).bytes_list.value)
-
-
-def _only(name: str, values: Any) -> Any:
-    if len(values) != 1:
-        raise ValueError(f"its feature {name} has {len(values)} values, not one")
-    return values[0]
-
-
-def _value(features: Any, name: str) -> Any:
+def _read(features: Any, name: str, field: Field) -> Any:
     if name not in features:  # Protocol buffers would make an empty one.
         raise ValueError(f"its feature {name} is missing")
-    return features[name]
+    is_number = field.dtype is np.int32
+    feature = features[name]
+    values = feature.int64_list.value if is_number else feature.bytes_list.value
+    if is_number and field.shape:
+        return np.array(values, np.int64)
+    if len(values) != 1:
+        raise ValueError(f"its feature {name} has {len(values)} values, not one")
+    if is_number:
+        return np.int32(values[0])
+    return values[0].decode() if field.dtype is str else values[0]

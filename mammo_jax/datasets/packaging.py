@@ -18,18 +18,18 @@ from typing import Any, Protocol
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
 from mammo_jax.datasets.records import read_summary, write_examples
-from mammo_jax.datasets.views import Grid, View, ViewResult
+from mammo_jax.datasets.views import Packing, View, ViewResult
 
 _LOGGER = logging.getLogger(__name__)
-# Part of every finished file's name: raise it when the examples change.
-_EXAMPLES_VERSION = 2
+# It is part of every finished file's name: raise it when the examples change.
+_EXAMPLES_VERSION = 3
 
 # Reads a view and makes its examples; a function of a module, for the workers.
-Maker = Callable[[Any, Grid], ViewResult]
+Maker = Callable[[Any, Packing], ViewResult]
 
 
 class Mapper(Protocol):
-    """Yields `function(task)` in the order of `tasks`, in processes or elsewhere."""
+    """Way to run a function over tasks, in processes or elsewhere."""
 
     def __call__(
         self,
@@ -38,19 +38,22 @@ class Mapper(Protocol):
         *,
         on_death: Callable[[View], Path],
     ) -> Iterator[Path]:
-        """`on_death` stands in for a task that kills its worker."""
+        """Yields `function(task)` in the order of `tasks`.
+
+        `on_death` stands in for a task that kills its worker.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The outcome of `process_views`.
+    """Outcome of `process_views`.
 
     Attributes:
       paths: split to the files of its examples (`records.read_examples`).
       counts: split to the number of its examples.
       pixel_mean: mean of the whole gridded training images, 0..255.
       pixel_mean_of: "train", or "all" where there are no training images.
-      repairs: what was put right, by name.
+      repairs: number of things put right, by name.
       problems: (image id, file or folder, reason) of all that was skipped.
     """
 
@@ -65,20 +68,20 @@ class Finished:
 def process_views(
     splits: Mapping[str, Sequence[View]],
     make: Maker,
-    grid: Grid,
+    packing: Packing,
     work_dir: Path,
     run: Mapper,
 ) -> Finished:
     """Makes the examples of all views, each in a file of its own in `work_dir`.
 
     A file that an earlier, interrupted call left there for the same image files
-    and the same grid is used as it is. An image that was there before, under
+    and the same packing is used as it is. An image that was there before, under
     another name, is skipped.
 
     Args:
       splits: the views of each split.
       make: reads a view.
-      grid: what becomes of it.
+      packing: form that it is kept in.
       work_dir: every worker must see it.
       run: `parallel_map` with its number of workers, which changes nothing in the
         outcome; or another way to run the views.
@@ -87,10 +90,13 @@ def process_views(
       UserError: not a single example came out, or `work_dir` cannot be written.
     """
     tasks = [(split, view) for split, views in splits.items() for view in views]
+    process = functools.partial(
+        _process_view, make=make, packing=packing, work_dir=work_dir
+    )
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         paths = run(
-            functools.partial(_process_view, make=make, grid=grid, work_dir=work_dir),
+            process,
             [view for _, view in tasks],
             on_death=functools.partial(_record_death, work_dir=work_dir),
         )
@@ -100,43 +106,37 @@ def process_views(
     return _sum_up([split for split, _ in tasks], done)
 
 
-def _process_view(view: View, *, make: Maker, grid: Grid, work_dir: Path) -> Path:
+def _process_view(view: View, *, make: Maker, packing: Packing, work_dir: Path) -> Path:
     """Runs in the workers; the examples stay on the disk, only the path goes back."""
-    path = work_dir / f"{view.image_id}-{_fingerprint(view, grid)}.examples"
+    path = work_dir / f"{view.image_id}-{_fingerprint(view, packing)}.examples"
     if not path.exists():
-        result = make(view, grid)
-        summary = {
-            "image_id": view.image_id,
-            "count": len(result.examples),
-            "digest": result.digest,
-            "mean": result.mean,
-            "source": view.sources[0] if view.sources else "",
-            "repairs": result.repairs,
-            "problems": result.problems,
-        }
-        write_examples(path, summary, result.examples)
+        _write_result(path, view, make(view, packing))
     return path
 
 
 def _record_death(view: View, *, work_dir: Path) -> Path:
-    """For a view that kills its worker; not kept for a later build."""
+    """Stands in for a view that kills its worker; not kept for a later build."""
     path = work_dir / f"{view.image_id}.death"
-    problem = (view.sources[0], "reading it killed the worker; download it again")
-    summary = {
-        "image_id": view.image_id,
-        "count": 0,
-        "digest": None,
-        "mean": None,
-        "source": view.sources[0],
-        "repairs": {},
-        "problems": [problem],
-    }
-    write_examples(path, summary, [])
+    reason = "reading it killed the worker; download it again"
+    _write_result(path, view, ViewResult(problems=[(view.sources[0], reason)]))
     return path
 
 
-def _fingerprint(view: View, grid: Grid) -> str:
-    """Changes with everything that the examples depend on."""
+def _write_result(path: Path, view: View, result: ViewResult) -> None:
+    summary = {
+        "image_id": view.image_id,
+        "count": len(result.examples),
+        "digest": result.digest,
+        "mean": result.mean,
+        "source": view.sources[0] if view.sources else "",
+        "repairs": result.repairs,
+        "problems": result.problems,
+    }
+    write_examples(path, summary, result.examples)
+
+
+def _fingerprint(view: View, packing: Packing) -> str:
+    """Digests everything that the examples depend on."""
     sources: list[list[str | int]] = []
     for path in view.sources:
         try:
@@ -145,12 +145,7 @@ def _fingerprint(view: View, grid: Grid) -> str:
             sources.append([path])
         else:
             sources.append([path, stat.st_size, stat.st_mtime_ns])
-    facts = [
-        _EXAMPLES_VERSION,
-        dataclasses.asdict(grid),
-        repr(view),
-        sources,
-    ]
+    facts = [_EXAMPLES_VERSION, packing.to_json(), repr(view), sources]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

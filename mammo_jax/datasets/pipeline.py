@@ -22,6 +22,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import augment
 from mammo_jax.datasets.packaged import Examples
 from mammo_jax.datasets.records import Example
+from mammo_jax.images.grid import Grid
 
 _DAMAGES = (
     ValueError,
@@ -48,7 +49,7 @@ class Dataset:
       pixel_mean: of the training images, on the scale 0..255.
       image_shape: (height, width) in pixels.
       class_names: in the order of the labels.
-      grid: how the images were prepared: `height`, `width`, `patch_size`, `stretch`.
+      grid: grid of the whole images, which patches are cut from.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Dataset:
     pixel_mean: float
     image_shape: tuple[int, int]
     class_names: tuple[str, ...]
-    grid: Mapping[str, Any]
+    grid: Grid
 
 
 def open_dataset(name: str, data_dir: str) -> Dataset:
@@ -82,13 +83,14 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             if not len(source):
                 raise ValueError(f"its split {split} is empty")
             _ = source[0], source[-1]  # A missing or cut-off file shows at its ends.
+        packing = builder.info.metadata["config"]["grid"]
         return Dataset(
             name=name,
             sources=sources,
             pixel_mean=float(builder.info.metadata["pixel_mean"]),
             image_shape=(height, width),
             class_names=tuple(builder.info.features["label"].names),
-            grid=dict(builder.info.metadata["config"]["grid"]),
+            grid=Grid(*(packing[field] for field in Grid._fields)),
         )
     except _DAMAGES as error:
         raise UserError(

@@ -1,21 +1,22 @@
-"""The examples of the data sets: their features, and the bytes they are made of.
+"""The records of a packaged data set: their layout, and how examples are handed over.
 
-An example is a dictionary of numbers, strings, lists and PNG bytes. Workers hand
-examples over as files (`write_examples`, `read_examples`), so that an interrupted
-build finds what was done.
+The layout stands here alone: the features of TFDS, what is packed and what the reader
+finds follow from it. An example is a dictionary of its values, PNG bytes and what JSON
+can hold. Workers hand examples over as files (`write_examples`, `read_examples`), so
+that an interrupted build finds what was done.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int, UInt16
 
 from mammo_jax.common.files import replace_file
-from mammo_jax.datasets.labels import PATCH_CLASSES
+from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.datasets.sampling import Patch, Region
 from mammo_jax.images.png import encode_png
 
@@ -24,13 +25,59 @@ Example = dict[str, Any]
 _LENGTH_BYTES = 8
 
 
+class Field(NamedTuple):
+    """One value of a record.
+
+    Attributes:
+      dtype: `str` for text, `np.uint16` for an image.
+      shape: shape of the array, () for one value; None is any length.
+      classes: names of the classes that it numbers, if it does.
+    """
+
+    dtype: type
+    shape: tuple[int | None, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+_IMAGE = Field(np.uint16, (None, None))  # one size within a data set
+_VIEW = {
+    "image_id": Field(str),
+    "patient_id": Field(str),
+    "laterality": Field(str),  # LEFT or RIGHT
+    "view": Field(str),  # CC or MLO
+}
+Layout = Mapping[str, Field | Mapping[str, Field]]
+PATCH: Layout = {
+    "image": _IMAGE,
+    "label": Field(np.int32, classes=PATCH_CLASSES),
+    **_VIEW,
+    "centre": Field(np.int32, (2,)),  # row, column
+    "overlap": Field(np.float32),
+}
+WHOLE: Layout = {
+    "image": _IMAGE,
+    "label": Field(np.int32, classes=WHOLE_CLASSES),
+    **_VIEW,
+    "breast_density": Field(np.int32),
+    # One value for each region; the reader's names are "rois/class" and so on.
+    "rois": {
+        "class": Field(np.int32, classes=PATCH_CLASSES),
+        "bbox": Field(np.int32, (4,)),  # top, left, bottom, right; the last two outside
+        "corners": Field(np.int32),  # number of corners of its outline
+    },
+    # The corners (row, column) of all outlines, one after the other (`split_outlines`):
+    # TFDS reads sequences of sequences with TensorFlow alone.
+    "outlines": Field(np.int32, (None, 2)),
+}
+
+
 def whole_example(
     image: UInt16[np.ndarray, "height width"],
     facts: Example,
     label: int,
     regions: Sequence[tuple[str, Region]],
 ) -> Example:
-    """One whole mammogram with its regions of interest.
+    """Makes the example of a whole mammogram with its regions of interest.
 
     Args:
       image: the gridded image.
@@ -38,15 +85,18 @@ def whole_example(
       label: 0 not malignant, 1 malignant.
       regions: patch class and region of each abnormality whose mask is known.
     """
-    rois = [
-        {
-            "class": PATCH_CLASSES.index(name),
-            "bbox": list(region.box),
-            "outline": region.outline.tolist(),
-        }
-        for name, region in regions
-    ]
-    return {"image": encode_png(image), "label": label, "rois": rois, **facts}
+    outlines = [region.outline.tolist() for _, region in regions]
+    return {
+        "image": encode_png(image),
+        "label": label,
+        "rois": {
+            "class": [PATCH_CLASSES.index(name) for name, _ in regions],
+            "bbox": [list(region.box) for _, region in regions],
+            "corners": [len(outline) for outline in outlines],
+        },
+        "outlines": [corner for outline in outlines for corner in outline],
+        **facts,
+    }
 
 
 def patch_examples(
@@ -55,10 +105,16 @@ def patch_examples(
     facts: Example,
     classes: Sequence[str],
 ) -> list[Example]:
-    """The patches of one mammogram; `classes` are those of its regions.
+    """Makes the examples of one mammogram's patches.
 
     Tissue is noise to a compressor: patches would shrink by a fifth and take several
     times as long to write and to read.
+
+    Args:
+      cut: pixels of each patch.
+      patches: place of each patch.
+      facts: image_id, patient_id and so on, taken as they are.
+      classes: patch classes of the mammogram's regions.
     """
     return [
         {
@@ -72,6 +128,26 @@ def patch_examples(
         }
         for image, patch in zip(cut, patches, strict=True)
     ]
+
+
+def pack(example: Example) -> Example:
+    """Returns an example with arrays where its layout has them, as TFDS wants it."""
+    layout = PATCH if "centre" in example else WHOLE
+    packed = dict(example)
+    for name, field in layout.items():
+        if isinstance(field, Field) and field.shape and name != "image":
+            shape = [-1 if size is None else size for size in field.shape]
+            packed[name] = np.array(example[name], field.dtype).reshape(shape)
+    return packed
+
+
+def split_outlines(
+    example: Mapping[str, Any],
+) -> list[Int[np.ndarray, "corners 2"]]:
+    """Returns the outline (row, column) of each region of a whole image's example."""
+    corners = np.asarray(example["outlines"], np.int32).reshape(-1, 2)
+    ends = np.cumsum(example["rois"]["corners"], dtype=int)
+    return np.split(corners, ends)[: len(ends)]
 
 
 def write_examples(path: Path, summary: Example, examples: Sequence[Example]) -> None:
@@ -93,29 +169,21 @@ def write_examples(path: Path, summary: Example, examples: Sequence[Example]) ->
         file.writelines(images)
 
 
-def split_outlines(
-    example: Mapping[str, Any],
-) -> list[Int[np.ndarray, "corners 2"]]:
-    """The outline (row, column) of each region of a packaged whole image."""
-    ends = np.cumsum(example["rois"]["corners"])
-    return np.split(example["outlines"], ends)[: len(ends)]
-
-
 def read_summary(path: Path) -> Example:
-    """The `summary` that was given to `write_examples`."""
+    """Reads the `summary` that was given to `write_examples`."""
     with path.open("rb") as file:
-        return _read_header(file)["summary"]
+        return cast(Example, _read_header(file)["summary"])
 
 
 def list_images(path: Path) -> tuple[str, list[int]]:
-    """The image id of a file's examples, and the bytes that each one's image has."""
+    """Reads the image id of a file's examples and the bytes of each one's image."""
     with path.open("rb") as file:
         header = _read_header(file)
     return header["summary"]["image_id"], header["lengths"]
 
 
 def read_examples(path: Path) -> Iterator[Example]:
-    """The examples that were given to `write_examples`, one by one."""
+    """Yields the examples that were given to `write_examples`, one by one."""
     with path.open("rb") as file:
         header = _read_header(file)
         for example, size in zip(header["examples"], header["lengths"], strict=True):
@@ -123,7 +191,7 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 
 def read_example(path: Path, number: int) -> Example:
-    """One of the examples that were given to `write_examples`."""
+    """Reads one of the examples that were given to `write_examples`."""
     with path.open("rb") as file:
         header = _read_header(file)
         file.seek(sum(header["lengths"][:number]), os.SEEK_CUR)
@@ -133,4 +201,4 @@ def read_example(path: Path, number: int) -> Example:
 
 def _read_header(file: BinaryIO) -> Example:
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-    return json.loads(file.read(length))
+    return cast(Example, json.loads(file.read(length)))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mammo_jax.datasets.cbis_tables import Abnormality, View, merge_views
+from mammo_jax.datasets.cbis_tables import Abnormality, CbisView, merge_views
 
 # Paper, section 2.1: 85/15 for the test set, then 90/10 for the validation set.
 PAPER_TEST_SHARE = 0.15
@@ -20,8 +20,8 @@ def hold_out(
     stratum of two or more patients gives at least one and keeps at least one.
 
     Args:
-      malignant_by_patient: patient to whether any of her abnormalities is malignant.
-      share: 0..1, of the patients.
+      malignant_by_patient: True for patients with any malignant abnormality.
+      share: share of the patients, 0..1.
       seed: any number.
 
     Returns:
@@ -41,7 +41,7 @@ def hold_out(
 
 
 def label_patients(images: Iterable[tuple[str, bool]]) -> dict[str, bool]:
-    """Each patient, and whether any of her images or abnormalities is malignant.
+    """Returns True for each patient with any malignant image or abnormality.
 
     Args:
       images: patient and label of each of them.
@@ -53,10 +53,10 @@ def label_patients(images: Iterable[tuple[str, bool]]) -> dict[str, bool]:
 
 
 def draw_paper_splits(malignant: Mapping[str, bool], seed: int) -> dict[str, set[str]]:
-    """The paper's shares: 15 % of the patients test, 10 % of the rest validate.
+    """Draws the paper's shares: 15 % of the patients test, 10 % of the rest validate.
 
     Args:
-      malignant: patient to whether any of her images is.
+      malignant: True for patients with any malignant image.
       seed: any number.
     """
     test = hold_out(malignant, PAPER_TEST_SHARE, seed)
@@ -67,16 +67,16 @@ def draw_paper_splits(malignant: Mapping[str, bool], seed: int) -> dict[str, set
 
 def paper_splits(
     abnormalities: Sequence[Abnormality], seed: int
-) -> dict[str, list[View]]:
-    """The training release alone, in the paper's shares."""
+) -> dict[str, list[CbisView]]:
+    """Splits the training release alone, in the paper's shares."""
     pool = [a for a in abnormalities if a.release == "train"]
     return _by_patient(pool, draw_paper_splits(_label_patients(pool), seed))
 
 
 def official_splits(
     abnormalities: Sequence[Abnormality], seed: int
-) -> dict[str, list[View]]:
-    """The release's own test set, less the patients that also train.
+) -> dict[str, list[CbisView]]:
+    """Takes the release's own test set, less the patients that also train.
 
     A training patient's views keep the abnormalities that only the test tables list,
     so that their labels are the truth; views that only the test tables list are left
@@ -105,7 +105,7 @@ def _label_patients(abnormalities: Sequence[Abnormality]) -> dict[str, bool]:
 
 
 def leaking_patients(abnormalities: Sequence[Abnormality]) -> list[str]:
-    """Patients that the release has in both its training and its test tables."""
+    """Lists the patients that are in both the training and the test tables."""
     by_release: dict[str, set[str]] = {"train": set(), "test": set()}
     for a in abnormalities:
         by_release[a.release].add(a.patient_id)
@@ -114,16 +114,18 @@ def leaking_patients(abnormalities: Sequence[Abnormality]) -> list[str]:
 
 def _by_patient(
     abnormalities: Sequence[Abnormality], patients: Mapping[str, Collection[str]]
-) -> dict[str, list[View]]:
+) -> dict[str, list[CbisView]]:
     return {
         split: merge_views(a for a in abnormalities if a.patient_id in chosen)
         for split, chosen in patients.items()
     }
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[Abnormality], int], dict[str, list[View]]]] = {
+PROTOCOLS: dict[
+    str, Callable[[Sequence[Abnormality], int], dict[str, list[CbisView]]]
+] = {
     "paper": paper_splits,
     "official": official_splits,
 }
-# The tables that a protocol reads.
+# Releases whose tables a protocol reads.
 PROTOCOL_RELEASES = {"paper": ("train",), "official": ("train", "test")}

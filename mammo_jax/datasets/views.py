@@ -6,7 +6,7 @@ Shared by the data sets, each of which finds and reads its files in its own way.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -25,33 +25,40 @@ from mammo_jax.datasets.sampling import (
     sample_patches,
 )
 from mammo_jax.images.dicom import Mammogram
-from mammo_jax.images.grid import to_grid
+from mammo_jax.images.grid import Grid, to_grid
 
 _MIN_SIDE = 32
-NETWORK_SCALE = 255 / 65535  # stored values to what networks see
-# Patch class and place of one region of interest or of several.
+_NETWORK_SCALE = 255 / 65535  # from stored values to what networks see
+# What an example says of its mammogram; the density is not kept with patches.
+_FACTS = ("image_id", "patient_id", "laterality", "view", "breast_density")
+# Reads the patch class and the place of one region of interest or of several.
 RegionReader = Callable[[], Sequence[tuple[str, Region]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
-    """What becomes of an image: its grid and, for patches, how they are drawn.
+class Packing:
+    """Form in which a data set keeps its mammograms.
 
     Attributes:
-      height: rows of the grid.
-      width: columns of the grid.
-      patch_size: height and width of a patch.
-      sampling: None for whole images.
-      seed: of the patches.
-      stretch: whether each image is stretched to the full range first.
+      grid: grid that every image is brought to.
+      patch_size: height and width of a patch in pixels.
+      sampling: how patches are drawn; None for whole images.
+      seed: seed of the patches.
     """
 
-    height: int
-    width: int
+    grid: Grid
     patch_size: int
     sampling: PatchSampling | None
-    seed: int
-    stretch: bool = False
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as a packaged data set keeps them."""
+        sampling = self.sampling and dataclasses.asdict(self.sampling)
+        return {
+            **{"height": self.grid.height, "width": self.grid.width},
+            **{"patch_size": self.patch_size, "sampling": sampling, "seed": self.seed},
+            "stretch": self.grid.stretch,
+        }
 
 
 @runtime_checkable
@@ -60,80 +67,86 @@ class View(Protocol):
 
     @property
     def image_id(self) -> str:
-        """Unique in the data set, and fit for a file name."""
+        """Name that is unique in the data set and fit for a file's."""
+
+    @property
+    def patient_id(self) -> str:
+        """The data set's own code of the patient."""
+
+    @property
+    def laterality(self) -> str:
+        """LEFT or RIGHT."""
+
+    @property
+    def view(self) -> str:
+        """CC or MLO."""
+
+    @property
+    def breast_density(self) -> int:
+        """BI-RADS density 1..4, 0 where unknown."""
+
+    @property
+    def is_malignant(self) -> bool:
+        """True if the mammogram's label is malignant."""
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The files that will be read, the image first."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What an example says of its mammogram.
-
-    Attributes:
-      image_id: unique in the data set.
-      patient_id: the data set's own code.
-      laterality: LEFT or RIGHT.
-      view: CC or MLO.
-      breast_density: BI-RADS density 1..4, 0 where unknown. Not kept with patches.
-    """
-
-    image_id: str
-    patient_id: str
-    laterality: str
-    view: str
-    breast_density: int
+def count_views(views: Sequence[View]) -> dict[str, int]:
+    """Counts views and patients, and those that are malignant."""
+    malignant = [view for view in views if view.is_malignant]
+    return {
+        "views": len(views),
+        "patients": len({view.patient_id for view in views}),
+        "malignant_views": len(malignant),
+        "malignant_patients": len({view.patient_id for view in malignant}),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewResult:
-    """What a view gave.
+    """Outcome of reading a view.
 
     Attributes:
-      examples: none where the view had to be skipped.
-      digest: of the whole gridded image, for telling equal images; None where it
-        could not be read.
-      mean: of the whole gridded image, 0..255; None likewise.
-      repairs: what was put right, by name.
+      examples: its examples; none where it had to be skipped.
+      digest: digest of the whole gridded image, for telling equal images; None where
+        it could not be read.
+      mean: mean of the whole gridded image, 0..255; None likewise.
+      repairs: number of things put right, by name.
       problems: (file or folder, reason) of whatever was skipped.
     """
 
-    examples: list[Example]
-    digest: str | None
-    mean: float | None
-    repairs: dict[str, int]
-    problems: list[tuple[str, str]]
-
-
-def skipped(problems: Sequence[tuple[str, str]]) -> ViewResult:
-    """The result of a view that gave nothing."""
-    return ViewResult([], None, None, {}, list(problems))
+    examples: list[Example] = dataclasses.field(default_factory=list)
+    digest: str | None = None
+    mean: float | None = None
+    repairs: dict[str, int] = dataclasses.field(default_factory=dict)
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
 def make_result(
+    view: View,
     mammogram: Mammogram,
-    facts: Facts,
-    is_malignant: bool,
     readers: Sequence[tuple[str, RegionReader]],
-    grid: Grid,
+    packing: Packing,
     repairs: Mapping[str, int],
 ) -> ViewResult:
-    """The result of a view whose image could be read.
+    """Makes the result of a view whose image could be read.
 
     Regions that cannot be read are listed as problems. A whole image then keeps its
     label and lacks them. For patches every lesion must be known, or a background patch
     could show one: the view then gives none.
 
     Args:
-      mammogram: the image.
-      facts: of the mammogram.
-      is_malignant: its label.
+      view: the view.
+      mammogram: its image.
       readers: file or folder of its regions, and what reads them.
-      grid: whole image or patches.
-      repairs: what was put right, by name; the readers may count theirs there.
+      packing: form that the data set keeps it in.
+      repairs: number of things put right, by name; the readers may add to it.
     """
-    image = to_grid(mammogram.pixels, grid.height, grid.width, stretch=grid.stretch)
+    height, width, stretch = packing.grid
+    image = to_grid(mammogram.pixels, height, width, stretch=stretch)
     regions: list[tuple[str, Region]] = []
     problems = []
     for source, read in readers:
@@ -142,45 +155,44 @@ def make_result(
         except UserError as error:
             problems.append((source, str(error)))
     examples = []
-    if grid.sampling is None or not problems:
-        examples = _make_examples(image, facts, is_malignant, regions, grid)
+    if packing.sampling is None or not problems:
+        examples = _make_examples(view, image, regions, packing)
     return ViewResult(
         examples,
         hashlib.sha256(np.ascontiguousarray(image).data).hexdigest(),
-        float(image.mean(dtype=np.float64) * NETWORK_SCALE),
+        float(image.mean(dtype=np.float64) * _NETWORK_SCALE),
         dict(repairs),
         problems,
     )
 
 
 def _make_examples(
+    view: View,
     image: UInt16[np.ndarray, "height width"],
-    facts: Facts,
-    is_malignant: bool,
     regions: Sequence[tuple[str, Region]],
-    grid: Grid,
+    packing: Packing,
 ) -> list[Example]:
-    """The whole image as one example, or its patches."""
-    said = dataclasses.asdict(facts)
-    if grid.sampling is None:
-        return [whole_example(image, said, int(is_malignant), regions)]
-    del said["breast_density"]
+    """Makes the whole image's one example, or those of its patches."""
+    facts = {name: getattr(view, name) for name in _FACTS}
+    if packing.sampling is None:
+        return [whole_example(image, facts, int(view.is_malignant), regions)]
+    del facts["breast_density"]
     breast = find_breast(image)
     structures = NO_CENTRES
-    if grid.sampling.hard_share:
-        structures = find_bright_structures(image, breast, grid.patch_size)
+    if packing.sampling.hard_share:
+        structures = find_bright_structures(image, breast, packing.patch_size)
     patches = sample_patches(
         [region for _, region in regions],
         breast,
-        grid.patch_size,
-        grid.sampling,
-        make_generator(grid.seed, facts.image_id),
+        packing.patch_size,
+        packing.sampling,
+        make_generator(packing.seed, view.image_id),
         structures,
     )
     return patch_examples(
-        cut_patches(image, patches, grid.patch_size),
+        cut_patches(image, patches, packing.patch_size),
         patches,
-        said,
+        facts,
         [name for name, _ in regions],
     )
 

@@ -60,16 +60,15 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
 
 def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
     """Says why the model cannot be averaged with the run's; empty if it can."""
-    said, grid = model.description, dataset.grid
+    said = model.description
     if said.task != "whole":
         return "holds a patch classifier; name runs of whole-image classifiers"
     if said.class_names != dataset.class_names:
         return f"tells apart {list(said.class_names)}, not {list(dataset.class_names)}"
-    theirs = (said.height, said.width, said.stretch)
-    if theirs != (grid["height"], grid["width"], grid["stretch"]):
+    if said.grid != dataset.grid:
         return (
-            f"wants images of {_size(*theirs)}; {dataset.name} has "
-            f"{_size(grid['height'], grid['width'], grid['stretch'])}"
+            f"wants images of {_size(*said.grid)}; {dataset.name} has "
+            f"{_size(*dataset.grid)}"
         )
     if said.dataset != dataset.name:
         return (

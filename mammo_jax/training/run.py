@@ -115,17 +115,15 @@ def _run(
 
 def _description(experiment: Experiment) -> Description:
     """Returns what scoring needs to know of the training images."""
-    config, grid = experiment.config, experiment.dataset.grid
+    config, dataset = experiment.config, experiment.dataset
     return Description(
         task=config.task,
-        dataset=experiment.dataset.name,
-        class_names=experiment.dataset.class_names,
+        dataset=dataset.name,
+        class_names=dataset.class_names,
         malignant_classes=experiment.settings.task.malignant_classes,
         pixel_mean=experiment.pixel_mean,
-        height=grid["height"],
-        width=grid["width"],
-        stretch=grid["stretch"],
-        patch_size=grid["patch_size"] if config.task == "patch" else 0,
+        **dataset.grid._asdict(),
+        patch_size=dataset.image_shape[0] if config.task == "patch" else 0,
     )
 
 

@@ -50,6 +50,53 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+# The features of the data sets that were packaged by earlier versions.
+TEXT, INTEGER = tfds.features.Text(), np.int32
+KINDS = ("background", "calc_benign", "calc_malignant", "mass_benign", "mass_malignant")
+PATCH_CLASS = tfds.features.ClassLabel(names=list(KINDS))
+VIEW = dict.fromkeys(("image_id", "patient_id", "laterality", "view"), TEXT)
+
+
+def image_feature(*shape: int) -> tfds.features.Image:
+    return tfds.features.Image(
+        shape=(*shape, 1), dtype=np.uint16, encoding_format="png"
+    )
+
+
+def tensor_feature(*shape: int | None, encoding: str = "none") -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=np.int32, encoding=encoding)
+
+
+EARLIER_FEATURES = {
+    WHOLE: {
+        "image": image_feature(288, 224),
+        "label": tfds.features.ClassLabel(names=["not_malignant", "malignant"]),
+        **VIEW,
+        "breast_density": INTEGER,
+        "rois": tfds.features.Sequence(
+            {"class": PATCH_CLASS, "bbox": tensor_feature(4), "corners": INTEGER}
+        ),
+        "outlines": tensor_feature(None, 2, encoding="zlib"),
+    },
+    S10: {
+        "image": image_feature(56, 56),
+        "label": PATCH_CLASS,
+        **VIEW,
+        "centre": tensor_feature(2),
+        "overlap": np.float32,
+    },
+}
+
+
+@pytest.mark.parametrize("name", [WHOLE, S10])
+def test_records_have_the_layout_of_data_sets_packaged_before(data_dir, name):
+    features = open_data(data_dir, name).info.features
+
+    expected = tfds.features.FeaturesDict(EARLIER_FEATURES[name])
+    assert features.to_json() == expected.to_json()
+    assert features["label"].names == expected["label"].names
+
+
 def test_every_planned_view_is_there_once(raw, data_dir):
     plan = plan_splits(raw, "official", seed=0)
 
@@ -59,12 +106,12 @@ def test_every_planned_view_is_there_once(raw, data_dir):
     for split, files in plan.items():
         source = builder.as_data_source(split)
         found = sorted(example["image_id"].decode() for example in source)
-        assert found == [f.view.image_id for f in files]
+        assert found == [f.image_id for f in files]
 
 
 def test_whole_images_are_the_gridded_dicoms_with_their_labels(raw, data_dir):
     plan = plan_splits(raw, "official", seed=0)
-    files = {f.view.image_id: f for views in plan.values() for f in views}
+    files = {f.image_id: f for views in plan.values() for f in views}
     builder = open_data(data_dir, WHOLE)
 
     for split in builder.info.splits:
@@ -75,7 +122,7 @@ def test_whole_images_are_the_gridded_dicoms_with_their_labels(raw, data_dir):
             np.testing.assert_array_equal(
                 example["image"], to_grid(pixels, 288, 224)[..., None]
             )
-            view = truth.view
+            view = truth
             assert example["label"] == int(view.is_malignant)
             assert example["patient_id"] == view.patient_id.encode()
             assert example["laterality"] == view.laterality.encode()
@@ -272,9 +319,9 @@ def test_beam_that_is_not_installed(raw, tmp_path, monkeypatch):
 def test_every_config_keeps_the_paper_s_proportions():
     assert len(Builder.BUILDER_CONFIGS) == 2 * 5 * 4
     for name, config in Builder.builder_configs.items():
-        grid = config.grid
-        assert name.startswith(config.protocol)
-        assert grid.height / 1152 == grid.width / 896 == grid.patch_size / 224
+        grid, patch_size = config.packing.grid, config.packing.patch_size
+        assert name.startswith(config.options["protocol"])
+        assert grid.height / 1152 == grid.width / 896 == patch_size / 224
         assert ("_h" in name) == (grid.height != 1152)
 
 

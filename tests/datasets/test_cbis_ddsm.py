@@ -14,9 +14,11 @@ from mammo_jax.datasets.cbis_ddsm import plan_splits, take_inventory
 from mammo_jax.datasets.cbis_views import make_view_examples
 from mammo_jax.datasets.records import read_examples
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Grid
+from mammo_jax.datasets.views import Packing
+from mammo_jax.images.grid import Grid
 
-S10 = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=0)
+GRID = Grid(HEIGHT, WIDTH, stretch=False)
+S10 = Packing(GRID, 32, PatchSampling(per_roi=10))
 
 
 @pytest.fixture
@@ -35,9 +37,9 @@ def raw(tmp_path):
     return tmp_path / "raw"
 
 
-def process_views(splits, grid, work_dir, num_workers, make=make_view_examples):
+def process_views(splits, packing, work_dir, num_workers, make=make_view_examples):
     run = functools.partial(parallel_map, num_workers=num_workers)
-    return packaging.process_views(splits, make, grid, work_dir, run)
+    return packaging.process_views(splits, make, packing, work_dir, run)
 
 
 def all_examples(finished):
@@ -60,7 +62,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(raw, tmp_path):
 
 def test_another_seed_gives_other_patches(raw, tmp_path):
     splits = plan_splits(raw, "official", seed=0)
-    other = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=1)
+    other = Packing(GRID, 32, PatchSampling(per_roi=10), seed=1)
 
     finished = [process_views(splits, g, tmp_path / "w", 1) for g in (S10, other)]
 
@@ -74,7 +76,7 @@ def test_pixel_mean_is_that_of_the_whole_training_images(raw, tmp_path):
     finished = process_views(splits, S10, tmp_path / "w", 1)
 
     means = [
-        draw_image(int(files.view.patient_id[2:])).mean() * 255 / 65535
+        draw_image(int(files.patient_id[2:])).mean() * 255 / 65535
         for files in splits["train"]
     ]
     assert finished.pixel_mean == pytest.approx(sum(means) / len(means))

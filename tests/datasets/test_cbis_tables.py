@@ -74,7 +74,7 @@ def test_a_missing_table_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("BENIGN", "BENING", r"row 2, column 'pathology': 'BENING' is not one of MALI"),
+        ("BENIGN", "BENING", r"row 2, column 'pathology': 'BENING' is not MALI"),
         ("LEFT,CC", "LEFT,XX", "row 2, column 'image view': 'XX'"),
         ("LEFT,CC", "MIDDLE,CC", "row 2, column 'left or right breast': 'MIDDLE'"),
         ("P_00001,3", "P_1,3", "row 2, column 'patient id': 'P_1'"),
@@ -83,9 +83,9 @@ def test_a_missing_table_is_named(tmp_path):
         ("1,mass,", "1,calcification,", "row 2, column 'abnormality type'"),
         ("1,mass,", "one,mass,", "row 2, column 'abnormality id': 'one'"),
         ("pathology", "pathologie", "row 1: column 'pathology' is missing"),
-        ("ROI mask", "Roi mask", "row 1: column 'ROI mask file path' is missing"),
+        ("ROI mask", "ROI masks", "row 1: column 'roi mask file path' is missing"),
         ("/000000.dcm", "/../../../etc/passwd", "column 'image file path'"),
-        ("OVAL,", "OVAL,,", "row 2: 15 cells but 14 columns"),
+        ("OVAL,", "OVAL,,", "row 2: 15 cells, but the header has 14"),
     ],
 )
 def test_malformed_tables_stop_and_name_row_and_column(tmp_path, old, new, message):

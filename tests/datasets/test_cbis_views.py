@@ -19,30 +19,34 @@ from raw_trees import (
 )
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.datasets.cbis_files import find_view_files, index_files
+from mammo_jax.datasets.cbis_files import find_files, index_files
 from mammo_jax.datasets.cbis_tables import merge_views, read_tables
 from mammo_jax.datasets.cbis_views import make_view_examples
+from mammo_jax.datasets.records import split_outlines
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Grid, ViewResult
+from mammo_jax.datasets.views import Packing, ViewResult
+from mammo_jax.images.grid import Grid
 
-WHOLE = Grid(HEIGHT, WIDTH, 32, None, seed=0)
-S10 = Grid(HEIGHT, WIDTH, 32, PatchSampling(per_roi=10), seed=0)
+GRID = Grid(HEIGHT, WIDTH, stretch=False)
+WHOLE = Packing(GRID, 32, None)
+S10 = Packing(GRID, 32, PatchSampling(per_roi=10))
 
 
-def results(root, grid=WHOLE) -> list[ViewResult]:
+def results(root, packing=WHOLE) -> list[ViewResult]:
     """Every view of a tree, made into examples."""
     index = index_files(root)
     views = merge_views(read_tables(root))
-    return [make_view_examples(find_view_files(view, index), grid) for view in views]
+    return [make_view_examples(find_files(view, index), packing) for view in views]
 
 
 def decode(example) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def roi_mask(roi) -> np.ndarray:
+def roi_mask(example) -> np.ndarray:
+    """The first region."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    cv2.fillPoly(mask, [np.array(roi["outline"])[:, ::-1]], 255)
+    cv2.fillPoly(mask, [split_outlines(example)[0][:, ::-1]], 255)
     return mask
 
 
@@ -53,10 +57,12 @@ def test_a_view_becomes_an_example(tmp_path):
 
     (example,) = result.examples
     np.testing.assert_array_equal(decode(example), draw_image(1))
-    np.testing.assert_array_equal(roi_mask(example["rois"][0]), draw_mask((50, 30)))
-    assert example["rois"][0]["bbox"] == [40, 20, 61, 41]
-    assert example["rois"][0]["class"] == 4
-    assert {k: v for k, v in example.items() if k not in ("image", "rois")} == {
+    np.testing.assert_array_equal(roi_mask(example), draw_mask((50, 30)))
+    assert example["rois"]["bbox"] == [[40, 20, 61, 41]]
+    assert example["rois"]["class"] == [4]
+    assert {
+        k: v for k, v in example.items() if k not in ("image", "rois", "outlines")
+    } == {
         "label": 1,
         "image_id": "P_00001_LEFT_CC",
         "patient_id": "P_00001",
@@ -80,7 +86,7 @@ def test_mask_and_crop_are_told_apart_by_content(tmp_path, kind, exchanged):
 
     (result,) = results(tmp_path)
 
-    np.testing.assert_array_equal(roi_mask(result.examples[0]["rois"][0]), draw_mask())
+    np.testing.assert_array_equal(roi_mask(result.examples[0]), draw_mask())
     assert result.repairs == ({"masks_and_crops_exchanged": 1} if exchanged else {})
 
 
@@ -93,7 +99,7 @@ def test_a_crop_of_eight_bits_is_not_taken_for_the_mask(tmp_path):
 
     (result,) = results(tmp_path)
 
-    np.testing.assert_array_equal(roi_mask(result.examples[0]["rois"][0]), draw_mask())
+    np.testing.assert_array_equal(roi_mask(result.examples[0]), draw_mask())
 
 
 def test_masks_of_ones_are_masks(tmp_path):
@@ -104,7 +110,7 @@ def test_masks_of_ones_are_masks(tmp_path):
 
     (result,) = results(tmp_path)
 
-    np.testing.assert_array_equal(roi_mask(result.examples[0]["rois"][0]), draw_mask())
+    np.testing.assert_array_equal(roi_mask(result.examples[0]), draw_mask())
 
 
 @pytest.mark.parametrize("scale", [0.87, 1.15])
@@ -118,7 +124,7 @@ def test_masks_of_another_size_are_resized_to_their_image(tmp_path, scale):
 
     (result,) = results(tmp_path)
 
-    found = roi_mask(result.examples[0]["rois"][0]) > 0
+    found = roi_mask(result.examples[0]) > 0
     truth = draw_mask() > 0
     assert (found & truth).sum() / (found | truth).sum() > 0.8
     assert result.repairs == {"masks_resized": 1}
@@ -132,7 +138,7 @@ def test_masks_of_another_image_are_refused(tmp_path):
 
     (result,) = results(tmp_path)
 
-    assert result.examples[0]["rois"] == []
+    assert result.examples[0]["rois"]["class"] == []
     assert "does not fit the image of 128x96" in result.problems[0][1]
 
 
@@ -158,7 +164,7 @@ def test_a_view_in_two_tables_has_all_its_regions(tmp_path):
     (result,) = results(tmp_path)
 
     (example,) = result.examples
-    assert [roi["class"] for roi in example["rois"]] == [3, 4, 1]
+    assert example["rois"]["class"] == [3, 4, 1]
     assert example["label"] == 1
 
 
@@ -223,7 +229,7 @@ def test_without_its_mask_a_whole_image_keeps_its_label(tmp_path):
     (result,) = results(tmp_path)
 
     assert result.examples[0]["label"] == 1
-    assert result.examples[0]["rois"] == []
+    assert result.examples[0]["rois"]["class"] == []
     assert result.repairs == {"masks_missing": 1}
     assert result.problems == []
 
@@ -292,7 +298,7 @@ def test_files_are_found_in_every_layout(tmp_path, inside, above):
 
     (result,) = results(tmp_path)
 
-    assert len(result.examples[0]["rois"]) == 1
+    assert len(result.examples[0]["rois"]["class"]) == 1
     assert result.problems == []
 
 
@@ -314,7 +320,7 @@ def test_files_without_their_folders_are_found_by_their_headers(tmp_path, by):
     (result,) = results(tmp_path)
 
     np.testing.assert_array_equal(decode(result.examples[0]), draw_image())
-    assert len(result.examples[0]["rois"]) == 1
+    assert len(result.examples[0]["rois"]["class"]) == 1
 
 
 def test_mask_and_crop_in_two_series(tmp_path):
@@ -327,7 +333,7 @@ def test_mask_and_crop_in_two_series(tmp_path):
 
     (result,) = results(tmp_path)
 
-    assert len(result.examples[0]["rois"]) == 1
+    assert len(result.examples[0]["rois"]["class"]) == 1
 
 
 def test_a_folder_that_is_not_there(tmp_path):

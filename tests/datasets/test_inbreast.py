@@ -19,12 +19,13 @@ from mammo_jax.datasets.inbreast import (
 )
 from mammo_jax.datasets.polygons import circle_points, draw_polygon, polygon_regions
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Grid
-from mammo_jax.images.grid import stretch_to_full_range, to_grid
+from mammo_jax.datasets.views import Packing
+from mammo_jax.images.grid import Grid, stretch_to_full_range, to_grid
 
 SHAPE = (200, 150)
-WHOLE = Grid(100, 80, 24, None, seed=0, stretch=True)
-S10 = Grid(100, 80, 24, PatchSampling(per_roi=10), seed=0, stretch=True)
+GRID = Grid(100, 80, stretch=True)
+WHOLE = Packing(GRID, 24, None)
+S10 = Packing(GRID, 24, PatchSampling(per_roi=10))
 HEADER = (
     "Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads\r\n"
 )
@@ -77,14 +78,14 @@ def test_readings_become_labels_and_threes_are_left_out(raw):
     views = read_views(raw)
 
     assert len(views) == 70
-    assert {view.bi_rads for view in views if view.is_positive} == {
+    assert {view.bi_rads for view in views if view.is_malignant} == {
         "4a",
         "4b",
         "4c",
         "5",
         "6",
     }
-    assert {view.bi_rads for view in views if not view.is_positive} == {"1", "2"}
+    assert {view.bi_rads for view in views if not view.is_malignant} == {"1", "2"}
 
 
 def test_names_come_from_file_and_table(raw):
@@ -105,7 +106,7 @@ def test_split_is_by_patient_and_stratified(raw):
     }
     for name, views in splits.items():
         for view in views:
-            patients[name][view.patient_id] |= view.is_positive
+            patients[name][view.patient_id] |= view.is_malignant
     assert not set(patients["train"]) & set(patients["validation"])
     assert len(patients["validation"]) == pytest.approx(0.3 * 40, abs=1)
     shares = [np.mean(list(p.values())) for p in patients.values()]
@@ -161,9 +162,8 @@ def test_regions_are_where_the_points_are(raw):
 
     (example,) = make_view_examples(view, WHOLE).examples
 
-    (roi,) = example["rois"]
-    assert roi["class"] == 4
-    np.testing.assert_allclose(roi["bbox"], [40, 32, 60, 48], atol=1)
+    assert example["rois"]["class"] == [4]
+    np.testing.assert_allclose(example["rois"]["bbox"], [[40, 32, 60, 48]], atol=1)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_names_of_regions_however_spelt(tmp_path, name, label):
 
     (example,) = make_view_examples(read_views(tmp_path)[0], WHOLE).examples
 
-    assert [roi["class"] for roi in example["rois"]] == [label]
+    assert example["rois"]["class"] == [label]
 
 
 def test_dots_points_outside_and_unknown_names(tmp_path):
@@ -201,11 +201,12 @@ def test_dots_points_outside_and_unknown_names(tmp_path):
     result = make_view_examples(read_views(tmp_path)[0], WHOLE)
 
     found = result.examples[0]["rois"]
-    assert [roi["class"] for roi in found] == [1, 1, 1, 3, 3]
-    assert found[0]["bbox"] == found[1]["bbox"]
-    assert found[0]["bbox"][2] - found[0]["bbox"][0] == 1
-    assert min(roi["bbox"][1] for roi in found) == 0
-    assert max(roi["bbox"][2] for roi in found) <= 100
+    assert found["class"] == [1, 1, 1, 3, 3]
+    boxes = found["bbox"]
+    assert boxes[0] == boxes[1]
+    assert boxes[0][2] - boxes[0][0] == 1
+    assert min(box[1] for box in boxes) == 0
+    assert max(box[2] for box in boxes) <= 100
     assert result.repairs == {
         "regions_clipped_to_the_image": 1,
         "regions_of_unknown_name_taken_for_masses": 1,
@@ -217,7 +218,7 @@ def test_patches_need_every_region(tmp_path):
     next((root / "AllXML").iterdir()).write_text("<plist>")
 
     whole, patches = (
-        make_view_examples(read_views(tmp_path)[0], grid) for grid in (WHOLE, S10)
+        make_view_examples(read_views(tmp_path)[0], packing) for packing in (WHOLE, S10)
     )
 
     assert whole.examples[0]["label"] == 1
@@ -256,7 +257,7 @@ def test_a_second_file_of_a_number_is_reported_and_not_used(tmp_path):
     write_xml(copies[2], [])
 
     _, view = read_views(tmp_path)
-    whole, patches = (make_view_examples(view, grid) for grid in (WHOLE, S10))
+    whole, patches = (make_view_examples(view, packing) for packing in (WHOLE, S10))
 
     assert view.patient_id == f"{0:016x}"
     assert [path for path, _ in whole.problems] == [
@@ -268,7 +269,7 @@ def test_a_second_file_of_a_number_is_reported_and_not_used(tmp_path):
         cv2.imdecode(np.frombuffer(whole.examples[0]["image"], np.uint8), -1),
         to_grid(draw(1), 100, 80, stretch=True),
     )
-    assert len(whole.examples[0]["rois"]) == 1
+    assert len(whole.examples[0]["rois"]["class"]) == 1
     assert len(patches.examples) == 20
 
 

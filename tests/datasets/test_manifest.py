@@ -14,11 +14,12 @@ from mammo_jax.datasets.manifest import (
     take_inventory,
 )
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Grid
-from mammo_jax.images.grid import stretch_to_full_range
+from mammo_jax.datasets.views import Packing
+from mammo_jax.images.grid import Grid, stretch_to_full_range
 
-WHOLE = Grid(128, 96, 32, None, seed=0, stretch=True)
-S10 = Grid(128, 96, 32, PatchSampling(per_roi=10), seed=0, stretch=True)
+GRID = Grid(128, 96, stretch=True)
+WHOLE = Packing(GRID, 32, None)
+S10 = Packing(GRID, 32, PatchSampling(per_roi=10))
 COLUMNS = ("path", "patient_id", "laterality", "view", "label")
 
 
@@ -91,7 +92,7 @@ def test_images_of_any_format_become_examples(root, number):
     image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), -1)
     np.testing.assert_array_equal(image, stretch_to_full_range(draw_image(number)))
     assert example["label"] == int(number % 3 == 0)
-    assert example["rois"] == []
+    assert example["rois"]["class"] == []
 
 
 def test_regions_in_three_ways(root):
@@ -110,9 +111,9 @@ def test_regions_in_three_ways(root):
     result = make_view_examples(read_views(root)[1], WHOLE)
 
     rois = result.examples[0]["rois"]
-    assert [roi["class"] for roi in rois] == [4, 3, 1]
-    for roi in rois:
-        np.testing.assert_allclose(roi["bbox"], [50, 20, 71, 41], atol=1)
+    assert rois["class"] == [4, 3, 1]
+    for box in rois["bbox"]:
+        np.testing.assert_allclose(box, [50, 20, 71, 41], atol=1)
     assert result.problems == []
     patches = make_view_examples(read_views(root)[1], S10).examples
     assert len(patches) == 60
@@ -131,7 +132,7 @@ def test_regions_that_cannot_be_read_are_listed(root, column, value, message):
     write_table(root / "rois.csv", list(row), [list(row.values())])
 
     whole, patches = (
-        make_view_examples(read_views(root)[1], grid) for grid in (WHOLE, S10)
+        make_view_examples(read_views(root)[1], packing) for packing in (WHOLE, S10)
     )
 
     assert message in whole.problems[0][1]

@@ -8,9 +8,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.packaged import Examples, parse_example
+from mammo_jax.images.png import encode_png
 
 WHOLE, PATCHES = "cbis_ddsm/paper_whole_h288", "cbis_ddsm/paper_s1_h288"
 SHAPE = 288, 224
+IMAGE = np.arange(120, dtype=np.uint16).reshape(12, 10)
 
 
 def _source(data_dir, name: str, **options):
@@ -36,6 +38,50 @@ def test_examples_are_those_that_tfds_reads(phantom_data, name):
         assert example["image_id"] == expected["image_id"].decode() + centre
         for key in ("patient_id", "laterality", "view"):
             assert example[key] == expected[key].decode()
+
+
+def _earlier_record(**numbers: list[int]) -> bytes:
+    """A record as versions before this layout's description wrote it."""
+    example = tf_example_pb2.Example()
+    features = example.features.feature
+    features["image"].bytes_list.value.append(encode_png(IMAGE))
+    for name in ("image_id", "patient_id", "laterality", "view"):
+        features[name].bytes_list.value.append(name.upper().encode())
+    for name, values in numbers.items():
+        features[name.replace("__", "/")].int64_list.value.extend(values)
+    return example.SerializeToString()
+
+
+def test_whole_images_packaged_before_are_read():
+    record = _earlier_record(
+        label=[1],
+        breast_density=[3],
+        rois__class=[4, 1],
+        rois__bbox=[1, 1, 5, 3, 2, 0, 3, 9],
+        rois__corners=[4, 4],
+    )
+    features = tf_example_pb2.Example.FromString(record)
+    features.features.feature["outlines"].bytes_list.value.append(b"zlib, not read")
+    found = parse_example(features.SerializeToString(), IMAGE.shape)
+    np.testing.assert_array_equal(found.pop("image"), IMAGE)
+    assert found == {
+        **{"label": 1, "breast_density": 3},
+        **{"image_id": "IMAGE_ID", "patient_id": "PATIENT_ID"},
+        **{"laterality": "LATERALITY", "view": "VIEW"},
+        **{"abnormality_types": "calc;mass", "lesion_size": np.float32(9 / 12)},
+    }
+
+
+def test_patches_packaged_before_are_read():
+    record = _earlier_record(label=[2], centre=[70, 8])
+    features = tf_example_pb2.Example.FromString(record)
+    features.features.feature["overlap"].float_list.value.append(0.5)
+    found = parse_example(features.SerializeToString(), IMAGE.shape)
+    np.testing.assert_array_equal(found.pop("image"), IMAGE)
+    assert found == {
+        **{"label": 2, "image_id": "IMAGE_ID_70_8", "patient_id": "PATIENT_ID"},
+        **{"laterality": "LATERALITY", "view": "VIEW"},
+    }
 
 
 def test_an_image_without_lesions_has_no_lesion_size(record):

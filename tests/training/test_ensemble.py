@@ -12,16 +12,17 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.labels import WHOLE_CLASSES
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.images.grid import Grid
 from mammo_jax.training import ensemble
 
-GRID = {"height": tiny_runs.HEIGHT, "width": tiny_runs.WIDTH, "stretch": False}
+GRID = Grid(tiny_runs.HEIGHT, tiny_runs.WIDTH, stretch=False)
 DATASET = Dataset(
     name="made/up",
     sources={},
     pixel_mean=tiny_runs.MEAN,
     image_shape=(tiny_runs.HEIGHT, tiny_runs.WIDTH),
     class_names=WHOLE_CLASSES,
-    grid={**GRID, "patch_size": 0},
+    grid=GRID,
 )
 
 
@@ -52,8 +53,8 @@ def test_a_run_on_the_same_data_is_taken(member, tmp_path):
 
 REFUSED = {
     "classes": ({"class_names": ("a", "b", "c")}, "tells apart .*, not .*'c'"),
-    "grid": ({"grid": {**GRID, "height": 576}}, "wants images of 128x96; .* 576x96"),
-    "stretch": ({"grid": {**GRID, "stretch": True}}, "128x96, stretched to the full"),
+    "grid": ({"grid": GRID._replace(height=576)}, "wants images of 128x96; .* 576x96"),
+    "stretch": ({"grid": GRID._replace(stretch=True)}, "128x96, stretched to the full"),
     "dataset": ({"name": "made/otherwise"}, "trained on made/up, not on made/otherw"),
     "build": ({"pixel_mean": 31.0}, r"another build .*30\.000 there, 31\.000 here"),
 }

@@ -3,27 +3,15 @@
 Importing this module registers the builder with TFDS. It needs no TensorFlow.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mammo_jax.datasets import cbis_ddsm
-from mammo_jax.datasets.cbis_files import ViewFiles
+from mammo_jax.datasets.cbis_tables import CbisView
 from mammo_jax.datasets.cbis_views import make_view_examples
 from mammo_jax.datasets.splits import PROTOCOLS
 from tfds_builders import base
-
-
-@dataclasses.dataclass(kw_only=True)
-class Config(base.Config):
-    """One way to cut and split the data set.
-
-    Attributes:
-      protocol: "paper" or "official", see `mammo_jax.datasets.splits`.
-    """
-
-    protocol: str
 
 
 class Builder(base.MammogramBuilder):
@@ -36,27 +24,26 @@ class Builder(base.MammogramBuilder):
     """
     HOMEPAGE = "https://www.cancerimagingarchive.net/collection/cbis-ddsm/"
     LICENSE = "CC BY 3.0"
-    BUILDER_CONFIGS: ClassVar[list[Config]] = [
-        Config(
-            name=base.config_name(f"{protocol}_{kind}", height),
-            description=base.KIND_DESCRIPTIONS[kind],
-            protocol=protocol,
-            grid=base.make_grid(kind, height, stretch=False),
-        )
-        for height in base.HEIGHTS
-        for protocol in PROTOCOLS
-        for kind in base.SAMPLINGS
-    ]
+    BUILDER_CONFIGS: ClassVar[list[base.Config]] = base.make_configs(
+        (
+            (f"{protocol}_{kind}", kind, {"protocol": protocol})
+            for protocol in PROTOCOLS
+            for kind in base.SAMPLINGS
+        ),
+        stretch=False,
+    )
     make_examples = make_view_examples
 
-    builder_config: Config
-
-    def plan(self, manual_dir: Path) -> Mapping[str, Sequence[ViewFiles]]:
-        """The views of each split and their files."""
+    def plan(self, manual_dir: Path) -> Mapping[str, Sequence[CbisView]]:
+        """Plans the views of each split and their files."""
         config = self.builder_config
-        return cbis_ddsm.plan_splits(manual_dir, config.protocol, config.split_seed)
+        return cbis_ddsm.plan_splits(
+            manual_dir, config.options["protocol"], config.split_seed
+        )
 
-
-def take_inventory(manual_dir: str | Path, config: Config) -> dict[str, Any]:
-    """What a build of `config` would use (`mammo_jax.datasets.cbis_ddsm`)."""
-    return cbis_ddsm.take_inventory(manual_dir, config.protocol, config.split_seed)
+    @classmethod
+    def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
+        """Counts what a build of `config` would use."""
+        return cbis_ddsm.take_inventory(
+            manual_dir, config.options["protocol"], config.split_seed
+        )

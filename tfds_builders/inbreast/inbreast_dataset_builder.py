@@ -3,7 +3,6 @@
 Importing this module registers the builder with TFDS. It needs no TensorFlow.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,34 +10,11 @@ from typing import Any, ClassVar
 from mammo_jax.datasets import inbreast
 from tfds_builders import base
 
-
-@dataclasses.dataclass(kw_only=True)
-class Config(base.Config):
-    """One way to cut the data set.
-
-    Attributes:
-      patients: train on so many patients only; None for all.
-    """
-
-    patients: int | None = None
-
-
-def _make_configs() -> list[Config]:
-    parts = [(kind, kind, None) for kind in base.SAMPLINGS] + [
-        (f"whole_{patients}patients", "whole", patients)
-        for patients in inbreast.SUBSETS
-    ]
-    return [
-        Config(
-            name=base.config_name(stem, height),
-            description=base.KIND_DESCRIPTIONS[kind],
-            # 14-bit detectors: without the stretch they would be almost black.
-            grid=base.make_grid(kind, height, stretch=True),
-            patients=patients,
-        )
-        for height in base.HEIGHTS
-        for stem, kind, patients in parts
-    ]
+# Number of patients to train on; None for all.
+_WAYS = [(kind, kind, {"patients": None}) for kind in base.SAMPLINGS] + [
+    (f"whole_{patients}patients", "whole", {"patients": patients})
+    for patients in inbreast.SUBSETS
+]
 
 
 class Builder(base.MammogramBuilder):
@@ -50,17 +26,22 @@ class Builder(base.MammogramBuilder):
     """
     HOMEPAGE = "https://doi.org/10.1016/j.acra.2011.09.014"
     LICENSE = "On request, for research only; not to be passed on."
-    BUILDER_CONFIGS: ClassVar[list[Config]] = _make_configs()
+    # 14-bit detectors: without the stretch they would be almost black.
+    BUILDER_CONFIGS: ClassVar[list[base.Config]] = base.make_configs(
+        _WAYS, stretch=True
+    )
     make_examples = inbreast.make_view_examples
 
-    builder_config: Config
-
     def plan(self, manual_dir: Path) -> Mapping[str, Sequence[inbreast.InbreastView]]:
-        """The views of each split and their files."""
+        """Plans the views of each split and their files."""
         config = self.builder_config
-        return inbreast.plan_splits(manual_dir, config.split_seed, config.patients)
+        return inbreast.plan_splits(
+            manual_dir, config.split_seed, config.options["patients"]
+        )
 
-
-def take_inventory(manual_dir: str | Path, config: Config) -> dict[str, Any]:
-    """What a build of `config` would use (`mammo_jax.datasets.inbreast`)."""
-    return inbreast.take_inventory(manual_dir, config.split_seed, config.patients)
+    @classmethod
+    def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
+        """Counts what a build of `config` would use."""
+        return inbreast.take_inventory(
+            manual_dir, config.split_seed, config.options["patients"]
+        )

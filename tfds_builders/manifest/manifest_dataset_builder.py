@@ -21,23 +21,17 @@ class Builder(base.MammogramBuilder):
     """
     HOMEPAGE = ""
     LICENSE = "Its owner's."
-    BUILDER_CONFIGS: ClassVar[list[base.Config]] = [
-        base.Config(
-            name=base.config_name(kind, height),
-            description=base.KIND_DESCRIPTIONS[kind],
-            # Detectors and exports differ in how many bits they fill.
-            grid=base.make_grid(kind, height, stretch=True),
-        )
-        for height in base.HEIGHTS
-        for kind in base.SAMPLINGS
-    ]
+    # Detectors and exports differ in how many bits they fill.
+    BUILDER_CONFIGS: ClassVar[list[base.Config]] = base.make_configs(
+        ((kind, kind, {}) for kind in base.SAMPLINGS), stretch=True
+    )
     make_examples = manifest.make_view_examples
 
     def plan(self, manual_dir: Path) -> Mapping[str, Sequence[manifest.ManifestView]]:
-        """The views of each split and their files."""
+        """Plans the views of each split and their files."""
         return manifest.plan_splits(manual_dir, self.builder_config.split_seed)
 
-
-def take_inventory(manual_dir: str | Path, config: base.Config) -> dict[str, Any]:
-    """What a build of `config` would use (`mammo_jax.datasets.manifest`)."""
-    return manifest.take_inventory(manual_dir, config.split_seed)
+    @classmethod
+    def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
+        """Counts what a build of `config` would use."""
+        return manifest.take_inventory(manual_dir, config.split_seed)
