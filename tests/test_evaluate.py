@@ -14,8 +14,8 @@ from browser import screenshot
 
 from mammo_jax import evaluate
 from mammo_jax.common.errors import UserError
-from mammo_jax.evaluation.evaluation_report import FIGURES
 from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
+from mammo_jax.evaluation.report import FIGURES
 from mammo_jax.training.run_report import write_run_report
 
 REPOSITORY = Path(__file__).parents[1]
@@ -92,10 +92,9 @@ def test_the_command_writes_and_prints_what_sklearn_finds(run, tmp_path):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["auc"]["value"] == pytest.approx(auc)
     assert f"AUC{auc:>28.3f}" in result.stdout
-    for kind in ("delong_95", "bootstrap_95"):
-        low, high = metrics["auc"][kind]
-        assert low < auc < high
-        assert f"{low:.3f} to {high:.3f}" in result.stdout
+    low, high = metrics["auc"]["patients_95"]
+    assert low < auc < high
+    assert f"{low:.3f} to {high:.3f}" in result.stdout
     assert (out / "report.html").is_file()
     assert {path.stem for path in (out / "figures").glob("*.png")} == {
         "roc",
@@ -110,24 +109,23 @@ def test_thresholds_come_from_validation_alone(run, tmp_path):
     metrics = _evaluate(tmp_path / "out", run)
     scores, labels = _columns(run / "predictions" / "validation.csv")
     false_alarms, found, thresholds = sklearn.metrics.roc_curve(labels, scores)
-    youden = metrics["thresholds_from_validation"]["Youden"]
+    youden = metrics["operating_points"]["Youden"]
     expected = thresholds[np.argmax(found - false_alarms)]
     assert youden["threshold"] == pytest.approx(expected)
     test_scores, test_labels = _columns(run / "predictions" / "test.csv")
     called = test_scores >= expected
     assert youden["true_positive"] == (called & (test_labels == 1)).sum()
-    assert metrics["calibration"]["temperature_from_validation"] > 0
+    assert metrics["calibration"]["line_from_validation"]["slope"] > 0
 
 
 def test_without_validation_nothing_is_chosen_and_it_says_so(run, tmp_path):
     out = tmp_path / "out"
     metrics = _evaluate(out, run / "predictions" / "test.csv")
-    assert "thresholds_from_validation" not in metrics
-    assert "Youden" not in metrics["operating_points"]
-    assert "scaled" not in metrics["calibration"]
-    assert "no threshold and no temperature was chosen" in (
-        out / "report.html"
-    ).read_text(encoding="utf-8")
+    assert "operating_points" not in metrics
+    assert "calibrated" not in metrics["calibration"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "no validation table to choose thresholds on: no threshold was" in page
+    assert ">threshold</th>" not in page  # Nor is one chosen on the test images.
 
 
 def test_an_ensemble_is_the_mean_and_is_compared_in_pairs(run, tmp_path):
@@ -140,16 +138,16 @@ def test_an_ensemble_is_the_mean_and_is_compared_in_pairs(run, tmp_path):
     assert metrics["auc"]["value"] == pytest.approx(auc)
     comparison = metrics["comparison"]
     assert comparison["other_auc"]["value"] == pytest.approx(alone)
-    assert comparison["difference"] == pytest.approx(auc - alone)
-    assert 0 < comparison["delong_p_value"] < 1
-    low, high = comparison["bootstrap_95"]
+    assert comparison["difference"]["value"] == pytest.approx(auc - alone)
+    assert 0 < comparison["p_value"] < 1
+    low, high = comparison["difference"]["patients_95"]
     assert low < auc - alone < high
 
 
 def test_one_class_alone_is_said_and_has_no_numbers(tmp_path, capsys):
     table = _write_table(tmp_path / "benign.csv", 0, seed=1, malignant=False)
     metrics = _evaluate(tmp_path / "out", table)
-    assert metrics["auc"] == {"value": None, "delong_95": None, "bootstrap_95": None}
+    assert metrics["auc"] == {"value": None, "patients_95": None}
     assert "AUC undefined: the images are all of one class" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "AUC undefined: the images are all of one class" in page
@@ -160,14 +158,14 @@ def test_a_validation_of_one_class_chooses_nothing(run, tmp_path):
     validation = _write_table(tmp_path / "v.csv", 100, seed=1, malignant=False)
     table = run / "predictions" / "test.csv"
     metrics = _evaluate(tmp_path / "out", table, validation=validation)
-    assert metrics["thresholds_from_validation"] is None
-    assert metrics["calibration"]["temperature_from_validation"] is None
+    assert metrics["operating_points"] is None
+    assert metrics["calibration"]["line_from_validation"] is None
 
 
 def test_a_table_of_few_images_is_evaluated(tmp_path):
     table = _write_two_images(tmp_path / "two.csv")
     metrics = _evaluate(tmp_path / "out", table)
-    assert metrics["auc"] == {"value": 1.0, "delong_95": None, "bootstrap_95": None}
+    assert metrics["auc"] == {"value": 1.0, "patients_95": None}
     assert metrics["subgroups"] == {}
 
 
@@ -209,7 +207,7 @@ REFUSED = {
     "no run": ("{empty}", None, r"no finished run \(no predictions/test.csv\)"),
     "no file": ("{empty}/none.csv", None, "none.csv: no such table"),
     "nothing": (",", None, "names no table"),
-    "fewer models": ("{test},{copy}", "{validation}", "2 tables and --validation 1"),
+    "fewer models": ("{test},{copy}", "{validation}", "2 tables and validation 1"),
     "twice": ("{test},{run}", None, "test.csv is named twice"),
     "shared patients": ("{test}", "{renamed}", r"share 40 patients \(P_0, P_1, P_10 a"),
     "run and table": ("{run}", "{test}", "share 80 images"),
@@ -259,7 +257,7 @@ def test_a_run_gets_a_report_of_its_test(run):
     write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "whole classifier, resnet50, trained on cbis_ddsm/paper_whole" in page
-    assert "Chosen on validation, applied to test" in page
+    assert "<td>Youden</td>" in page
     assert str(run) not in page
     assert (run / "config.json").read_text() == before
     assert not (run / "metrics.json").exists()
@@ -282,8 +280,8 @@ def test_the_tables_of_a_patch_run_are_evaluated_as_patches(run, tmp_path):
     for predictions in (run, run / "predictions" / "test.csv"):
         metrics = _evaluate(out / predictions.stem, predictions)
         assert "subgroups" not in metrics
-        assert "breasts_and_patients" not in metrics
-    assert "thresholds_from_validation" in _evaluate(out / "again", run)
+        assert "per_patient" not in metrics
+    assert "operating_points" in _evaluate(out / "again", run)
     page = (out / "run" / "report.html").read_text(encoding="utf-8")
     assert "Every row of the tables is a patch" in page
     whole = _write_table(tmp_path / "whole.csv", 0, seed=2)
@@ -314,7 +312,7 @@ def test_a_run_tested_on_its_validation_images_chooses_no_threshold(run):
     write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Test and validation share 80 images" in page
-    assert "Chosen on validation" not in page
+    assert "<td>Youden</td>" not in page
 
 
 def test_a_run_tested_on_its_validation_images_is_evaluated_without_thresholds(
@@ -324,8 +322,8 @@ def test_a_run_tested_on_its_validation_images_is_evaluated_without_thresholds(
     (tables / "validation.csv").write_bytes((tables / "test.csv").read_bytes())
     metrics = _evaluate(tmp_path / "out", run)
     assert metrics["auc"]["value"] > 0.5
-    assert "thresholds_from_validation" not in metrics
-    assert "temperature_from_validation" not in metrics["calibration"]
+    assert "operating_points" not in metrics
+    assert "line_from_validation" not in metrics["calibration"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for said in (page, capsys.readouterr().out, metrics["validation_not_used"]):
         assert "Test and validation share 80 images" in said
@@ -343,11 +341,10 @@ def test_a_threshold_above_every_score_is_said(run, tmp_path, capsys):
     assert "above every score (Youden, chosen on" in capsys.readouterr().out
 
 
-def test_images_without_a_lesion_are_not_called_unknown(run, tmp_path):
+def test_images_without_a_lesion_are_counted(run, tmp_path):
     _evaluate(tmp_path / "out", run)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Without an abnormality, or without its type: 26 images." in page
-    assert "known abnormality" not in page
+    assert "26 images have no known abnormality." in page
 
 
 def test_a_browser_shows_the_figures_of_a_report(run, tmp_path):

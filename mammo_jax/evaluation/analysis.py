@@ -4,11 +4,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import sklearn.metrics
 
-from mammo_jax.evaluation import bootstrap, calibration, metrics, subgroups
-from mammo_jax.evaluation import operating_points as points
-from mammo_jax.evaluation.prediction_table import PredictionTable
+from mammo_jax.evaluation import calibration, metrics, operating_points, subgroups
+from mammo_jax.evaluation.prediction_table import PredictionTable, take
 
 # With fewer images of either class a sub-group's figure is marked as uncertain.
 FEW = 10
@@ -16,12 +14,12 @@ FEW = 10
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """What is evaluated together.
+    """The tables that are evaluated together.
 
     Attributes:
       test: the images that the figures are of.
-      validation: other images of the same model, to choose thresholds and the
-        temperature on; None where there are none.
+      validation: other images of the same model, to choose thresholds on and to fit
+        the calibration; None where there are none.
       other: another model's scores of the test images, in the same order.
     """
 
@@ -31,9 +29,9 @@ class Tables:
 
 
 def analyse(tables: Tables, *, patches: bool = False) -> dict[str, Any]:
-    """All figures; None where one is undefined, never NaN.
+    """Computes all figures; None where one is undefined, never NaN.
 
-    An interval is [low, high], of 95 %. See the functions for the parts.
+    An interval is [low, high], of 95 %, over patients. See the functions for the parts.
 
     Args:
       tables: what is evaluated.
@@ -44,27 +42,23 @@ def analyse(tables: Tables, *, patches: bool = False) -> dict[str, Any]:
         **counts(test),
         "auc": auc(test),
         "average_precision": average_precision(test),
-        "operating_points": _operating_points(test, test),
         "calibration": _calibration(tables),
     }
     if not patches:
         result["subgroups"] = _subgroups(test)
-        result["breasts_and_patients"] = _aggregated(test)
+        result["per_breast"] = _merged(subgroups.breasts(test))
+        result["per_patient"] = _merged(subgroups.patients(test))
     if tables.validation is not None:
-        result["validation"] = {
-            **counts(tables.validation),
-            "auc": auc(tables.validation),
-        }
-        result["thresholds_from_validation"] = _operating_points(
-            tables.validation, test
-        )
+        validation = tables.validation
+        result["validation"] = {**counts(validation), "auc": auc(validation)}
+        result["operating_points"] = apply_thresholds(validation, test)
     if tables.other is not None:
         result["comparison"] = compare(test, tables.other)
     return result
 
 
 def counts(table: PredictionTable) -> dict[str, int]:
-    """`images`, `patients` and `malignant` images."""
+    """Counts `images`, `patients` and `malignant` images."""
     return {
         "images": len(table.image_ids),
         "patients": len(set(table.patient_ids)),
@@ -73,69 +67,56 @@ def counts(table: PredictionTable) -> dict[str, int]:
 
 
 def auc(table: PredictionTable) -> dict[str, Any]:
-    """`value`, DeLong's interval over images, the bootstrap's over patients."""
-    found = metrics.roc_auc_with_interval(table.scores, table.labels)
-    statistic = bootstrap.weighted_auc(table.scores, table.labels)
-    return {
-        "value": found.value,
-        "delong_95": _pair(found.low, found.high),
-        "bootstrap_95": _bootstrap(table, statistic),
-    }
+    """Computes `value` and its interval, `patients_95`."""
+    return _shown(metrics.auc_estimate(table.scores, table.labels, table.patient_ids))
 
 
 def average_precision(table: PredictionTable) -> dict[str, Any]:
-    """`value`, the bootstrap's interval over patients, and what chance would give."""
-    value = None
-    if len(np.unique(table.labels)) == 2:
-        value = float(
-            sklearn.metrics.average_precision_score(table.labels, table.scores)
-        )
-    statistic = bootstrap.weighted_average_precision(table.scores, table.labels)
-    return {
-        "value": value,
-        "bootstrap_95": _bootstrap(table, statistic),
-        "by_chance": float(table.labels.mean()),
-    }
+    """Computes `value`, its interval `patients_95`, and what chance would give."""
+    found = metrics.average_precision_estimate(
+        table.scores, table.labels, table.patient_ids
+    )
+    return {**_shown(found), "by_chance": float(table.labels.mean())}
 
 
-def _bootstrap(
-    table: PredictionTable, statistic: bootstrap.Statistic
-) -> list[float] | None:
-    interval = bootstrap.patient_interval(table.patient_ids, statistic)
-    return _pair(interval.low, interval.high)
+def _shown(found: metrics.Estimate) -> dict[str, Any]:
+    ends = None if found.low is None else [found.low, found.high]
+    return {"value": found.value, "patients_95": ends}
 
 
-def _pair(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]
-
-
-def _operating_points(
+def apply_thresholds(
     chosen_on: PredictionTable, test: PredictionTable
-) -> dict[str, Any] | None:
-    """Thresholds by every rule, and what they do on the test images."""
+) -> dict[str, dict[str, Any]] | None:
+    """Chooses thresholds by every rule and counts what they do on the test images.
+
+    None where `chosen_on` holds one class only.
+    """
     if len(np.unique(chosen_on.labels)) < 2:
         return None
-    found = {}
-    for name, rule in points.RULES.items():
-        if chosen_on is test and name == "Youden":
-            continue  # On the images that it is judged on it would flatter.
-        threshold = rule(chosen_on.scores, chosen_on.labels)
-        found[name] = points.at_threshold(test.scores, test.labels, threshold)
-    return found
+    return {
+        name: operating_points.at_threshold(
+            test.scores,
+            test.labels,
+            test.patient_ids,
+            rule(chosen_on.scores, chosen_on.labels),
+        )
+        for name, rule in operating_points.RULES.items()
+    }
 
 
 def _calibration(tables: Tables) -> dict[str, Any]:
-    """Before and, with a temperature fitted on validation, after scaling."""
+    """Before and, with a line fitted on validation, after."""
     test, validation = tables.test, tables.validation
+    known = (test.labels, test.patient_ids)
     result: dict[str, Any] = {
-        "as_predicted": calibration.calibration(test.scores, test.labels)
+        "as_predicted": calibration.calibration(test.scores, *known)
     }
     if validation is not None:
-        temperature = calibration.fit_temperature(validation.scores, validation.labels)
-        result["temperature_from_validation"] = temperature
-        if temperature is not None:
-            scaled = calibration.apply_temperature(test.scores, temperature)
-            result["scaled"] = calibration.calibration(scaled, test.labels)
+        line = calibration.fit_line(validation.scores, validation.labels)
+        result["line_from_validation"] = None if line is None else line._asdict()
+        if line is not None:
+            scores = calibration.apply_line(test.scores, line)
+            result["calibrated"] = calibration.calibration(scores, *known)
     return result
 
 
@@ -151,45 +132,26 @@ def _subgroups(test: PredictionTable) -> dict[str, Any]:
 
 
 def _group(test: PredictionTable, mask: subgroups.Mask) -> dict[str, Any]:
-    scores, labels = test.scores[mask], test.labels[mask]
-    found = metrics.roc_auc_with_interval(scores, labels)
-    malignant = int(labels.sum())
-    return {
-        "images": len(labels),
-        "patients": len(set(np.array(test.patient_ids)[mask])),
-        "malignant": malignant,
-        "auc": found.value,
-        "delong_95": _pair(found.low, found.high),
-        "few": min(malignant, len(labels) - malignant) < FEW,
-    }
+    part = take(test, np.flatnonzero(mask).tolist())
+    found = counts(part)
+    few = min(found["malignant"], found["images"] - found["malignant"]) < FEW
+    return {**found, "auc": auc(part), "few": few}
 
 
-def _aggregated(test: PredictionTable) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for unit, merge in (("breast", subgroups.breasts), ("patient", subgroups.patients)):
-        for how in subgroups.AGGREGATES:
-            table = merge(test, how)
-            if table is None:
-                continue
-            result[f"{unit}, {how} over views"] = {
-                "count": len(table.image_ids),
-                "malignant": int(table.labels.sum()),
-                "auc": auc(table),
-            }
-    return result
+def _merged(table: PredictionTable | None) -> dict[str, Any] | None:
+    if table is None:
+        return None
+    malignant = int(table.labels.sum())
+    return {"count": len(table.image_ids), "malignant": malignant, "auc": auc(table)}
 
 
 def compare(test: PredictionTable, other: PredictionTable) -> dict[str, Any]:
-    """The other model's AUC and the difference: DeLong's test, and over patients."""
-    difference = metrics.compare_aucs(test.scores, other.scores, test.labels)
-    first = bootstrap.weighted_auc(test.scores, test.labels)
-    second = bootstrap.weighted_auc(other.scores, other.labels)
+    """Compares another model's AUC: `other_auc`, `difference` and `p_value`."""
+    difference, p_value = metrics.compare_aucs(
+        test.scores, other.scores, test.labels, test.patient_ids
+    )
     return {
         "other_auc": auc(other),
-        "difference": difference.value,
-        "delong_95": _pair(difference.low, difference.high),
-        "delong_p_value": difference.p_value,
-        "bootstrap_95": _bootstrap(
-            test, lambda weights: first(weights) - second(weights)
-        ),
+        "difference": _shown(difference),
+        "p_value": p_value,
     }

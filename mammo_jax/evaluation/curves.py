@@ -23,7 +23,7 @@ Curves = Mapping[str, tuple[Float[np.ndarray, " images"], Int[np.ndarray, " imag
 
 
 def roc_figure(curves: Curves, point: tuple[float, float] | None = None) -> Figure:
-    """ROC curves; every label vector must hold both classes.
+    """Draws ROC curves; every label vector must hold both classes.
 
     Args:
       curves: see `Curves`.
@@ -49,7 +49,7 @@ def roc_figure(curves: Curves, point: tuple[float, float] | None = None) -> Figu
 
 
 def precision_recall_figure(curves: Curves) -> Figure:
-    """Precision over recall; the share of malignant images is what chance gives."""
+    """Draws precision over recall; dotted is the share of malignant images."""
     figure, axes = _square("recall (sensitivity)", "precision")
     for (name, (scores, labels)), colour in zip(
         curves.items(), (BLUE, ORANGE), strict=False
@@ -62,7 +62,7 @@ def precision_recall_figure(curves: Curves) -> Figure:
 
 
 def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Share of malignant images over the mean score, with 95 % intervals.
+    """Draws the share of malignant images over the mean score, with 95 % intervals.
 
     Args:
       bins: name in the legend to `mammo_jax.evaluation.calibration.reliability`.
@@ -92,7 +92,7 @@ def histogram_figure(
     labels: Int[np.ndarray, " images"],
     threshold: float | None = None,
 ) -> Figure:
-    """Scores of the two classes.
+    """Draws a histogram of the scores of the two classes.
 
     Args:
       scores: 0..1.
@@ -121,7 +121,7 @@ def histogram_figure(
 def interval_figure(
     rows: Sequence[tuple[str, float, Sequence[float] | None]], whole: float
 ) -> Figure:
-    """AUCs with their intervals, one below the other.
+    """Draws AUCs with their intervals, one below the other.
 
     Args:
       rows: name, AUC, and (low, high) or None where there is no interval.
@@ -136,7 +136,7 @@ def interval_figure(
         axes.plot(value, height, "o", color=BLUE, markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("AUC with 95 % interval (DeLong); dotted: all images")
+    axes.set_xlabel("AUC with 95 % interval over patients; dotted: all images")
     return figure
 
 

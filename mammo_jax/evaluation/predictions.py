@@ -1,6 +1,7 @@
 """The one prediction table: a row for every image."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ class Predictions:
     def malignant_score(self) -> Float[np.ndarray, " images"]:
         """Probability of malignancy, 0..1."""
         score = self.probabilities[:, list(self.malignant_classes)].sum(1)
-        return np.clip(score, 0.0, 1.0)
+        return np.asarray(np.clip(score, 0.0, 1.0))
 
     @property
     def malignant_label(self) -> Int[np.ndarray, " images"]:
@@ -85,7 +86,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     The columns are `COLUMNS`, and for whole images `DETAIL_COLUMNS`.
     """
     header: tuple[str, ...] = COLUMNS
-    columns: list = [
+    columns: list[Sequence[object]] = [
         predictions.image_ids,
         # Nine digits tell any two float32 apart.
         [f"{score:.9g}" for score in predictions.malignant_score],

@@ -1,193 +1,293 @@
-"""Reports: one HTML file that shows everything without a network.
+"""The report of an evaluation: its figures as text, tables and curves."""
 
-A report is a list of sections. Curves are embedded as SVG and written as PNG beside
-the page, in `figures/`; there are no scripts, and the page's own policy forbids
-the browser to fetch anything.
-"""
-
-import base64
-import html
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from mammo_jax.evaluation import curves
+from mammo_jax.evaluation.analysis import FEW, Tables
+from mammo_jax.evaluation.html_writer import Picture, Section, Table
 
-from mammo_jax.common.files import replace_file
+Figures = Mapping[str, Any]
 
-REPORT_FILE = "report.html"
-FIGURES_DIR = "figures"
-_PNG_DPI = 150
-# Wider in proportion than this, a figure gets a row of its own.
-_WIDE = 1.25
-# Fixed, so that the same figures are the same bytes.
-_DRAWING: Any = {"svg.hashsalt": "mammo_jax", "svg.fonttype": "path"}
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-:root { color-scheme: light }
-body { font: 15px/1.5 system-ui, "Segoe UI", "Liberation Sans", "DejaVu Sans",
-  sans-serif; color: #1c2430; background: #f3f5f8; margin: 0 }
-main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px }
-h1 { font-size: 26px; margin: 12px 0 20px }
-h2 { font-size: 18px; margin: 0 0 10px }
-section { background: #fff; border: 1px solid #dde3ea; border-radius: 8px;
-  padding: 18px 22px; margin: 0 0 18px }
-p { margin: 0 0 10px; max-width: 75ch }
-.scroll { overflow-x: auto; margin: 12px 0 }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding: 0 0 6px }
-th, td { text-align: right; padding: 4px 12px; white-space: nowrap;
-  border-bottom: 1px solid #e6eaf0 }
-th { color: #4a5768; font-weight: 600; border-bottom: 2px solid #c9d2dd }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
-.pictures { display: flex; flex-wrap: wrap; gap: 18px; margin: 12px 0 0 }
-figure { margin: 0; flex: 0 1 auto; max-width: 100% }
-figure.curve { flex: 0 1 360px }
-figure.wide { flex: 0 1 720px }
-figure.curve img, figure.wide img { width: 100% }
-figure img { display: block; max-width: 100%; height: auto }
-figcaption { font-size: 13px; color: #4a5768; margin-top: 4px; max-width: 60ch }
-@media print { body { background: #fff } section { break-inside: avoid } }
-"""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a report.
-
-    Attributes:
-      header: names of the columns; the first column is set flush left.
-      rows: cells as text.
-      caption: above the table; empty for none.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
+ABOUT_PATCHES = (
+    "Every row of the tables is a patch of a mammogram; its score is the probability "
+    "of a malignant calcification or mass."
+)
+_UNDEFINED = "undefined: the images are all of one class"
+_NO_VALIDATION = "There is no validation table to choose thresholds on"
+_NO_CALIBRATION = "There is no validation table to fit a calibration on."
+_RULES = (
+    "Scores from the threshold up are called malignant. A rule such as specificity "
+    "0.90 takes the highest sensitivity with at least that specificity, and the "
+    "reverse; nothing is interpolated."
+)
+_PRIOR = (
+    "Training weights the classes of every batch to equal shares, so raw scores stand "
+    "for more malignant images than there are: a share of 0.05 reads as 0.09, 0.16 or "
+    "0.45 with batches of 2, 4 or 32. The intercept takes that shift of the prior "
+    "back, and holds where the share of malignant images is that of validation."
+)
+# Names of the figures that a report may have.
+FIGURES = (
+    "roc",
+    "precision_recall",
+    "histogram",
+    "comparison",
+    "reliability",
+    "subgroups",
+)
+_CALIBRATION = ("brier", "log_loss", "expected_error")
+_METHODS = (
+    "A score is the probability of malignancy, 0 to 1; an image is malignant when one "
+    "of its abnormalities is. Ties count one half in every AUC.",
+    "All intervals are of 95 % and over patients, since the images of one patient are "
+    "not independent: those of differences of AUCs by DeLong's covariance summed over "
+    "patients (Obuchowski 1997), of AUCs by Newcombe's (2006) and of shares by "
+    "Wilson's, both with the effective number of images, of average precision by "
+    "Boyd's (2013) with the number of patients. None is corrected for the number of "
+    "figures in this report: among many sub-groups some will differ by chance.",
+    "Predictive values hold for the share of malignant images in this table only.",
+    "For research. Not a medical device: no clinical decision may rest on these "
+    "figures.",
+)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a report.
-
-    Attributes:
-      name: of the PNG beside the page, without its ending; letters, digits, _ and -.
-      content: a figure (embedded as SVG, and `figures/NAME.png` written), or the
-        bytes of a PNG (embedded only).
-      caption: below the picture; also what a screen reader says.
-    """
-
-    name: str
-    content: Figure | bytes
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a report: shown in the order heading, text, tables, pictures."""
-
-    heading: str
-    paragraphs: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
-
-
-def write_report(
-    path: Path,
-    title: str,
-    sections: Sequence[Section],
-    *,
-    earlier_figures: Sequence[str] = (),
-) -> None:
-    """Writes the page, whole or not at all, and its figures as PNG beside it.
+def report_sections(tables: Tables, figures: Figures) -> list[Section]:
+    """Returns the sections of a report.
 
     Args:
-      path: of the HTML file; its directory is made.
-      title: plain text, as are all texts of the sections.
-      sections: in their order.
-      earlier_figures: names that an earlier page's figures may have; those that this
-        page does not have are removed.
-
-    Raises:
-      OSError: the directory cannot be written.
+      tables: what was evaluated.
+      figures: what `analyse` said of them.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = "".join(_section(section, path.parent) for section in sections)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>\n"
-    )
-    # Names of files in it may hold bytes that are no UTF-8.
-    _write(path, page.encode(errors="backslashreplace"))
-    drawn = {picture.name for section in sections for picture in section.pictures}
-    for name in {*earlier_figures} - drawn:
-        (path.parent / FIGURES_DIR / f"{name}.png").unlink(missing_ok=True)
+    return [
+        _summary(tables, figures),
+        *([_comparison(tables, figures)] if tables.other is not None else []),
+        _operating_points(figures),
+        _calibration(figures),
+        *([_merged(figures)] if "per_patient" in figures else []),
+        *([_subgroups(figures)] if "subgroups" in figures else []),
+        Section("How to read this", _METHODS),
+    ]
 
 
-def _write(path: Path, content: bytes) -> None:
-    with replace_file(path) as partial:
-        partial.write_bytes(content)
+def number(value: float | None, digits: int = 3) -> str:
+    """Returns a figure as text; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _section(section: Section, directory: Path) -> str:
-    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in section.paragraphs)
-    tables = "".join(_table(table) for table in section.tables)
-    pictures = "".join(_picture(picture, directory) for picture in section.pictures)
-    if pictures:
-        pictures = f'<div class="pictures">{pictures}</div>'
-    heading = f"<h2>{html.escape(section.heading)}</h2>"
-    return f"<section>{heading}{paragraphs}{tables}{pictures}</section>"
+def interval(ends: Sequence[float] | None) -> str:
+    """Returns an interval as text."""
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
-def _table(table: Table) -> str:
-    caption = f"<caption>{html.escape(table.caption)}</caption>" * bool(table.caption)
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+def estimate(found: Figures) -> tuple[str, str]:
+    """Returns a figure and its interval as text."""
+    return number(found["value"]), interval(found["patients_95"])
 
 
-def _picture(picture: Picture, directory: Path) -> str:
-    if isinstance(picture.content, bytes):
-        kind, data, style = "png", picture.content, "thumbnail"
+def _share(value: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value[0]:.3f} ({value[1]:.2f} to {value[2]:.2f})"
+
+
+def _summary(tables: Tables, figures: Figures) -> Section:
+    test, area = tables.test, figures["auc"]["value"]
+    text = [
+        f"{figures['images']} images of {figures['patients']} patients, "
+        f"{figures['malignant']} malignant. Scores: {test.name}."
+    ]
+    if tables.validation is not None:
+        text.append(f"Validation: {tables.validation.name}.")
+    pictures = []
+    if area is None:
+        text.append(f"AUC {_UNDEFINED}.")
     else:
-        kind, data = "svg+xml", draw(picture.content, "svg")
-        width, height = picture.content.get_size_inches()
-        style = "wide" if width > _WIDE * height else "curve"
-        target = directory / FIGURES_DIR / f"{picture.name}.png"
-        target.parent.mkdir(exist_ok=True)
-        _write(target, draw(picture.content, "png"))
-    caption = html.escape(picture.caption)
-    alternative = caption or html.escape(picture.name)
-    # As images, not inline: the ids of two drawings would collide.
-    return (
-        f'<figure class="{style}"><img alt="{alternative}" '
-        f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-        f"{f'<figcaption>{caption}</figcaption>' * bool(caption)}</figure>"
+        known = (test.scores, test.labels)
+        precision = f"average precision {figures['average_precision']['value']:.3f}"
+        roc = curves.roc_figure({f"AUC {area:.3f}": known}, _youden_point(figures))
+        recall = curves.precision_recall_figure({precision: known})
+        pictures = [
+            Picture("roc", roc, "ROC curve"),
+            Picture(
+                "precision_recall",
+                recall,
+                "Precision-recall curve; dotted: what chance gives",
+            ),
+        ]
+    return Section(
+        "Result", text, [_headline(figures)], [*pictures, _histogram(tables, figures)]
     )
 
 
-def draw(figure: Figure, file_format: str) -> bytes:
-    """The figure as the bytes of an `svg` or `png` file; the same every time."""
-    FigureCanvasAgg(figure)
-    engine = figure.get_layout_engine()
-    if engine is not None:  # Laid out once for both formats: that is half the time.
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-    buffer = io.BytesIO()
-    date = {"Date": None} if file_format == "svg" else {"Software": None}
-    with mpl.rc_context(_DRAWING):
-        figure.savefig(buffer, format=file_format, dpi=_PNG_DPI, metadata=date)
-    return buffer.getvalue()
+def _headline(figures: Figures) -> Table:
+    rows = [
+        ("AUC", *estimate(figures["auc"])),
+        ("average precision", *estimate(figures["average_precision"])),
+    ]
+    if "validation" in figures:
+        validation = figures["validation"]
+        name = f"AUC of the {validation['images']} validation images"
+        rows.append((name, *estimate(validation["auc"])))
+    return Table(("", "value", "95 %, patients"), rows)
+
+
+def _youden(figures: Figures) -> dict[str, Any] | None:
+    return (figures.get("operating_points") or {}).get("Youden")
+
+
+def _youden_point(figures: Figures) -> tuple[float, float] | None:
+    youden = _youden(figures)
+    if youden is None or not youden["sensitivity"] or not youden["specificity"]:
+        return None
+    return youden["sensitivity"][0], youden["specificity"][0]
+
+
+def _histogram(tables: Tables, figures: Figures) -> Picture:
+    youden = _youden(figures)
+    threshold = None if youden is None else youden["threshold"]
+    figure = curves.histogram_figure(tables.test.scores, tables.test.labels, threshold)
+    return Picture("histogram", figure, "Scores of the two classes")
+
+
+def _comparison(tables: Tables, figures: Figures) -> Section:
+    found, test, other = figures["comparison"], tables.test, tables.other
+    assert other is not None
+    text = [f"First: {test.name}. Second: {other.name}. The same images."]
+    if found["difference"]["value"] is None:
+        return Section("Two models", [*text, f"AUC {_UNDEFINED}."])
+    rows = [
+        ("AUC of the first", *estimate(figures["auc"])),
+        ("AUC of the second", *estimate(found["other_auc"])),
+        ("difference", *estimate(found["difference"])),
+        ("p-value (two-sided)", number(found["p_value"], 4), ""),
+    ]
+    first, second = figures["auc"]["value"], found["other_auc"]["value"]
+    picture = curves.roc_figure(
+        {
+            f"first ({first:.3f})": (test.scores, test.labels),
+            f"second ({second:.3f})": (other.scores, other.labels),
+        }
+    )
+    table = Table(("", "value", "95 %, patients"), rows)
+    return Section("Two models", text, [table], [Picture("comparison", picture)])
+
+
+def _operating_points(figures: Figures) -> Section:
+    heading = "Operating points, chosen on validation"
+    points = figures.get("operating_points")
+    if points:
+        return Section(heading, [_RULES], [_points_table(points)])
+    why = _NO_VALIDATION
+    if "validation" in figures:
+        why = "The validation images are all of one class"
+    return Section(heading, [f"{why}: no threshold was chosen."])
+
+
+def _points_table(points: Mapping[str, Figures]) -> Table:
+    header = (
+        *("rule", "threshold", "sensitivity", "specificity", "PPV", "NPV"),
+        *("TP / FN", "TN / FP"),
+    )
+    rates = (
+        *("sensitivity", "specificity"),
+        *("positive_predictive_value", "negative_predictive_value"),
+    )
+    rows = [
+        (
+            rule,
+            "none" if point["threshold"] is None else f"{point['threshold']:.3f}",
+            *(_share(point[rate]) for rate in rates),
+            f"{point['true_positive']} / {point['false_negative']}",
+            f"{point['true_negative']} / {point['false_positive']}",
+        )
+        for rule, point in points.items()
+    ]
+    return Table(header, rows)
+
+
+def _calibration(figures: Figures) -> Section:
+    found = figures["calibration"]
+    kinds = {"as predicted": found["as_predicted"]}
+    line = found.get("line_from_validation")
+    if line is not None:
+        slope, intercept = line["slope"], line["intercept"]
+        kinds["calibrated"] = found["calibrated"]
+        text = [
+            f"Calibrated log-odds are {slope:.3f} times the score's {intercept:+.3f}, "
+            "fitted on validation: with a slope below 1 the scores were too sure. The "
+            "order of the images, and so the AUC, stays as it is.",
+            _PRIOR,
+        ]
+    elif "validation" in figures:
+        text = ["The validation images allow no calibration to be fitted."]
+    else:
+        text = [_NO_CALIBRATION]
+    table = Table(
+        ("scores", "Brier score", "log loss (nats)", "expected calibration error"),
+        [
+            (name, *(number(kind[key], 4) for key in _CALIBRATION))
+            for name, kind in kinds.items()
+        ],
+    )
+    bins = {name: kind["bins"] for name, kind in kinds.items()}
+    images = ", ".join(str(entry["images"]) for entry in bins["as predicted"])
+    picture = Picture(
+        "reliability",
+        curves.reliability_figure(bins),
+        f"Reliability: bins of about equal counts ({images} images)",
+    )
+    return Section("Calibration", text, [table], [picture])
+
+
+def _merged(figures: Figures) -> Section:
+    rows = [
+        (name, str(found["count"]), str(found["malignant"]), *estimate(found["auc"]))
+        for name, found in (
+            ("breasts", figures["per_breast"]),
+            ("patients", figures["per_patient"]),
+        )
+        if found is not None
+    ]
+    text = [
+        "A breast's score is the mean over its views, a patient's the higher of the "
+        "two breasts'. Either is malignant when one of its views is."
+    ]
+    if figures["per_breast"] is None:
+        text.append(
+            "No breasts: some lateralities are empty; a patient's images without one "
+            "count as those of one breast."
+        )
+    header = ("scores of", "count", "malignant", "AUC", "95 %, patients")
+    return Section("Per breast and per patient", text, [Table(header, rows)])
+
+
+def _subgroups(figures: Figures) -> Section:
+    rows, points = [], []
+    text = [
+        f"Groups with fewer than {FEW} malignant or {FEW} other images are marked few: "
+        "their figures can change by much with other patients.",
+        "A lesion's size is the longer side of its bounding box as a share of the "
+        "image's height; the largest of an image counts, in thirds of the images that "
+        "have one.",
+    ]
+    for attribute, entry in figures["subgroups"].items():
+        if entry["not_known"]:
+            text.append(f"{entry['not_known']} images have no known {attribute}.")
+        for name, group in entry["groups"].items():
+            label, found = f"{attribute}: {name}", group["auc"]
+            counts = (str(group[key]) for key in ("images", "patients", "malignant"))
+            value, ends = estimate(found)
+            few = "few" if group["few"] else ""
+            if found["value"] is None:
+                value = "one class"
+            else:
+                points.append((label, found["value"], found["patients_95"]))
+            rows.append((label, *counts, value, ends, few))
+    header = ("group", "images", "patients", "malignant", "AUC", "95 %, patients", "")
+    pictures = []
+    whole = figures["auc"]["value"]
+    if points and whole is not None:
+        figure = curves.interval_figure(points, whole)
+        pictures.append(Picture("subgroups", figure, "AUC of the sub-groups"))
+    return Section("Sub-groups", text, [Table(header, rows)], pictures)

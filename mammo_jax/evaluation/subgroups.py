@@ -1,7 +1,7 @@
 """Parts of a prediction table: by view, density, lesion; and breasts and patients."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -12,11 +12,10 @@ Mask = Bool[np.ndarray, " images"]
 
 _TYPES = {"calc": "calcification", "mass": "mass"}
 _TERCILES = ("small", "middle", "large")
-AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {"mean": np.mean, "max": np.max}
 
 
 def subgroups(table: PredictionTable) -> dict[str, dict[str, Mask]]:
-    """The images of each group, by attribute.
+    """Finds the images of each group, by attribute.
 
     An image with a calcification and a mass is in both groups. Lesion sizes are cut
     into thirds of the images that have one. Images of which an attribute is not known
@@ -41,7 +40,9 @@ def subgroups(table: PredictionTable) -> dict[str, dict[str, Mask]]:
     return {attribute: groups for attribute, groups in kept.items() if groups}
 
 
-def _equal(values: np.ndarray, wanted: Sequence) -> dict[str, Mask]:
+def _equal(
+    values: np.ndarray, wanted: Sequence[str] | Sequence[int]
+) -> dict[str, Mask]:
     return {str(value): values == value for value in wanted}
 
 
@@ -59,32 +60,44 @@ def _terciles(sizes: np.ndarray) -> Mapping[str, Mask]:
     return masks
 
 
-def breasts(table: PredictionTable, how: str) -> PredictionTable | None:
-    """One row for each breast: its views' scores as `mean` or `max`.
+def breasts(table: PredictionTable) -> PredictionTable | None:
+    """Returns one row for each breast, with the mean score of its views.
 
     A breast is malignant when one of its views is. None where a laterality is empty.
     """
     if "" in table.lateralities:
         return None
-    return _aggregate(
-        table, list(zip(table.patient_ids, table.lateralities, strict=True)), how
-    )
+    return _merged(table, zip(table.patient_ids, table.lateralities, strict=True))
 
 
-def patients(table: PredictionTable, how: str) -> PredictionTable:
-    """One row for each patient: the scores of all views as `mean` or `max`."""
-    return _aggregate(table, [(patient,) for patient in table.patient_ids], how)
+def patients(table: PredictionTable) -> PredictionTable:
+    """Returns one row for each patient, with the score that `patient_score` gives."""
+    return _merged(table, ((patient,) for patient in table.patient_ids))
 
 
-def _aggregate(
-    table: PredictionTable, keys: Sequence[tuple[str, ...]], how: str
-) -> PredictionTable:
+def patient_score(scores: Sequence[float], lateralities: Sequence[str]) -> float:
+    """Returns a patient's score: the mean over a breast's views, of both the higher.
+
+    Images without laterality count as those of one breast.
+
+    Args:
+      scores: of the patient's images, 0..1; at least one.
+      lateralities: LEFT, RIGHT or empty, one for each.
+    """
+    sides = np.array(lateralities)
+    values = np.array(scores, np.float64)
+    return max(float(values[sides == side].mean()) for side in sorted({*lateralities}))
+
+
+def _merged(table: PredictionTable, keys: Iterable[tuple[str, ...]]) -> PredictionTable:
     rows: dict[tuple[str, ...], list[int]] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
-    merge = AGGREGATES[how]
+    parts = [take(table, group) for group in rows.values()]
     return dataclasses.replace(
         take(table, [group[0] for group in rows.values()]),
-        scores=np.array([merge(table.scores[group]) for group in rows.values()]),
-        labels=np.array([table.labels[group].max() for group in rows.values()]),
+        scores=np.array(
+            [patient_score(p.scores.tolist(), p.lateralities) for p in parts]
+        ),
+        labels=np.array([part.labels.max() for part in parts]),
     )

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mammo_jax.evaluation.report import Picture, Section, Table, write_report
+from mammo_jax.evaluation.html_writer import Picture, Section, Table, write_html
 from mammo_jax.prediction.reading import Problem
 from mammo_jax.prediction.score_tables import ImageScore
 
@@ -68,4 +68,4 @@ def write_page(
             if count
         ]
         sections.append(Section("Problems", text, [table]))
-    write_report(path, "Scores of mammograms", sections)
+    write_html(path, "Scores of mammograms", sections)

@@ -127,8 +127,10 @@ def summary(predictions: Predictions) -> dict[str, Any]:
             "the model's outputs are not finite; try lower learning rates "
             "(config.stages.STAGE.rates.GROUP) in a new --workdir"
         )
-    auc = metrics.roc_auc_with_interval(
-        predictions.malignant_score, predictions.malignant_label
+    auc = metrics.auc_estimate(
+        predictions.malignant_score,
+        predictions.malignant_label,
+        predictions.patient_ids,
     )
     return {
         "images": len(predictions.image_ids),

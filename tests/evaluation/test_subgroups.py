@@ -7,7 +7,12 @@ import pytest
 
 from mammo_jax.evaluation.analysis import Tables, analyse
 from mammo_jax.evaluation.prediction_table import PredictionTable
-from mammo_jax.evaluation.subgroups import breasts, patients, subgroups
+from mammo_jax.evaluation.subgroups import (
+    breasts,
+    patient_score,
+    patients,
+    subgroups,
+)
 
 
 @pytest.fixture
@@ -66,30 +71,28 @@ def test_lesions_of_two_sizes_make_no_thirds(table):
     assert "lesion size" not in subgroups(two)
 
 
-@pytest.mark.parametrize(
-    ("how", "expected"), [("mean", [0.3, 0.9, 0.1, 0.7]), ("max", [0.4, 0.9, 0.1, 0.8])]
-)
-def test_a_breast_has_the_mean_or_maximum_of_its_views(table, how, expected):
-    found = breasts(table, how)
-    assert found.scores.tolist() == pytest.approx(expected)
+def test_a_breast_has_the_mean_of_its_views(table):
+    found = breasts(table)
+    assert found.scores.tolist() == pytest.approx([0.3, 0.9, 0.1, 0.7])
     assert found.labels.tolist() == [0, 1, 0, 1]
     assert found.patient_ids == ("a", "a", "b", "c")
 
 
-@pytest.mark.parametrize(
-    ("how", "expected"), [("mean", [0.5, 0.1, 0.7]), ("max", [0.9, 0.1, 0.8])]
-)
-def test_a_patient_has_the_mean_or_maximum_of_all_views(table, how, expected):
-    found = patients(table, how)
-    assert found.scores.tolist() == pytest.approx(expected)
+def test_a_patient_has_the_higher_of_both_breasts(table):
+    found = patients(table)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.1, 0.7])
     assert found.labels.tolist() == [1, 0, 1]
+    # One malignant breast is not made harmless by the other, nor by more views of it.
+    assert patient_score([0.1, 0.1, 0.8], ["LEFT", "LEFT", "RIGHT"]) == 0.8
+    assert patient_score([0.2, 0.4], ["", ""]) == pytest.approx(0.3)
 
 
 def test_breasts_need_to_be_told_apart(table):
     unknown = dataclasses.replace(table, lateralities=("",) * 6)
-    assert breasts(unknown, "mean") is None
-    names = analyse(Tables(unknown))["breasts_and_patients"]
-    assert list(names) == ["patient, mean over views", "patient, max over views"]
+    assert breasts(unknown) is None
+    figures = analyse(Tables(unknown))
+    assert figures["per_breast"] is None
+    assert figures["per_patient"]["count"] == 3
 
 
 def test_small_groups_are_marked_and_images_counted(table):
@@ -98,10 +101,9 @@ def test_small_groups_are_marked_and_images_counted(table):
     group = found["view"]["groups"]["CC"]
     assert (group["images"], group["patients"], group["malignant"]) == (3, 2, 1)
     assert group["few"] is True
-    assert group["auc"] == 1.0
-    assert group["delong_95"] is None  # A single malignant image.
-    # One class: no AUC.
-    assert found["breast density"]["groups"]["1"]["auc"] is None
+    # Of a single malignant patient there is no interval, of one class no AUC.
+    assert group["auc"] == {"value": 1.0, "patients_95": None}
+    assert found["breast density"]["groups"]["1"]["auc"]["value"] is None
 
 
 def test_a_group_of_many_is_not_marked(table):

@@ -12,7 +12,7 @@ import pytest
 from browser import screenshot
 from matplotlib.figure import Figure
 
-from mammo_jax.evaluation.report import Picture, Section, Table, write_report
+from mammo_jax.evaluation.html_writer import Picture, Section, Table, write_html
 
 HOSTILE = '<script>alert("x")</script>&amp;'
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
@@ -65,7 +65,7 @@ class _Page(html.parser.HTMLParser):
 @pytest.fixture
 def page(tmp_path) -> Path:
     path = tmp_path / "new" / "report.html"
-    write_report(path, f"Title {HOSTILE}", _sections())
+    write_html(path, f"Title {HOSTILE}", _sections())
     return path
 
 
@@ -105,7 +105,7 @@ def test_figures_are_drawings_in_the_page_and_png_files_beside_it(page):
 
 def test_the_same_report_is_the_same_bytes(page, tmp_path):
     again = tmp_path / "again" / "report.html"
-    write_report(again, f"Title {HOSTILE}", _sections())
+    write_html(again, f"Title {HOSTILE}", _sections())
     assert again.read_bytes() == page.read_bytes()
     first, second = (p.parent / "figures" / "first.png" for p in (page, again))
     assert first.read_bytes() == second.read_bytes()

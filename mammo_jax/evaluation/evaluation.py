@@ -1,0 +1,218 @@
+"""An evaluation: prediction tables found and checked, their figures, the report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
+from mammo_jax.evaluation.analysis import Tables, analyse
+from mammo_jax.evaluation.html_writer import Section, write_html
+from mammo_jax.evaluation.prediction_table import align, average_tables, overlap
+from mammo_jax.evaluation.report import ABOUT_PATCHES, FIGURES, report_sections
+
+# One prediction table or run directory, or those of several models.
+Paths = str | Path | Sequence[str | Path]
+
+
+class Evaluation(Mapping[str, Any]):
+    """The figures of an evaluation as a mapping of JSON types.
+
+    It has `images`, `patients`, `malignant`, `auc`, `average_precision` and
+    `calibration`; for whole images `subgroups`,
+    `per_breast` and `per_patient`; with a validation table `validation` and
+    `operating_points` (sensitivity and specificity at thresholds that were chosen on
+    it); with another model `comparison`; and where a run's validation table could not
+    serve, `validation_not_used` says why. Shares and areas are 0..1, intervals
+    [low, high] of 95 % over patients, and None what is undefined.
+
+    Attributes:
+      tables: what was evaluated.
+      inputs: the tables' files by their part: `predictions`, `validation`, `compare`.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        inputs: Mapping[str, Sequence[Path]],
+        *,
+        patches: bool = False,
+        shared: str = "",
+    ):
+        """Computes the figures.
+
+        Args:
+          tables: what is evaluated.
+          inputs: see the attribute.
+          patches: the rows are patches and no whole images.
+          shared: what a validation table that is left out shares with the test table.
+        """
+        self.tables, self.inputs = tables, inputs
+        self._figures = analyse(tables, patches=patches)
+        self._about = [ABOUT_PATCHES] * patches
+        if shared:
+            why = (
+                f"Test and validation share {shared}: the figures say nothing about "
+                "new patients, no threshold was chosen and no calibration fitted."
+            )
+            self._figures["validation_not_used"] = why
+            self._about.append(why)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._figures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._figures)
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.tables.test.name}: {', '.join(self)})"
+
+    def write_html(
+        self,
+        path: str | Path,
+        *,
+        title: str = "Evaluation",
+        heading: str = "The tables",
+        about: Sequence[str] = (),
+    ) -> None:
+        """Writes the report as one HTML file, its curves also as `figures/*.png`.
+
+        Args:
+          path: of the file; its directory is made.
+          title: of the page.
+          heading: of the first section, which says what was evaluated.
+          about: that section's paragraphs, before what the evaluation adds.
+
+        Raises:
+          OSError: the directory cannot be written.
+        """
+        page = Path(path).expanduser()
+        sections = report_sections(_named_from(self.tables, page.parent), self._figures)
+        paragraphs = [*about, *self._about]
+        if paragraphs:
+            sections.insert(0, Section(heading, paragraphs))
+        write_html(page, title, sections, earlier_figures=FIGURES)
+
+
+def _named_from(tables: Tables, folder: Path) -> Tables:
+    """Leaves the page's own folder out of the tables' names: a page is passed on."""
+    named = {
+        part: table and replace(table, name=table.name.replace(f"{folder}/", ""))
+        for part, table in vars(tables).items()
+    }
+    return replace(tables, **named)
+
+
+def evaluate(
+    predictions: Paths,
+    *,
+    validation: Paths | None = None,
+    compare: Paths | None = None,
+) -> Evaluation:
+    """Evaluates prediction tables: AUC, thresholds, calibration, sub-groups.
+
+    Wherever a table is asked for, the directory of a finished run stands for its own.
+    The tables of several models are averaged: an ensemble.
+
+    Args:
+      predictions: of the test images.
+      validation: the same models' tables of validation images, in the same order, to
+        choose thresholds on and to fit the calibration (default: those of the run
+        directories in `predictions`, unless they share patients with the test).
+      compare: another model's scores of the same test images.
+
+    Raises:
+      UserError: no path, a table that is missing, damaged, named twice or of other
+        images, patches beside whole images, or validation and test share patients.
+    """
+    inputs = _find_inputs(predictions, validation, compare)
+    patches = _are_patches([path for paths in inputs.values() for path in paths])
+    test = average_tables(inputs["predictions"])
+    chosen_on, other, shared = None, None, ""
+    if inputs["validation"]:
+        chosen_on = average_tables(inputs["validation"])
+        shared = overlap(test, chosen_on)
+        if shared and validation is not None:
+            raise UserError(
+                f"{test.name} and {chosen_on.name} share {shared}; thresholds must "
+                "be chosen on other patients than those they are applied to"
+            )
+    if inputs["compare"]:
+        other = align(average_tables(inputs["compare"]), test)
+    tables = Tables(test, None if shared else chosen_on, other)
+    return Evaluation(tables, inputs, patches=patches, shared=shared)
+
+
+def _find_inputs(
+    predictions: Paths, validation: Paths | None, compare: Paths | None
+) -> dict[str, list[Path]]:
+    given = _listed("predictions", predictions)
+    if not given:
+        raise UserError("predictions names no table")
+    chosen_on = _listed("validation", validation)
+    if validation is None and all(path.is_dir() for path in given):
+        chosen_on = given
+    found = {
+        "predictions": _tables(given, "test"),
+        "validation": _tables(chosen_on, "validation"),
+        "compare": _tables(_listed("compare", compare), "test"),
+    }
+    models, others = len(found["predictions"]), len(found["validation"])
+    if others not in (0, models):
+        raise UserError(
+            f"predictions has {models} tables and validation {others}; give the "
+            "validation table of every model, in the same order"
+        )
+    return found
+
+
+def _listed(name: str, paths: Any) -> list[Path]:
+    """Takes what a caller gave apart, who need not have checked its type."""
+    if paths is None:
+        return []
+    several = [paths] if isinstance(paths, str | Path) else paths
+    if not isinstance(several, Sequence) or not all(
+        isinstance(path, str | Path) and str(path) for path in several
+    ):
+        raise UserError(
+            f"{name} is {paths!r}; it must be the path of a prediction table (CSV) or "
+            "of a finished run, or a list of such paths"
+        )
+    return [Path(path).expanduser() for path in several]
+
+
+def _tables(paths: Sequence[Path], role: str) -> list[Path]:
+    tables: dict[Path, Path] = {}
+    for path in paths:
+        table = path / "predictions" / f"{role}.csv" if path.is_dir() else path
+        if path.is_dir() and not table.is_file():
+            raise UserError(
+                f"{path} holds no finished run (no predictions/{role}.csv); name a "
+                "prediction table, or the directory of a finished run"
+            )
+        if tables.setdefault(table.resolve(), table) is not table:
+            raise UserError(f"{table} is named twice; every model counts once")
+    return [*tables.values()]
+
+
+def _are_patches(tables: Sequence[Path]) -> bool:
+    """True if the runs that the tables lie in are of patches.
+
+    A table outside of a run is taken for one of whole images.
+    """
+    tasks: dict[bool, Path] = {}
+    for table in tables:
+        config = table.parent.parent / run_directory.CONFIG_FILE
+        of_run = table.parent.name == "predictions" and config.is_file()
+        task = run_directory.read_json(config).get("task") if of_run else None
+        tasks.setdefault(task == "patch", table)
+    if len(tasks) > 1:
+        raise UserError(
+            f"{tasks[True]} is of patches and {tasks[False]} of whole images; they "
+            "cannot be averaged or compared"
+        )
+    return True in tasks
