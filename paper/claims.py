@@ -1,26 +1,28 @@
 """The paper's claims, and what finished runs say for or against each.
 
-A claim is an effect and the range of it in which the claim holds. It is borne out
-where every interval of the effect lies within that range, contradicted where every
-one lies outside, and undecided otherwise and with fewer than three seeds. The claims of
-this project about its own designs are judged likewise.
+A claim is an effect and the range in which it must lie. It is judged for where a test
+refutes that the effect lies outside (where the range has two ends, "matters little",
+two one-sided tests), and against where one refutes that it lies inside: at 5 % for both
+together, after Holm's correction for all claims that are written down here, those
+without runs included. The claims about this project's own designs are judged likewise.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+import numpy as np
 
 from mammo_jax.evaluation.prediction_table import PredictionTable, mean_table
-from paper import ensembles, outcomes, untransferred
-from paper.ensembles import ENSEMBLES
-from paper.outcomes import Effect, Ends
-from paper.plan import PlannedRun, Setting
+from paper import effects, rescoring
+from paper.effects import Effect, Ends
+from paper.rescoring import ENSEMBLES, FLIPS, UNTRANSFERRED, Ensemble
+from paper.runs import Found, PlannedRun, Setting
 
 FOR, AGAINST, UNDECIDED = "for", "against", "undecided"
+_LEVEL = 0.05
 # Differences of AUC that do not matter: what the paper calls "only 0.02-0.03" is one.
 _MARGIN = 0.05
-# Below, an interval over the seeds says next to nothing.
-FEWEST_SEEDS = 3
 _POSITIVE = (0.0, math.inf)
 _SMALL = (-_MARGIN, _MARGIN)
 _AT_MOST = (-math.inf, _MARGIN)
@@ -44,14 +46,14 @@ _HEATMAPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A sentence about a difference between rows: the paper's, or of this project.
+    """A sentence about a difference between rows.
 
     Attributes:
       text: what is claimed.
       effect: what is measured, in words.
-      first: rows whose mean is compared.
-      second: rows with whose mean it is compared.
-      holds: the effects, lowest and highest, with which the claim is true.
+      first: the rows whose mean is compared.
+      second: the rows with whose mean it is compared.
+      holds: the effects, lowest and highest, between which the claim is true.
       metric: "auc" of the test images, or "accuracy".
     """
 
@@ -129,8 +131,8 @@ CLAIMS = (
         _FEW_SUFFICE,
         "AUC with all patients less that with 20, mean of three models; at most "
         f"{_MARGIN}, and for only where the transfer with 20 helps",
-        tuple(f"inbreast_{model}" for model in untransferred.MODELS),
-        untransferred.ROWS,
+        tuple(f"inbreast_{model}" for model in rescoring.TRANSFERRED),
+        rescoring.TRANSFER_ROWS,
         _AT_MOST,
     ),
 )
@@ -156,10 +158,10 @@ DESIGN_CLAIMS = tuple(
         ),
     )
 )
-# Rows that some claim needs, directly; the others need one seed only.
+# The rows that some claim needs, directly; the others run with one seed only.
 CLAIMED_ROWS = frozenset(
     row for claim in (*CLAIMS, *DESIGN_CLAIMS) for row in (*claim.first, *claim.second)
-) | frozenset(ensembles.ROWS)
+) | frozenset(rescoring.FLIPPED_ROWS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,175 +171,161 @@ class Finding:
     Attributes:
       text: what is claimed.
       measured: what was measured, in words.
+      holds: the effects, lowest and highest, between which the claim is true.
       effect: None where a row is missing.
-      verdict: for, against, undecided, or why there is none.
+      missing: why there is no effect.
     """
 
     text: str
     measured: str
+    holds: Ends
     effect: Effect | None
-    verdict: str
+    missing: str = ""
+
+    @property
+    def p_values(self) -> tuple[float, float]:
+        """The p-values that refute the claim's opposite, and the claim."""
+        if self.effect is None:
+            return 1.0, 1.0
+        low, high = self.holds
+        ends = 1 + (math.isfinite(low) and math.isfinite(high))
+        outside = max(self.effect.p_not_above(low), self.effect.p_not_below(high))
+        inside = min(self.effect.p_not_below(low), self.effect.p_not_above(high))
+        return outside, min(1.0, ends * inside)
 
 
-def verdict(effect: Effect, holds: Ends) -> str:
-    """See the module's first lines; without any interval a claim is undecided."""
-    if effect.seeds < FEWEST_SEEDS:
-        return UNDECIDED
-    intervals = [ends for ends in (effect.by_seeds, effect.by_patients) if ends]
-    if not intervals:
-        return UNDECIDED
-    if all(holds[0] < low and high < holds[1] for low, high in intervals):
-        return FOR
-    if all(high < holds[0] or low > holds[1] for low, high in intervals):
-        return AGAINST
-    return UNDECIDED
+def verdicts(findings: Sequence[Finding]) -> list[tuple[Finding, float, str]]:
+    """Judges findings together: each with its corrected p-value and the verdict.
+
+    That few patients suffice is no gain where the transfer itself has no effect: the
+    little that more patients add would then be within the margin as well.
+    """
+    corrected = effects.holm([min(1.0, 2 * min(f.p_values)) for f in findings])
+    judged = []
+    for finding, p_value in zip(findings, corrected, strict=True):
+        pro, contra = finding.p_values
+        said = UNDECIDED if p_value > _LEVEL else FOR if pro < contra else AGAINST
+        judged.append((finding, p_value, finding.missing or said))
+    said_of = {finding.text: said for finding, _, said in judged}
+    if said_of.get(_TRANSFER_HELPS) != FOR:
+        judged = [
+            (f, p, UNDECIDED if f.text == _FEW_SUFFICE and said == FOR else said)
+            for f, p, said in judged
+        ]
+    return judged
 
 
-def judge(found: Mapping[str, Sequence[PlannedRun]], setting: Setting) -> list[Finding]:
-    """Every claim about rows and ensembles, judged by the finished runs."""
-    transfer = _judge_transfer(found, setting)
+def find(found: Found, setting: Setting) -> list[Finding]:
+    """Measures every claim about rows and ensembles by the finished runs."""
     return [
-        *(_if_helpful(_judge_rows(claim, found), transfer) for claim in CLAIMS),
-        transfer,
-        *_judge_ensembles(found, setting),
+        *(_find_rows(claim, found) for claim in CLAIMS),
+        _find_transfer(found, setting),
+        *(
+            f
+            for ensemble in ENSEMBLES
+            for f in _find_ensemble(ensemble, found, setting)
+        ),
     ]
 
 
-def _if_helpful(finding: Finding, transfer: Finding) -> Finding:
-    """Few patients suffice for nothing where the transfer itself has no effect.
-
-    The little that more patients add would then be within the margin as well.
-    """
-    helps = transfer.verdict == FOR
-    if finding.text == _FEW_SUFFICE and finding.verdict == FOR and not helps:
-        return dataclasses.replace(finding, verdict=UNDECIDED)
-    return finding
+def find_designs(found: Found) -> list[Finding]:
+    """Measures every design of this project against the paper's best."""
+    return [_find_rows(claim, found) for claim in DESIGN_CLAIMS]
 
 
-def judge_designs(found: Mapping[str, Sequence[PlannedRun]]) -> list[Finding]:
-    """Every design of this project against the paper's best, by the finished runs."""
-    return [_judge_rows(claim, found) for claim in DESIGN_CLAIMS]
-
-
-def _missing(rows: Sequence[str], found: Mapping[str, Sequence[PlannedRun]]) -> str:
+def missing_rows(rows: Sequence[str], found: Found) -> str:
+    """Says which rows were not run, or that they have no seed in common."""
     gone = [row for row in rows if row not in found]
-    return f"not run: {', '.join(gone)}" if gone else "not run with a common seed"
+    if gone:
+        return f"not run: {', '.join(gone)}"
+    return "" if effects.common_seeds(rows, found) else "not run with a common seed"
 
 
-def _judge_rows(claim: Claim, found: Mapping[str, Sequence[PlannedRun]]) -> Finding:
+def _find_rows(claim: Claim, found: Found) -> Finding:
     rows = (*claim.first, *claim.second)
-    seeds = outcomes.common_seeds(rows, found)
-    if not seeds:
-        return Finding(claim.text, claim.effect, None, _missing(rows, found))
-
-    def runs(names: Sequence[str], seed: int) -> list[PlannedRun]:
-        return [run for name in names for run in found[name] if run.seed == seed]
-
+    why = missing_rows(rows, found)
+    if why:
+        return Finding(claim.text, claim.effect, claim.holds, None, why)
+    seeds = effects.common_seeds(rows, found)
+    first, second = (
+        [effects.runs_with(names, seed, found) for seed in seeds]
+        for names in (claim.first, claim.second)
+    )
     if claim.metric == "accuracy":
-        means = [
-            [
-                sum(outcomes.figures(run)["test"]["accuracy"] for run in part)
-                / len(part)
-                for part in (runs(names, seed) for seed in seeds)
-            ]
-            for names in (claim.first, claim.second)
-        ]
-        effect = outcomes.figure_effect(*means)
-    else:
-        first, second = (
-            [[ensembles.single(run) for run in runs(names, seed)] for seed in seeds]
-            for names in (claim.first, claim.second)
+        effect = effects.effect_of(
+            [_accuracy(a) - _accuracy(b) for a, b in zip(first, second, strict=True)]
         )
-        effect = outcomes.auc_effect(first, second)
-    return Finding(claim.text, claim.effect, effect, verdict(effect, claim.holds))
+    else:
+        effect = effects.auc_effect(_tables(first), _tables(second))
+    return Finding(claim.text, claim.effect, claim.holds, effect)
 
 
-def _judge_transfer(
-    found: Mapping[str, Sequence[PlannedRun]], setting: Setting
-) -> Finding:
-    text = "Transfer with 20 patients helps"
+def _accuracy(runs: Sequence[PlannedRun]) -> float:
+    return float(np.mean([run.figures["test"]["accuracy"] for run in runs]))
+
+
+def _tables(runs: Sequence[Sequence[PlannedRun]]) -> list[list[PredictionTable]]:
+    return [[effects.test_table(run) for run in replicate] for replicate in runs]
+
+
+_TRANSFER_HELPS = "Transfer with 20 patients helps"
+
+
+def _find_transfer(found: Found, setting: Setting) -> Finding:
     measured = (
         "AUC with 20 patients less that of the same models before any transfer, mean "
         "of three models; the validation images choose the epoch of the first, which "
         "favours it"
     )
-    rows = untransferred.ROWS
-    before = untransferred.tables(rows, found, setting)
+    rows = rescoring.TRANSFER_ROWS
+    before = UNTRANSFERRED.tables(rows, found, setting)
     if not before:
-        why = _missing(rows, found)
-        if outcomes.common_seeds(rows, found):
-            why = "not scored before transfer; --table=4 does it"
-        return Finding(text, measured, None, why)
-    after = [
-        [
-            ensembles.single(run)
-            for row in rows
-            for run in found[row]
-            if run.seed == seed
-        ]
-        for seed in before
+        why = missing_rows(rows, found) or "not scored before transfer: --table=4"
+        return Finding(_TRANSFER_HELPS, measured, _POSITIVE, None, why)
+    after = _tables([effects.runs_with(rows, seed, found) for seed in before])
+    effect = effects.auc_effect(after, list(before.values()))
+    return Finding(_TRANSFER_HELPS, measured, _POSITIVE, effect)
+
+
+def _find_ensemble(ensemble: Ensemble, found: Found, setting: Setting) -> list[Finding]:
+    texts = (
+        (
+            f"Averaging four flips helps ({ensemble.title})",
+            f"mean AUC of {len(ensemble.rows)} models with flips less without",
+        ),
+        (
+            f"Averaging models helps ({ensemble.title})",
+            "AUC of the mean of the models less their mean AUC, all with flips",
+        ),
+        (
+            f"Averaging models beats the best of them ({ensemble.title})",
+            "AUC of the mean of the models less that of the best, all with flips; "
+            "the test images choose the best of each seed, which favours it",
+        ),
+    )
+    tables = ensemble_tables(ensemble, found, setting)
+    if not tables:
+        why = missing_rows(ensemble.rows, found) or NOT_FLIPPED
+        return [Finding(*text, _POSITIVE, None, why) for text in texts]
+    singles = [seed[0] for seed in tables.values()]
+    flips = [seed[1] for seed in tables.values()]
+    means = [[mean_table(seed)] for seed in flips]
+    best = [[max(seed, key=effects.auc)] for seed in flips]
+    pairs = ((flips, singles), (means, flips), (means, best))
+    return [
+        Finding(*text, _POSITIVE, effects.auc_effect(*pair))
+        for text, pair in zip(texts, pairs, strict=True)
     ]
-    effect = outcomes.auc_effect(after, list(before.values()))
-    return Finding(text, measured, effect, verdict(effect, _POSITIVE))
 
 
-def _judge_ensembles(
-    found: Mapping[str, Sequence[PlannedRun]], setting: Setting
-) -> list[Finding]:
-    findings = []
-    for ensemble in ENSEMBLES.values():
-        texts = (
-            (
-                f"Averaging four flips helps ({ensemble.title})",
-                f"mean AUC of {len(ensemble.rows)} models with flips less without",
-            ),
-            (
-                f"Averaging models helps ({ensemble.title})",
-                "AUC of the mean of the models less their mean AUC, all with flips",
-            ),
-            (
-                f"Averaging models beats the best of them ({ensemble.title})",
-                "AUC of the mean of the models less that of the best, all with flips; "
-                "the test images choose the best of each seed, which favours it",
-            ),
-        )
-        tables = ensemble_tables(ensemble.rows, found, setting)
-        if not tables:
-            why = why_no_ensemble(ensemble.rows, found)
-            findings += [Finding(*text, None, why) for text in texts]
-            continue
-        singles = [seed[0] for seed in tables.values()]
-        flips = [seed[1] for seed in tables.values()]
-        means = [[mean_table(seed)] for seed in flips]
-        best = [[max(seed, key=outcomes.auc)] for seed in flips]
-        pairs = ((flips, singles), (means, flips), (means, best))
-        for text, pair in zip(texts, pairs, strict=True):
-            effect = outcomes.auc_effect(*pair)
-            findings.append(Finding(*text, effect, verdict(effect, _POSITIVE)))
-    return findings
-
-
-def why_no_ensemble(
-    rows: Sequence[str], found: Mapping[str, Sequence[PlannedRun]]
-) -> str:
-    """What is missing where `ensemble_tables` gives none."""
-    if outcomes.common_seeds(rows, found):
-        return "four flips not scored; --table=ensemble scores them"
-    return _missing(rows, found)
+NOT_FLIPPED = "four flips not scored: --table=ensemble"
 
 
 def ensemble_tables(
-    rows: Sequence[str],
-    found: Mapping[str, Sequence[PlannedRun]],
-    setting: Setting,
+    ensemble: Ensemble, found: Found, setting: Setting
 ) -> dict[int, tuple[list[PredictionTable], list[PredictionTable]]]:
-    """For each common seed, the models' scores without and with flips."""
-    result = {}
-    for seed in outcomes.common_seeds(rows, found):
-        runs = [run for row in rows for run in found[row] if run.seed == seed]
-        if all(ensembles.is_flipped(run, setting) for run in runs):
-            result[seed] = (
-                [ensembles.single(run) for run in runs],
-                [ensembles.flipped(run, setting) for run in runs],
-            )
-    return result
+    """Returns the models' scores without and with flips, for each common seed."""
+    return {
+        seed: (_tables([effects.runs_with(ensemble.rows, seed, found)])[0], flipped)
+        for seed, flipped in FLIPS.tables(ensemble.rows, found, setting).items()
+    }

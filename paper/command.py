@@ -1,50 +1,40 @@
-"""What `scripts/reproduce.py` does, in order."""
+"""The work of `scripts/reproduce.py`, in order."""
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mammo_jax.common import run_directory as workdirs
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
+from mammo_jax.common.tables import write_table
 from paper import (
-    boards,
     claims,
-    ensembles,
     figures,
     gradients,
-    outcomes,
     phantoms,
-    plan,
-    presets,
-    tables,
-    timing,
-    untransferred,
+    rescoring,
+    result_tables,
+    runs,
+    scales,
 )
-from paper.conditions import (
-    FIRST_START,
-    LAST_END,
-    TIME_FILE,
-    read_seconds,
-    read_span,
-)
-from paper.plan import PlannedRun, Setting
-from paper.results import results_text
 from paper.rows import TABLES, Row, by_name
-from paper.run import Train, run_all
+from paper.runs import Found, PlannedRun, Setting, Train
 
 ENSEMBLE = "ensemble"
-_FIGURE_2_CAPTION = (
-    "Figure 2: loss of two VGG tops; the train curve is the running mean since the "
-    "epoch's start, in training mode"
-)
+_CAPTIONS = {
+    "2": "Figure 2: loss of two VGG tops; the train curve is the running mean since "
+    "the epoch's start, in training mode",
+    "appendix": "Appendix 1: gradient at the last trunk layer",
+}
 FIGURES = {
     "2": tuple(figures.FIGURE_2_ROWS),
     "appendix": tuple(dict.fromkeys(d.row for d in gradients.DESIGNS)),
 }
+_SEEDED_ROWS = (
+    claims.CLAIMED_ROWS
+    | {*FIGURES["2"]}
+    | {f"patch_{design.trunk}_s10" for design in gradients.DESIGNS}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +60,20 @@ class Request:
     @property
     def plan(self) -> list[PlannedRun]:
         """The runs."""
-        return _plan(self, self.chosen)
+        return self._plan(self.chosen)
 
     @property
     def designs(self) -> list[PlannedRun]:
         """The runs whose training the appendix repeats, and those they start from."""
-        if "appendix" not in self.figures:
-            return []
-        return _plan(self, FIGURES["appendix"])
+        return self._plan(FIGURES["appendix"]) if "appendix" in self.figures else []
+
+    def _plan(self, names: Sequence[str]) -> list[PlannedRun]:
+        of_preset = scales.SEEDS[self.setting.preset]
+        seeds = {
+            name: self.seeds or (of_preset if name in _SEEDED_ROWS else 1)
+            for name in names
+        }
+        return runs.plan_runs(seeds, self.rows, self.setting)
 
 
 def check_request(
@@ -101,7 +97,8 @@ def check_request(
     for flag, given, allowed in (
         ("table", tables, known_tables),
         ("figure", figures, tuple(FIGURES)),
-        ("preset", (preset,), tuple(presets.SCALES)),
+        ("rows", names, tuple(rows)),
+        ("preset", (preset,), tuple(scales.SCALES)),
     ):
         wrong = [name for name in given if name not in allowed]
         if wrong:
@@ -111,115 +108,40 @@ def check_request(
             )
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds is {seeds}; it must be at least 1")
-    named = [row.name for row in plan.choose_rows(rows, (), names)]
     if not (tables or figures or names):
         tables, figures = known_tables, tuple(FIGURES)
-    chosen = {row.name for row in plan.choose_rows(rows, tables, ())} | {*named}
+    chosen = {row.name for row in rows.values() if row.table in tables} | {*names}
     if ENSEMBLE in tables:
-        chosen |= {*ensembles.ROWS}
-    for figure in figures:
-        chosen |= _needed_by(figure, rows)
+        chosen |= {*rescoring.FLIPPED_ROWS}
+    if "2" in figures:
+        chosen |= {*FIGURES["2"]}
+    if "appendix" in figures:  # It repeats its designs' trainings itself.
+        chosen |= {rows[row].start for row in FIGURES["appendix"]}
     return Request(
         rows=rows,
         tables=tuple(tables),
         figures=tuple(figures),
         chosen=tuple(name for name in rows if name in chosen),
         seeds=seeds,
-        setting=Setting(preset, out, data_dir, presets.SCALES[preset]),
+        setting=Setting(preset, out, data_dir, scales.SCALES[preset]),
     )
 
 
-def _needed_by(figure: str, rows: Mapping[str, Row]) -> set[str]:
-    """The appendix needs only what its designs start from."""
-    if figure == "appendix":
-        return {rows[row].start for row in FIGURES[figure]}
-    return {*FIGURES[figure]}
-
-
-def _plan(request: Request, names: Sequence[str]) -> list[PlannedRun]:
-    seeds = {
-        name: request.seeds or _seeds(name, request.setting.preset) for name in names
-    }
-    return plan.plan_runs(seeds, request.rows, request.setting)
-
-
-def _seeds(row: str, preset: str) -> int:
-    return presets.SEEDS[preset] if row in _SEEDED_ROWS else 1
-
-
-_SEEDED_ROWS = (
-    claims.CLAIMED_ROWS
-    | {*FIGURES["2"]}
-    | {f"patch_{design.trunk}_s10" for design in gradients.DESIGNS}
-)
-
-
 def describe(request: Request) -> str:
-    """The plan as text; runs nothing.
-
-    At the paper's scale a step of each kind is timed for an estimate of the hours, the
-    appendix's included; where inputs are missing, they are named instead.
+    """Returns the plan as text, with the inputs that are missing; runs nothing.
 
     Raises:
       UserError: a finished run has another configuration.
     """
-    runs = request.plan
-    plan.check_finished(runs)
-    besides = _besides(request, runs)
-    if request.setting.scale is not None:
-        return plan.describe_plan(runs, {}, besides=besides)
-    read = [*runs, *request.designs]
-    try:
-        plan.check_inputs(read)
-    except UserError as error:
-        return f"{plan.describe_plan(runs, {}, besides=besides)}\n{error}"
-    left = [run for run in runs if not run.finished]
-    seconds = timing.time_steps(left + [run for part in besides for run in part.runs])
-    return plan.describe_plan(
-        runs,
-        plan.count_examples(read),
-        lambda run: seconds.get(timing.kind_of_step(run), 0.0),
-        besides,
-    )
-
-
-def _besides(request: Request, runs: Sequence[PlannedRun]) -> list[plan.Besides]:
-    """What is left to do besides the runs; nothing where there is none of it."""
-    setting = request.setting
-    work: list[tuple[int, str, tuple[PlannedRun, ...], int]] = []
-    if setting.scale is not None:
-        trunks = [] if _is_complete(request, runs) else plan.pretrained_trunks(runs)
-        missing = phantoms.missing_trunks(setting.folder, trunks, setting.scale)
-        steps = phantoms.pretraining_steps(setting.folder, missing, setting.scale)
-        work.append((len(missing), "trunks to pretrain", (), steps))
-    repeated = gradients.trainings_left(request.designs, setting)
-    work.append((len(repeated), "trainings for the appendix", repeated, 0))
-    scores = {
-        "models to score in four flips": (
-            ENSEMBLE,
-            ensembles.ROWS,
-            ensembles.is_flipped,
-        ),
-        "models to score before transfer": (
-            "4",
-            untransferred.ROWS,
-            untransferred.is_scored,
-        ),
-    }
-    for what, (table, rows, is_done) in scores.items():
-        left = [
-            run
-            for run in runs
-            if table in request.tables
-            and run.row.name in rows
-            and not is_done(run, setting)
-        ]
-        work.append((len(left), what, (), 0))
-    return [
-        plan.Besides(f"besides, {what}: {count}", repeats, steps)
-        for count, what, repeats, steps in work
-        if count
-    ]
+    plan = request.plan
+    runs.check_finished(plan)
+    text = runs.describe_plan(plan)
+    if request.setting.scale is None:
+        try:
+            runs.check_inputs([*plan, *request.designs])
+        except UserError as error:
+            return f"{text}\n{error}"
+    return text
 
 
 def reproduce(
@@ -227,8 +149,7 @@ def reproduce(
 ) -> tuple[str, dict[str, str]]:
     """Runs what is not finished.
 
-    Writes each table as `table_N.csv` and `table_N.md`, the figures, and TensorBoard's
-    files, into the preset's folder.
+    Writes each table as `table_N.csv`, and the figures, into the preset's folder.
 
     Args:
       request: see `check_request`.
@@ -245,170 +166,98 @@ def reproduce(
         from mammo_jax.training.run import train_and_evaluate
 
         train = train_and_evaluate
-    runs, folder = request.plan, request.setting.folder
-    plan.check_finished(runs)
-    gradients.check_curves(request.designs, request.setting)
-    has_work = bool(_besides(request, runs)) or any(not run.finished for run in runs)
-    with _clocked(folder, runs, has_work=has_work):
-        _prepare(request, runs, train)
-        print(describe(request), flush=True)
-        failures = run_all(runs, train)
-        with phantoms.alone(folder, "results"):
-            found = outcomes.by_row(runs)
-            if ENSEMBLE in request.tables:
-                ensembles.score_flips(found, request.setting)
-            if "4" in request.tables:
-                untransferred.score_models(found, request.setting)
-            if request.designs:
-                gradients.measure_all(request.designs, request.setting)
-            parts = [*_tables(request, found), *_draw(request, found)]
-            boards.write_boards(found, request.setting)
+    plan, setting = request.plan, request.setting
+    runs.check_finished(plan)
+    gradients.check_curves(request.designs, setting)
+    _prepare(request, plan, train)
+    print(describe(request), flush=True)
+    failures = runs.run_all(plan, train)
+    found = runs.finished_runs(plan)
+    if ENSEMBLE in request.tables:
+        rescoring.FLIPS.score_all(found, setting)
+    if "4" in request.tables:
+        rescoring.UNTRANSFERRED.score_all(found, setting)
+    gradients.measure_all(request.designs, setting)
+    parts = []
+    for name, (header, *rows) in _tables(request, found).items():
+        write_table(setting.folder / f"table_{name}.csv", header, rows)
+        title = result_tables.TITLES.get(name, "The rows asked for")
+        parts.append(f"{title}\n{result_tables.as_markdown([header, *rows])}")
+    drawn = _draw(request.figures, found, setting, setting.folder, "")
+    parts += [f"written to {path}" for path in drawn.values()]
     return "\n\n".join(parts), failures
 
 
-@contextlib.contextmanager
-def _clocked(
-    folder: Path, runs: Sequence[PlannedRun], *, has_work: bool
-) -> Iterator[None]:
-    """Adds this call's time to that of the earlier ones.
-
-    A call without work does not move the last end: tables may be printed much later.
-    """
-    start, began = time.perf_counter(), datetime.now(UTC)
-    try:
-        yield
-    finally:
-        if folder.exists() and runs:
-            with phantoms.alone(folder, "time"):
-                span = _widened(folder, began if has_work else None)
-                seconds = read_seconds(folder) + time.perf_counter() - start
-                values = {"seconds": round(seconds, 1), **span}
-                workdirs.write_json(folder / TIME_FILE, values)
+def _prepare(request: Request, plan: Sequence[PlannedRun], train: Train) -> None:
+    setting, read = request.setting, [*plan, *request.designs]
+    if setting.scale is not None:
+        if all(run.finished for run in plan) and not request.designs:
+            return  # No training is left, so that its data need not be there.
+        names, trunks = runs.datasets(read), runs.pretrained_trunks(plan)
+        phantoms.prepare(setting.folder, setting.scale, names, trunks, train)
+    runs.check_inputs(read)
 
 
-def _widened(folder: Path, began: datetime | None) -> dict[str, str]:
-    """First start and last end with this call's, which began then and ends now."""
-    span = read_span(folder)
-    if span is None:
-        if began is None or (folder / TIME_FILE).exists():
-            return {}  # When the earlier calls began is not known.
-        span = began, began
-    first, last = span
-    if began is not None:
-        first, last = min(first, began), max(last, datetime.now(UTC))
-    return {FIRST_START: first.isoformat(), LAST_END: last.isoformat()}
-
-
-def _is_complete(request: Request, runs: Sequence[PlannedRun]) -> bool:
-    """Whether no training is left, so that its data need not be there."""
-    return all(run.finished for run in runs) and not request.designs
-
-
-def _prepare(request: Request, runs: Sequence[PlannedRun], train: Train) -> None:
-    setting, read = request.setting, [*runs, *request.designs]
-    if setting.scale is None:
-        plan.check_inputs(read)
-        return
-    if _is_complete(request, runs):
-        return
-    phantoms.prepare(
-        setting.folder,
-        setting.scale,
-        plan.datasets(read),
-        plan.pretrained_trunks(runs),
-        train,
-    )
-    plan.check_inputs(read)
-
-
-def _tables(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list[str]:
-    setting, texts = request.setting, []
-    absent = tables.NOT_RUN["phantom"]
-    named = [name for name in request.chosen if name in found]
-    shown = {
-        name: [row for row in request.rows.values() if row.table == name]
-        for name in request.tables
-        if name != ENSEMBLE
-    }
+def _tables(request: Request, found: Found) -> dict[str, result_tables.Cells]:
+    rows, setting = request.rows, request.setting
     if not request.tables and not request.figures:
-        shown = {"rows": [request.rows[name] for name in named]}
-    cells = {
-        name: tables.row_table(rows, found, absent) for name, rows in shown.items()
-    }
-    labels = {name: row.label for name, row in request.rows.items()}
-    if "4" in request.tables:
-        before = tables.untransferred_table(found, labels, setting, absent)
-        cells["untransferred"] = before
-    if ENSEMBLE in request.tables:
-        cells[ENSEMBLE] = tables.ensemble_table(found, labels, setting, absent)
-    for name, table in cells.items():
-        stem = setting.folder / f"table_{name}"
-        _write(stem.with_suffix(".csv"), tables.as_csv(table))
-        _write(stem.with_suffix(".md"), tables.as_markdown(table) + "\n")
-        title = tables.TITLES.get(name, "The rows asked for")
-        texts.append(f"{title}\n{tables.as_text(table)}")
-    return texts
+        named = [rows[name] for name in request.chosen if name in found]
+        return {"rows": result_tables.row_table(named, found)}
+    cells = {}
+    for table in request.tables:
+        if table == ENSEMBLE:
+            cells[table] = result_tables.ensemble_table(rows, found, setting)
+            continue
+        shown = [row for row in rows.values() if row.table == table]
+        cells[table] = result_tables.row_table(shown, found)
+        if table == "4":
+            before = result_tables.untransferred_table(rows, found, setting)
+            cells["untransferred"] = before
+    return cells
 
 
-def _draw(request: Request, found: Mapping[str, Sequence[PlannedRun]]) -> list[str]:
-    folder = request.setting.folder
-    drawn = []
-    if "2" in request.figures:
-        drawn.append(figures.draw_figure_2(found, folder / "figure_2.png"))
-    if "appendix" in request.figures:
-        path = folder / "appendix.png"
-        drawn.append(figures.draw_appendix(request.setting, path))
-    return [f"written to {path}" for path in drawn if path is not None]
+def _draw(
+    names: Sequence[str], found: Found, setting: Setting, folder: Path, prefix: str
+) -> dict[str, Path]:
+    """Draws figures where there is something to draw; their files by their names."""
+    drawn = {}
+    if "2" in names:
+        path = folder / f"{prefix}figure_2.png"
+        drawn["2"] = figures.draw_figure_2(found, path)
+    if "appendix" in names:
+        path = folder / f"{prefix}appendix.png"
+        drawn["appendix"] = figures.draw_appendix(setting, path)
+    return {name: path for name, path in drawn.items() if path is not None}
 
 
 def write_results(request: Request, path: Path) -> None:
-    """Writes the whole account of what is finished below `--out` as Markdown.
+    """Writes the whole account of what is finished in the preset's folder as Markdown.
 
     Raises:
-      UserError: a finished run of the request's preset has another configuration.
+      UserError: a finished run has another configuration.
     """
-    with phantoms.alone(request.setting.folder, "results"):
-        _write(path, _account(request, path))
-
-
-def _account(request: Request, path: Path) -> str:
-    parts = {}
-    for preset, scale in presets.SCALES.items():
-        setting = dataclasses.replace(
-            request.setting,
-            preset=preset,
-            scale=request.setting.scale if preset == request.setting.preset else scale,
-        )
-        there = {name: _seeds_there(setting.folder / name) for name in request.rows}
-        runs = plan.plan_runs(there, request.rows, setting)
-        parts[preset] = (runs, setting)
-    # Where the other preset's data are is not known here.
-    plan.check_finished(parts[request.setting.preset][0])
-    found = outcomes.by_row(parts["phantom"][0])
-    pictures = path.parent / "docs"
-    drawn = {
-        _FIGURE_2_CAPTION: figures.draw_figure_2(
-            found, pictures / "results_figure_2.png"
-        ),
-        "Appendix 1: gradient at the last trunk layer": figures.draw_appendix(
-            parts["phantom"][1], pictures / "results_appendix.png"
-        ),
+    rows, setting = request.rows, request.setting
+    there = {name: _seeds_there(setting.folder / name) for name in rows}
+    plan = runs.plan_runs(there, rows, setting)
+    runs.check_finished(plan)
+    found = runs.finished_runs(plan)
+    everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
+    cells = _tables(everything, found)
+    findings = [*claims.find(found, setting), *gradients.find(setting)]
+    cells["claims"] = result_tables.claim_table(findings)
+    cells["designs"] = result_tables.claim_table(claims.find_designs(found))
+    drawn = _draw(tuple(FIGURES), found, setting, path.parent / "docs", "results_")
+    pictures = {
+        _CAPTIONS[name]: file.relative_to(path.parent).as_posix()
+        for name, file in drawn.items()
     }
-    shown = {
-        title: file.relative_to(path.parent).as_posix()
-        for title, file in drawn.items()
-        if file is not None
-    }
-    return results_text(request.rows, parts["phantom"], parts["paper"], shown)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as partial:
+        text = result_tables.results_text(cells, setting, pictures)
+        partial.write_text(text, encoding="utf-8")
 
 
 def _seeds_there(folder: Path) -> int:
-    """One more than the highest seed that a row has a directory of."""
+    """Counts up to the highest seed that a row has a directory of."""
     seeds = [path.name.removeprefix("seed") for path in folder.glob("seed*")]
     return max((int(seed) + 1 for seed in seeds if seed.isdecimal()), default=0)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")

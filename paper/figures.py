@@ -1,6 +1,5 @@
 """Figure 2 and the appendix's figure as PNG files."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -8,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from paper import gradients
-from paper.plan import PlannedRun, Setting
+from paper.runs import Found, Setting
 
 # Two VGG tops: with repetitions and without (section 2.3).
 FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}
@@ -17,7 +16,7 @@ _DPI = 150
 
 
 def loss_curves(directory: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and losses that a run wrote for TensorBoard, by the curve's name."""
+    """Reads the steps and losses that a run wrote for TensorBoard, by the curve."""
     from tensorboard.backend.event_processing.event_accumulator import (
         EventAccumulator,
     )
@@ -35,8 +34,8 @@ def loss_curves(directory: Path) -> dict[str, tuple[list[int], list[float]]]:
     }
 
 
-def draw_figure_2(found: Mapping[str, Sequence[PlannedRun]], path: Path) -> Path | None:
-    """Train and validation loss of the two tops, a line for each seed.
+def draw_figure_2(found: Found, path: Path) -> Path | None:
+    """Draws train and validation loss of the two tops, a line for each seed.
 
     Returns:
       The file, or None where neither row has been run.
@@ -59,7 +58,7 @@ def draw_figure_2(found: Mapping[str, Sequence[PlannedRun]], path: Path) -> Path
 
 
 def draw_appendix(setting: Setting, path: Path) -> Path | None:
-    """Gradient sizes over training, a panel for each trunk; None without any."""
+    """Draws gradient sizes over training, a panel for each trunk; None without any."""
     trunks = list(dict.fromkeys(design.trunk for design in gradients.DESIGNS))
     figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
     panels = dict(zip(trunks, figure.subplots(1, len(trunks)), strict=True))
@@ -83,11 +82,12 @@ def draw_appendix(setting: Setting, path: Path) -> Path | None:
 
 
 def _add_legend(axes: Axes) -> None:
-    if axes.lines:  # Of what has not been run there is no line.
+    if axes.lines:  # What has not been run has no line.
         axes.legend(fontsize=7)
 
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
     return path

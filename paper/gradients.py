@@ -18,8 +18,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from mammo_jax import config as base
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common import run_directory
 from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.models import variables
@@ -30,11 +29,13 @@ from mammo_jax.training.experiment import open_experiment
 from mammo_jax.training.state import Arrays, TrainState
 from mammo_jax.weights import conversion
 from mammo_jax.weights.model_directory import load_variables
-from paper import claims, outcomes
-from paper.plan import PlannedRun, Setting, check_same, moved
+from paper import effects
+from paper.claims import Finding
+from paper.runs import PlannedRun, Setting, check_same
 
 FOLDER = "appendix"
-# At most; before the first step there is one more.
+GradientNorms = Callable[[Arrays, Arrays, Mapping[str, Array]], Float[Array, " batch"]]
+# At most so many; before the first step there is one more.
 _POINTS_PER_EPOCH = 5
 _SOFTMAX, _RELU = "heatmap, softmax", "heatmap, ReLU"
 _CONVOLUTIONAL = "all-convolutional"
@@ -58,7 +59,7 @@ class Design:
 
     @property
     def name(self) -> str:
-        """Of the design's folder."""
+        """The name of the design's folder."""
         return f"{self.row}_{self.activation}" if self.activation else self.row
 
 
@@ -90,15 +91,15 @@ class Curve:
 
 
 def curve_file(design: Design, seed: int, setting: Setting) -> Path:
-    """Where a design's curve is kept."""
+    """Returns the file of a design's curve."""
     return setting.folder / FOLDER / design.name / f"seed{seed}.json"
 
 
 def read_curves(design: Design, setting: Setting) -> dict[int, Curve]:
-    """The curves that have been measured, by seed."""
+    """Reads the curves that have been measured, by seed."""
     curves = {}
     for path in sorted(curve_file(design, 0, setting).parent.glob("seed*.json")):
-        values = workdirs.read_json(path)
+        values = run_directory.read_json(path)
         seed = int(path.stem.removeprefix("seed"))
         curves[seed] = Curve(tuple(values["steps"]), tuple(values["norms"]))
     return curves
@@ -120,15 +121,11 @@ def measure_all(plan: Sequence[PlannedRun], setting: Setting) -> None:
     with StopRequest() as stop:
         for config, path in progress(left, "gradients", unit="training"):
             curve = dataclasses.asdict(_measure(config, stop))
-            # Or all designs' compiled steps would stay in memory.
-            jax.clear_caches()
+            # Otherwise all designs' compiled steps would stay in memory.
+            jax.clear_caches()  # type: ignore[no-untyped-call]
             path.parent.mkdir(parents=True, exist_ok=True)
-            workdirs.write_json(path, curve | _identity(config))
-
-
-def _identity(config: ConfigDict) -> dict[str, Any]:
-    """What tells a curve from those of other configurations and other measurements."""
-    return {"config": workdirs.as_json(config), "points_per_epoch": _POINTS_PER_EPOCH}
+            curve["config"] = run_directory.as_json(config)
+            run_directory.write_json(path, curve)
 
 
 def check_curves(plan: Sequence[PlannedRun], setting: Setting) -> None:
@@ -139,29 +136,13 @@ def check_curves(plan: Sequence[PlannedRun], setting: Setting) -> None:
     """
     for _, config, path in _trainings(plan, setting):
         if path.exists():
-            there, wanted = workdirs.read_json(path), _identity(config)
-            points = "points_per_epoch"
-            config_there = moved(
-                there.get("config", {}), wanted["config"], setting.folder
-            )
-            check_same(
-                {**config_there, points: there.get(points)},
-                {**wanted["config"], points: wanted[points]},
-                path,
-            )
-
-
-def trainings_left(
-    plan: Sequence[PlannedRun], setting: Setting
-) -> tuple[PlannedRun, ...]:
-    """The runs whose training is still to be repeated, once for each design."""
-    return tuple(run for run, _, path in _trainings(plan, setting) if not path.exists())
+            check_same(run_directory.read_json(path).get("config", {}), config, path)
 
 
 def _trainings(
     plan: Sequence[PlannedRun], setting: Setting
 ) -> Iterator[tuple[PlannedRun, ConfigDict, Path]]:
-    """Every design with every seed of its row: run, configuration, curve's file."""
+    """Yields every design with every seed: run, configuration, curve's file."""
     for design in DESIGNS:
         for run in plan:
             if run.row.name == design.row:
@@ -172,7 +153,7 @@ def _trainings(
 
 
 def _can_start(run: PlannedRun) -> bool:
-    return (Path(run.config.init_from) / workdirs.METRICS_FILE).exists()
+    return (Path(run.config.init_from) / run_directory.METRICS_FILE).exists()
 
 
 def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
@@ -194,7 +175,7 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
 
     look(state, 0)
     done = 0
-    for index, stage in enumerate(experiment.settings.stages):
+    for index, stage in enumerate(experiment.stages):
         if index:
             state = experiment.enter_stage(index, state)
         train_step = experiment.train_step(index)
@@ -208,10 +189,8 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
     return Curve(tuple(steps), tuple(norms))
 
 
-def make_gradient_norms(
-    graphdef: Any, pixel_mean: float
-) -> Callable[[Arrays, Arrays, Mapping[str, Array]], Float[Array, " batch"]]:
-    """The norm of d(loss of an image) / d(the trunk's features of that image).
+def make_gradient_norms(graphdef: Any, pixel_mean: float) -> GradientNorms:
+    """Makes the function of the norm of d(loss of an image) / d(its trunk features).
 
     Args:
       graphdef: a whole-image model's.
@@ -236,13 +215,14 @@ def make_gradient_norms(
             ).sum()
 
         gradient = jax.grad(loss)(features.astype(jnp.float32))
-        return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3)))
+        return jnp.asarray(jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3))))
 
-    return norms
+    result: GradientNorms = norms
+    return result
 
 
-def judge(setting: Setting) -> list[claims.Finding]:
-    """The appendix's claim for each trunk, judged by the curves."""
+def find(setting: Setting) -> list[Finding]:
+    """Measures the appendix's claim for each trunk by the curves."""
     return [
         _compare(trunk, other, setting)
         for trunk in dict.fromkeys(design.trunk for design in DESIGNS)
@@ -250,7 +230,7 @@ def judge(setting: Setting) -> list[claims.Finding]:
     ]
 
 
-def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
+def _compare(trunk: str, other: str, setting: Setting) -> Finding:
     curves = {
         design.title: read_curves(design, setting)
         for design in DESIGNS
@@ -258,27 +238,17 @@ def _compare(trunk: str, other: str, setting: Setting) -> claims.Finding:
     }
     text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
     measured = (
-        f"log10 of the gradient's size at the first {_probe_images(setting)} "
-        "validation images, mean over all epochs of every stage, softmax less other"
+        "log10 of the gradient's size at a fixed batch of validation images, mean over "
+        "all epochs of every stage, softmax less other"
     )
+    holds = (-math.inf, 0.0)
     seeds = sorted(curves[_SOFTMAX].keys() & curves[other].keys())
     if not seeds:
-        return claims.Finding(text, measured, None, "not run")
-    first, second = (
-        [_mean_log(curves[title][seed]) for seed in seeds]
-        for title in (_SOFTMAX, other)
+        return Finding(text, measured, holds, None, "not run")
+    effect = effects.effect_of(
+        [_mean_log(curves[_SOFTMAX][s]) - _mean_log(curves[other][s]) for s in seeds]
     )
-    effect = outcomes.figure_effect(first, second)
-    return claims.Finding(
-        text, measured, effect, claims.verdict(effect, (-math.inf, 0.0))
-    )
-
-
-def _probe_images(setting: Setting) -> int:
-    """How many images the fixed batch has at most."""
-    if setting.scale is None:
-        return base.whole_config().eval_batch_size
-    return setting.scale.fields["whole"]["eval_batch_size"]
+    return Finding(text, measured, holds, effect)
 
 
 def _mean_log(curve: Curve) -> float:

@@ -15,7 +15,7 @@ from mammo_jax.models.model_config import TOPS
 KINDS = ("patch", "whole", "forest", "transfer")
 TABLES = ("1", "2", "3", "4", "ours")
 PAPER_HEIGHT = 1152
-# Of the preset `full_resolution`.
+# The height of the preset `full_resolution`.
 _ORIGINAL_HEIGHT = 4608
 
 
@@ -63,12 +63,12 @@ class Row:
 
 
 def dataset_at(name: str, height: int) -> str:
-    """A data set's full name: the height stands behind it unless it is the paper's."""
+    """Returns a data set's name with its height, unless that is the paper's."""
     return name if height == PAPER_HEIGHT else f"{name}_h{height}"
 
 
 def by_name(rows: Sequence[Row]) -> dict[str, Row]:
-    """The rows by their names, checked.
+    """Returns the rows by their names, checked.
 
     Raises:
       UserError: a name is there twice, or a row's table, kind, stages, top or start
@@ -97,7 +97,7 @@ def by_name(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def load_rows(path: Path) -> tuple[Row, ...]:
-    """`ROWS` of a file such as `configs/paper_rows.py`.
+    """Reads `ROWS` of a file such as `configs/paper_rows.py`.
 
     Raises:
       UserError: there is no such file, or it has no `ROWS`.
@@ -115,7 +115,7 @@ def load_rows(path: Path) -> tuple[Row, ...]:
 
 
 def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
-    """The whole configuration of a row at the paper's scale.
+    """Returns the whole configuration of a row at the paper's scale.
 
     A whole-image row that starts from a patch row has that row as its patch stage;
     one that starts from another whole-image row names its usual directory,
@@ -173,7 +173,7 @@ def _apply_whole(config: ConfigDict, row: Row) -> None:
 
 
 def named_config(name: str, rows: Sequence[Row]) -> ConfigDict:
-    """The configuration of the row `name`.
+    """Returns the configuration of the row `name`.
 
     Raises:
       UserError: there is no such row.

@@ -4,8 +4,7 @@
   python scripts/reproduce.py --table=1,2 --preset=paper --out=runs/paper --plan
 
 Without --table, --figure and --rows everything is run. The same command goes on where
-it was stopped, and runs nothing twice; several machines may share --out, each with
---rows of its own. The rows are in configs/paper_rows.py.
+it was stopped, and runs nothing twice. The rows are in configs/paper_rows.py.
 """
 
 import argparse

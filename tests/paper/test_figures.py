@@ -7,7 +7,7 @@ import cv2
 import pytest
 
 from mammo_jax.training.logs import Logs
-from paper import command, figures, gradients, outcomes
+from paper import command, figures, gradients, runs
 from paper.rows import load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
@@ -32,7 +32,7 @@ def test_figure_2_shows_the_losses_that_the_runs_logged(request_2, tmp_path):
             assert curves["train/loss"][0] == [10, 20]
             assert curves["train/loss"][1] == pytest.approx([0.1, 0.05])
             assert curves["validation/loss"] == ([20], [0.5])
-    found = outcomes.by_row(request_2.plan)
+    found = runs.finished_runs(request_2.plan)
     path = figures.draw_figure_2(found, tmp_path / "figure_2.png")
     assert cv2.imread(str(path)).shape[1] > 800
 

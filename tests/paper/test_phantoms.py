@@ -1,22 +1,20 @@
 """What stands in for real data and for ImageNet's weights."""
 
 import dataclasses
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.weights import pretrained
-from paper import phantoms, presets, run
+from paper import phantoms, scales
 
 TINY = dataclasses.replace(
-    presets.PHANTOM,
-    phantoms=presets.Phantoms(
+    scales.PHANTOM,
+    phantoms=scales.Phantoms(
         cases=3, inbreast_cases=10, pretraining_cases=3, height=128
     ),
 )
@@ -66,22 +64,16 @@ def test_a_hostile_width_is_refused(tmp_path, width):
         pretrained.load_trunk(file, "vgg16", "")
 
 
-def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(phantoms, "commit_of_program", lambda: "first")
-    monkeypatch.setattr(phantoms, "last_change", lambda part: f"of {part}")
+def no_training(config, directory):
+    raise AssertionError
 
-    def no_training(config, directory):
-        raise AssertionError
 
+def test_phantoms_of_other_settings_are_refused(tmp_path):
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
-    assert phantoms.commits(tmp_path) == ["first"]
-    monkeypatch.setattr(phantoms, "commit_of_program", lambda: "second")
     raw = tmp_path / "data" / "raw" / "inbreast"
     before = sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
     assert before == sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
-    assert phantoms.commits(tmp_path) == ["first"]
-    assert phantoms.generator_commits(tmp_path) == ["of mammo_jax/phantom"]
     other = dataclasses.replace(
         TINY, phantoms=dataclasses.replace(TINY.phantoms, contrast=1.0)
     )
@@ -90,12 +82,12 @@ def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
 
 
 def write_trunk(folder, trunk, config):
-    weights = presets.weights_file(folder, trunk)
+    weights = scales.weights_file(folder, trunk)
     weights.parent.mkdir(parents=True, exist_ok=True)
     weights.touch()
     record = folder / "pretraining" / trunk / "config.json"
     record.parent.mkdir(parents=True, exist_ok=True)
-    workdirs.write_json(record, workdirs.as_json(config))
+    run_directory.write_json(record, run_directory.as_json(config))
     return record
 
 
@@ -111,10 +103,6 @@ def test_a_trunk_of_another_pretraining_is_refused(tmp_path):
     message = r"pretraining/vgg16 holds a run with another .*\(stages\); use another"
     with pytest.raises(UserError, match=message):
         phantoms.missing_trunks(folder, trunks, other)
-
-    def no_training(config, directory):
-        raise AssertionError
-
     with pytest.raises(UserError, match=message):
         phantoms.prepare(folder, other, [], ["vgg16"], no_training)
     # The folder may be moved as a whole.
@@ -124,36 +112,3 @@ def test_a_trunk_of_another_pretraining_is_refused(tmp_path):
     (moved / record.relative_to(folder)).unlink()
     with pytest.raises(UserError, match=r"but not .*config\.json, which says how"):
         phantoms.missing_trunks(moved, ["vgg16"], TINY)
-
-
-def git(*words):
-    root = Path(__file__).parents[2]
-    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no history here: {done.stderr}")
-    return done.stdout.split()
-
-
-def test_the_generators_last_change_comes_from_the_history():
-    newest, *older = git("log", "--format=%H", "--", "mammo_jax/phantom")
-    found = run.last_change("mammo_jax/phantom")
-    assert newest.startswith(found.removesuffix("+"))  # +: being worked on.
-    assert run.last_change("mammo_jax/phantom", "HEAD") == found.removesuffix("+")
-    assert len(found) >= 12
-    if older:  # Before the newest change the one before it was the last.
-        before = run.last_change("mammo_jax/phantom", f"{newest}~1+")
-        assert before.endswith("+")
-        assert older[0].startswith(before[:-1])
-    assert run.last_change("mammo_jax/phantom", "unknown") == ""
-    assert run.last_change("mammo_jax/phantom", "--help") == ""
-
-
-def test_records_of_earlier_drawings_get_the_generators_change(tmp_path):
-    (head,) = git("rev-parse", "--short=12", "HEAD")
-    raw = presets.data_dir(tmp_path) / "raw"
-    raw.mkdir(parents=True)
-    workdirs.write_json(raw / "cbis_ddsm.json", {"seed": 0, "commit": head})
-    expected = run.last_change("mammo_jax/phantom", head)
-    assert phantoms.generator_commits(tmp_path) == [expected]
-    workdirs.write_json(raw / "cbis_ddsm.json", {"seed": 0, "commit": "unknown"})
-    assert phantoms.generator_commits(tmp_path) == ["not recorded"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paper import command, outcomes, presets, untransferred
+from paper import command, effects, rescoring, runs, scales
 from paper.rows import load_rows
 
 REPOSITORY = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def tiny(scale):
     fields["forest"] = {**fields["forest"], "forest.trees": 5}
     return dataclasses.replace(
         scale,
-        phantoms=presets.Phantoms(
+        phantoms=scales.Phantoms(
             cases=30, inbreast_cases=40, pretraining_cases=20, height=288
         ),
         height=288,
@@ -82,7 +82,7 @@ def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path):
         seeds=1,
         out=tmp_path,
     )
-    scale = tiny(presets.PHANTOM)
+    scale = tiny(scales.PHANTOM)
     request = dataclasses.replace(
         request, setting=dataclasses.replace(request.setting, scale=scale)
     )
@@ -91,17 +91,16 @@ def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path):
     assert "VGG16, all patients" in text
     assert "VGG16 (s10), heatmap 1x1" in text
     assert all(planned.finished for planned in request.plan)
-    found = outcomes.by_row(request.plan)
-    untransferred.score_models(found, request.setting)
+    found = runs.finished_runs(request.plan)
+    rescoring.UNTRANSFERRED.score_all(found, request.setting)
     row = "inbreast_vgg16_s10_vgg_512x1_20patients"
-    ((before,),) = untransferred.tables([row], found, request.setting).values()
-    after = outcomes.test_table(found[row][0].directory)
+    scored = rescoring.UNTRANSFERRED.tables((row,), found, request.setting)
+    ((before,),) = scored.values()
+    after = effects.test_table(found[row][0])
     assert sorted(before.image_ids) == sorted(after.image_ids)
     assert sorted(before.scores) != sorted(after.scores)
-    assert list((tmp_path / "phantom" / "tensorboard").rglob("events.*"))
     again = command.reproduce(request)  # Nothing is left to do.
     assert again == (text, {})
     command.write_results(request, tmp_path / "RESULTS.md")
-    results = (tmp_path / "RESULTS.md").read_text()
-    assert "vgg16.safetensors: SHA-256" in results
+    assert "Phantoms(cases=30" in (tmp_path / "RESULTS.md").read_text()
     assert (tmp_path / "phantom" / "table_rows.csv").exists()

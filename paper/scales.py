@@ -17,7 +17,7 @@ from paper.rows import PAPER_HEIGHT, Row, dataset_at
 
 @dataclasses.dataclass(frozen=True)
 class Phantoms:
-    """What is drawn; see `mammo_jax.phantom`.
+    """The phantoms to draw; see `mammo_jax.phantom`.
 
     Attributes:
       cases: patients of the set in CBIS-DDSM's layout.
@@ -113,7 +113,7 @@ PHANTOM = Scale(
         "stages.stage1.epochs": 4,
         "stages.stage1.decay": "cosine",
     },
-    # VGG has no batch normalisation, and keeps the paper's rate.
+    # VGG has no batch normalisation and keeps the paper's rate.
     pretraining_rates={"resnet50": 4e-3, "vgg16": 1e-3, "vgg19": 1e-3},
 )
 # The seeds that a preset runs unless told otherwise; the paper trained once.
@@ -124,7 +124,7 @@ _PAPER_WIDTH = 896
 # Trunks halve five times: ResNet50 rounds up, VGG down.
 _WINDOW_ROUNDING = {"resnet50": 31, "vgg16": 0, "vgg19": 0}
 _LEAST_CHANNELS = 4
-# How long a training is belongs to the scale, whatever a row says.
+# The scale decides how long a training is, whatever a row says.
 _LENGTH = re.compile(r"early_stopping_patience|stages\.\w+\.epochs")
 
 
@@ -168,12 +168,12 @@ def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> Non
 
 
 def data_dir(folder: Path) -> Path:
-    """Where the phantoms are packaged."""
+    """Returns the directory of the packaged phantoms."""
     return folder / "data"
 
 
 def weights_file(folder: Path, trunk: str) -> Path:
-    """A trunk that was pretrained on phantoms."""
+    """Returns the file of a trunk that was pretrained on phantoms."""
     return folder / "weights" / f"{trunk}.safetensors"
 
 
@@ -188,7 +188,7 @@ def _channels(count: int, width: float) -> int:
 
 
 def _apply_stages(config: ConfigDict, name: str, scale: Scale) -> None:
-    """The same groups in the same stages, for fewer epochs at higher rates.
+    """Trains the same groups in the same stages, for fewer epochs at higher rates.
 
     Where the paper's groups have rates of their own, these keep their proportions.
     """
@@ -198,10 +198,10 @@ def _apply_stages(config: ConfigDict, name: str, scale: Scale) -> None:
         highest = max(row.rates.values())
         for group in row.rates:
             row.rates[group] *= rate / highest
-        row.l2 = min(row.l2, LARGEST_L2)
+        row.l2 = min(row.l2, _LARGEST_L2)
         row.warmup_epochs = min(row.warmup_epochs, float(epochs - 1))
         row.decay = scale.decay.get(name, row.decay)
 
 
-# The demo's; the paper's are for a hundred times as many steps.
-LARGEST_L2 = 1e-6
+# The demo's penalty; the paper's are for a hundred times as many steps.
+_LARGEST_L2 = 1e-6

@@ -1,0 +1,165 @@
+"""The tables: every row's figure beside the paper's, ensembles, claims, RESULTS.md."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mammo_jax.evaluation.prediction_table import mean_table
+from paper import claims, effects, rescoring
+from paper.effects import Effect
+from paper.rescoring import ENSEMBLES, UNTRANSFERRED
+from paper.rows import Row
+from paper.runs import Found, PlannedRun, Setting
+
+TITLES = {
+    "1": "Table 1: patch classifiers, test accuracy of five classes",
+    "2": "Table 2: whole-image classifiers on ResNet50, test AUC",
+    "3": "Table 3: whole-image classifiers on VGG, test AUC",
+    "4": "Table 4 and section 3.2: transfer to INbreast, validation AUC",
+    "untransferred": "Table 4's models before any transfer, INbreast validation AUC",
+    "ensemble": "Section 4: four-flip averages and means of models, AUC",
+    "ours": "Beyond the paper: designs of this project, the same budget",
+    "claims": "The paper's claims",
+    "designs": "Designs of this project against the paper's best top",
+}
+NOT_RUN, NOTHING = "not run", "-"
+_HOW = (
+    "An interval is of 95 %, over replicates (seeds) and patients together; of "
+    "accuracies and gradients over replicates alone. A claim's p-value is corrected "
+    "for the number of claims in its table (Holm). The validation images of a transfer "
+    "also choose its epoch, as in the paper."
+)
+Cells = Sequence[Sequence[str]]
+
+
+def measure(runs: Sequence[PlannedRun]) -> Effect:
+    """Returns the mean test figure of a row's finished runs."""
+    values = [run.figures["test"][runs[0].row.metric] for run in runs]
+    if runs[0].row.metric == "auc" and None not in values:
+        return effects.auc_effect([[effects.test_table(run)] for run in runs])
+    return effects.effect_of([np.nan if value is None else value for value in values])
+
+
+def row_table(rows: Sequence[Row], found: Found) -> Cells:
+    """Returns the cells of a table of rows, the header first."""
+    header = (
+        *("model", "paper", "measured", "95 %", "seeds"),
+        *("best epoch (paper)", "s/run"),
+    )
+    return [header, *(_row_cells(row, found.get(row.name, ())) for row in rows)]
+
+
+def _row_cells(row: Row, runs: Sequence[PlannedRun]) -> Sequence[str]:
+    paper = NOTHING if row.paper is None else f"{row.paper:.2f}"
+    if not runs:
+        return (row.label, paper, NOT_RUN, *[NOTHING] * 4)
+    epoch = NOTHING
+    if row.kind != "forest":
+        mean = np.mean([run.figures["best_epoch"] for run in runs])
+        epoch = f"{mean:.1f} ({row.paper_epoch or NOTHING})"
+    seconds = f"{np.mean([run.seconds for run in runs]):.0f}"
+    return (row.label, paper, *_effect_cells(measure(runs)), epoch, seconds)
+
+
+def _effect_cells(effect: Effect, form: str = ".3f") -> tuple[str, str, str]:
+    ends = effect.interval
+    shown = NOTHING if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+    return format(effect.value, form), shown, str(effect.replicates)
+
+
+def untransferred_table(
+    rows: Mapping[str, Row], found: Found, setting: Setting
+) -> Cells:
+    """Returns the cells of the table of the models before transfer."""
+    cells: list[Sequence[str]] = [("model", "measured", "95 %", "seeds")]
+    for model, row in zip(rescoring.TRANSFERRED, rescoring.TRANSFER_ROWS, strict=True):
+        scored = UNTRANSFERRED.tables((row,), found, setting)
+        shown: Sequence[str] = (NOT_RUN, NOTHING, NOTHING)
+        if scored:
+            shown = _effect_cells(effects.auc_effect([*scored.values()]))
+        cells.append((rows[model].label, *shown))
+    return cells
+
+
+def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> Cells:
+    """Returns the cells of the table of section 4."""
+    cells: list[Sequence[str]] = [
+        (
+            *("model", "paper", "paper, flips", "measured"),
+            *("with flips", "95 % with flips", "seeds"),
+        )
+    ]
+    for ensemble in ENSEMBLES:
+        scored = [*claims.ensemble_tables(ensemble, found, setting).values()]
+        why = claims.missing_rows(ensemble.rows, found) or claims.NOT_FLIPPED
+        models = [
+            *(
+                (rows[row].label, *(f"{value:.2f}" for value in paper))
+                for row, paper in zip(ensemble.rows, ensemble.paper, strict=True)
+            ),
+            (f"mean of the {len(ensemble.rows)}", "-", f"{ensemble.paper_mean:.2f}"),
+        ]
+        for number, (label, *paper) in enumerate(models):
+            name = (f"{ensemble.title}: {label}", *paper)
+            if not scored:
+                cells.append((*name, why, *[NOTHING] * 3))
+                continue
+            plain, flips = (
+                effects.auc_effect(
+                    [[[*seed[part], mean_table(seed[part])][number]] for seed in scored]
+                )
+                for part in (0, 1)
+            )
+            cells.append((*name, f"{plain.value:.3f}", *_effect_cells(flips)))
+    return cells
+
+
+def claim_table(findings: Sequence[claims.Finding]) -> Cells:
+    """Returns the cells of a table of claims, judged together."""
+    header = ("claim", "measured", "effect", "95 %", "seeds", "p", "verdict")
+    cells: list[Sequence[str]] = [header]
+    for finding, p_value, verdict in claims.verdicts(findings):
+        shown: Sequence[str] = [NOTHING] * 4
+        if finding.effect is not None:
+            shown = (*_effect_cells(finding.effect, "+.3f"), f"{p_value:.3f}")
+        cells.append((finding.text, finding.measured, *shown, verdict))
+    return cells
+
+
+def as_markdown(cells: Cells) -> str:
+    """Returns a Markdown table with columns of even width."""
+    safe = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
+    rows = [safe[0], ["-" * width for width in widths], *safe[1:]]
+    return "\n".join(
+        f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |"
+        for row in rows
+    )
+
+
+def results_text(
+    tables: Mapping[str, Cells], setting: Setting, pictures: Mapping[str, str]
+) -> str:
+    """Returns RESULTS.md.
+
+    Args:
+      tables: the cells by the names of `TITLES`.
+      setting: of the runs.
+      pictures: files of the figures, by their titles.
+    """
+    parts = [
+        "# Results",
+        f"Written by `python scripts/reproduce.py --preset={setting.preset} --out=DIR "
+        "--write_results=FILE` from the runs in DIR; no number is typed in.",
+    ]
+    if setting.scale is not None:
+        parts.append(
+            "Synthetic mammograms at a reduced scale, see `paper/scales.py`: they say "
+            "whether a comparison comes out as in the paper, and nothing about "
+            f"patients. {setting.scale.phantoms}."
+        )
+    parts.append(_HOW)
+    for name, cells in tables.items():
+        parts += [f"## {TITLES.get(name, name)}", as_markdown(cells)]
+    parts += [f"![{title}]({file})\n\n*{title}*" for title, file in pictures.items()]
+    return "\n\n".join(parts) + "\n"

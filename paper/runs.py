@@ -1,0 +1,295 @@
+"""The runs of the rows: which there are, from which they start, and running them."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
+from mammo_jax.datasets.pipeline import newest_version
+from mammo_jax.training.stages import read_stages
+from paper import scales
+from paper.rows import Row, row_config
+
+_log = logging.getLogger(__name__)
+
+Train = Callable[[ConfigDict, Path], Any]
+# The errors of one run: wrong data, a full disk, no memory left.
+_FAILURES = (UserError, OSError, RuntimeError, MemoryError)
+# What lies below the folder of results is named by the plan: results may be moved.
+_PATHS = ("init_from", "pretrained")
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where and at which scale the rows are run.
+
+    Attributes:
+      preset: name in `scales.SCALES`.
+      out: the directory of all results.
+      data_dir: the directory of the packaged data sets; read by the preset `paper`.
+      scale: differs from the preset's own in tests only; None is the paper's.
+    """
+
+    preset: str
+    out: Path
+    data_dir: str = "data"
+    scale: scales.Scale | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the preset's results."""
+        return self.out / self.preset
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A row with a seed.
+
+    Attributes:
+      row: what is trained.
+      seed: of the run.
+      directory: of the run.
+      config: of the run.
+    """
+
+    row: Row
+    seed: int
+    directory: Path
+    config: ConfigDict
+
+    @property
+    def finished(self) -> bool:
+        """True if it need not be run again; see also `check_finished`."""
+        return (self.directory / run_directory.METRICS_FILE).exists()
+
+    @property
+    def name(self) -> str:
+        """The run's name in messages."""
+        return f"{self.row.name} (seed {self.seed})"
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The content of the finished run's `metrics.json`."""
+        return run_directory.read_json(self.directory / run_directory.METRICS_FILE)
+
+    @property
+    def seconds(self) -> float:
+        """The time that all calls of the run took together; 0 where it is not known."""
+        path = _seconds_file(self.directory)
+        return float(run_directory.read_json(path)["seconds"]) if path.exists() else 0.0
+
+
+# The finished runs of every row, in the order of their seeds.
+Found = Mapping[str, Sequence[PlannedRun]]
+
+
+def plan_runs(
+    seeds: Mapping[str, int], rows: Mapping[str, Row], setting: Setting
+) -> list[PlannedRun]:
+    """Plans the runs of the chosen rows and of those that they start from.
+
+    A row that others start from stands before them, once for each seed that any of
+    them has.
+
+    Args:
+      seeds: how many seeds every chosen row has.
+      rows: all of them.
+      setting: where and at which scale.
+    """
+    needed = dict.fromkeys(rows, 0)
+    for name, count in seeds.items():
+        while name:
+            needed[name] = max(needed[name], count)
+            name = rows[name].start
+    return [
+        _planned(row, rows, seed, setting)
+        for row in rows.values()
+        for seed in range(needed[row.name])
+    ]
+
+
+def _planned(
+    row: Row, rows: Mapping[str, Row], seed: int, setting: Setting
+) -> PlannedRun:
+    config = row_config(row, rows)
+    config.seed = seed
+    if row.start:
+        # The start is a run of its own, which other rows share.
+        if "patch" in config:
+            del config["patch"]
+        config.init_from = str(_directory(row.start, seed, setting))
+    if setting.scale is None:
+        config.data.data_dir = setting.data_dir
+    else:
+        scales.apply_scale(config, row, setting.scale, setting.folder)
+    return PlannedRun(row, seed, _directory(row.name, seed, setting), config)
+
+
+def _directory(row: str, seed: int, setting: Setting) -> Path:
+    return setting.folder / row / f"seed{seed}"
+
+
+def finished_runs(plan: Sequence[PlannedRun]) -> dict[str, list[PlannedRun]]:
+    """Groups the finished runs by their rows, see `Found`."""
+    found: dict[str, list[PlannedRun]] = {}
+    for run in plan:
+        if run.finished:
+            found.setdefault(run.row.name, []).append(run)
+    return found
+
+
+def datasets(plan: Sequence[PlannedRun]) -> dict[str, str]:
+    """Returns the data sets that the runs read, and the directory of each."""
+    return {run.config.data.dataset: run.config.data.data_dir for run in plan}
+
+
+def pretrained_trunks(plan: Sequence[PlannedRun]) -> list[str]:
+    """Returns the trunks whose ported weights the runs start from."""
+    return sorted({run.row.trunk for run in plan if run.row.pretrained})
+
+
+def check_inputs(plan: Sequence[PlannedRun]) -> None:
+    """Refuses a plan whose data sets or weights are not there.
+
+    Raises:
+      UserError: names all that are missing, and how to get them.
+    """
+    missing = []
+    for name, data_dir in sorted(datasets(plan).items()):
+        try:
+            newest_version(name, data_dir)
+        except UserError as error:
+            missing.append(str(error))
+    weights = {
+        run.config.pretrained: run.row.trunk
+        for run in plan
+        if run.config.get("pretrained")
+    }
+    for file, trunk in sorted(weights.items()):
+        if not Path(file).expanduser().is_file():
+            missing.append(
+                f"there is no weight file {file}; get it with python "
+                f"scripts/convert_weights.py --download={trunk} --out={file}"
+            )
+    if missing:
+        listed = "\n  ".join(missing)
+        raise UserError(
+            f"{len(missing)} inputs are missing, nothing was run:\n  {listed}"
+        )
+
+
+def check_finished(plan: Sequence[PlannedRun]) -> None:
+    """Refuses finished runs of other configurations than the plan's.
+
+    Raises:
+      UserError: names the first of them, or one whose configuration is not there.
+    """
+    for run in plan:
+        if run.finished:
+            there = run_directory.read_json(run.directory / run_directory.CONFIG_FILE)
+            check_same(there, run.config, run.directory)
+
+
+def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None:
+    """Refuses what was made with another configuration, but for paths.
+
+    Args:
+      there: a recorded configuration.
+      config: the wanted one.
+      path: what was made with the recorded one.
+
+    Raises:
+      UserError: names `path` and the fields that differ.
+    """
+    wanted = run_directory.as_json(config)
+    ours, theirs = (_without_paths(values) for values in (wanted, there))
+    names = sorted({*ours, *theirs})
+    different = [name for name in names if ours.get(name) != theirs.get(name)]
+    if different:
+        raise UserError(
+            f"{path} holds a run with another configuration "
+            f"({', '.join(different[:_SHOWN])}); use another --out"
+        )
+
+
+def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if name not in _PATHS}
+    data = kept.get("data", {})
+    kept["data"] = {name: data[name] for name in data if name != "data_dir"}
+    return kept
+
+
+def describe_plan(plan: Sequence[PlannedRun]) -> str:
+    """Lists the runs with their optimiser steps, where the configuration says them."""
+    lines = [f"{'row':<52}{'seed':>4}  {'starts from':<32}{'steps':>8}  state"]
+    for run in plan:
+        steps = "-"
+        if run.row.kind != "forest":
+            epochs = sum(stage.epochs for stage in read_stages(run.config.stages))
+            steps = str(epochs * run.config.steps_per_epoch or f"{epochs} ep.")
+        lines.append(
+            f"{run.row.name:<52}{run.seed:>4}  {run.row.start or '-':<32}{steps:>8}  "
+            f"{'finished' if run.finished else 'to run'}"
+        )
+    left = sum(not run.finished for run in plan)
+    return "\n".join([*lines, f"{len(plan)} runs, {left} to run"])
+
+
+def run_all(plan: Sequence[PlannedRun], train: Train) -> dict[str, str]:
+    """Runs what is not finished, each after the one that it starts from.
+
+    A run that fails does not stop the others, but for those that start from it.
+
+    Args:
+      plan: in an order in which every run stands after its start.
+      train: `mammo_jax.training.run.train_and_evaluate`.
+
+    Returns:
+      Why runs failed, by their names.
+
+    Raises:
+      UserError: a finished run has another configuration.
+      RunStoppedError: a signal arrived; the same command goes on.
+    """
+    check_finished(plan)
+    failures: dict[str, str] = {}
+    failed: set[str] = set()
+    for run in plan:
+        if run.finished:
+            continue
+        start = run.config.get("init_from", "")
+        try:
+            if start in failed:
+                raise UserError(f"{start} has failed, which it starts from")
+            _log.info("%s", run.name)
+            _timed(run, train)
+        except _FAILURES as error:
+            failures[run.name] = str(error) or type(error).__name__
+            failed.add(str(run.directory))
+            _log.error("%s: %s", run.name, failures[run.name])
+    return failures
+
+
+def _timed(run: PlannedRun, train: Train) -> None:
+    before, start = run.seconds, time.perf_counter()
+    try:
+        train(run.config, run.directory)
+    finally:
+        # Otherwise a hundred runs' compiled steps would stay in memory.
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+        seconds = round(before + time.perf_counter() - start, 1)
+        path = _seconds_file(run.directory)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_directory.write_json(path, {"seconds": seconds})
+
+
+def _seconds_file(directory: Path) -> Path:
+    return directory.with_suffix(".json")

@@ -1,0 +1,326 @@
+"""Plans and their execution, with a training that only leaves its traces."""
+
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import RunStoppedError, UserError
+from mammo_jax.config import stage_table
+from paper import command, gradients, phantoms, runs, scales
+from paper.rows import by_name, load_rows
+
+ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
+KNOWN = by_name(ROWS)
+HYBRID = "vgg16_s10_residual_512-512-1024x2"
+
+
+def request_for(out, **more):
+    return command.check_request(ROWS, preset="phantom", out=out, **more)
+
+
+def finish(config, directory):
+    """What a run leaves at its end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    run_directory.write_json(directory / "config.json", run_directory.as_json(config))
+    test = {"auc": None, "accuracy": 0.5, "loss": 0.7}
+    metrics = {"best_epoch": 1, "steps": 3, "validation": test, "test": test}
+    (directory / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_rows_share_one_patch_classifier(tmp_path):
+    plan = request_for(tmp_path, tables=["2"], seeds=2).plan
+    starts = [r for r in plan if r.row.name == "patch_resnet50_s10"]
+    assert [r.seed for r in starts] == [0, 1]
+    users = [r for r in plan if r.row.start == "patch_resnet50_s10"]
+    assert len(users) == 2 * 9
+    for user in users:
+        assert user.config.init_from == str(starts[user.seed].directory)
+        assert "patch" not in user.config
+
+
+def test_every_run_stands_after_the_one_it_starts_from(tmp_path):
+    plan = request_for(tmp_path, names=[f"inbreast_{HYBRID}_20patients"]).plan
+    assert [r.row.name for r in plan[::3]] == [
+        "patch_vgg16_s10",
+        HYBRID,
+        f"inbreast_{HYBRID}_20patients",
+    ]
+
+
+def test_rows_of_claims_have_three_seeds_on_phantoms(tmp_path):
+    counts = {}
+    for planned in request_for(tmp_path).plan:
+        counts[planned.row.name] = counts.get(planned.row.name, 0) + 1
+    assert {*counts} == {*KNOWN}
+    assert counts["resnet50_s10_forest"] == 3
+    assert counts["patch_vgg19_s30"] == 1
+
+
+def test_paper_rows_keep_the_papers_scale(tmp_path):
+    request = command.check_request(ROWS, preset="paper", out=tmp_path, tables=["2"])
+    for planned in request.plan:
+        assert planned.config.model.width == 1.0
+        assert not planned.config.data.dataset.endswith("_h576")
+    config = request.plan[-1].config
+    assert config.forest.trees == 500
+
+
+def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
+    scale = scales.PHANTOM
+    for planned in request_for(tmp_path, seeds=1).plan:
+        config, row = planned.config, planned.row
+        if not row.original:
+            assert config.data.dataset == f"{row.dataset}_h{scale.height}"
+        assert config.model.width == scale.width
+        if not row.stages:
+            continue
+        for name, stage in config.stages.items():
+            paper = stage_table(row.stages)[name]
+            trained = {g for g, rate in paper.rates.items() if rate}
+            assert {g for g, rate in stage.rates.items() if rate} == trained
+    tops = {p.row.top: p.config.model.top for p in request_for(tmp_path, seeds=1).plan}
+    assert tops["residual_512-512-1024x2"].blocks == ("32-32-64x2", "32-32-64x2")
+    assert tops["heatmap_1x1"].fc == (128, 64)
+
+
+def planned_beside(row, rows, out, preset="phantom"):
+    """The configurations of a row that is new, and of the row it is compared with."""
+    names = [row, "patch_resnet50_s10"]
+    request = command.check_request(rows, preset=preset, out=out, names=names, seeds=1)
+    return {r.row.name: r.config for r in request.plan}
+
+
+def test_a_rows_own_fields_win_but_for_its_length(tmp_path):
+    own = {
+        "batch_size": 8,
+        "eval_batch_size": 16,
+        "augment.rotation": 10.0,
+        "model.width": 0.125,
+        "stages.stage1.l2": 1e-2,
+        "stages.stage2.rates.head": 5e-5,
+        "stages.stage3.epochs": 99,
+        "early_stopping_patience": 7,
+    }
+    row = dataclasses.replace(KNOWN["patch_resnet50_s10"], name="mine", fields=own)
+    configs = planned_beside("mine", [*ROWS, row], tmp_path)
+    mine, usual = configs["mine"], configs["patch_resnet50_s10"]
+    length = ("stages.stage3.epochs", "early_stopping_patience")
+    for name, value in own.items():
+        found = functools.reduce(lambda part, key: part[key], name.split("."), mine)
+        assert (found == value) == (name not in length)
+    assert mine.stages.stage3.epochs == usual.stages.stage3.epochs
+    assert mine.early_stopping_patience == usual.early_stopping_patience == 0
+    assert mine.steps_per_epoch == usual.steps_per_epoch
+
+
+def flat_differences(first, second):
+    """The second's values, as JSON has them, of the fields in which they differ."""
+
+    def flatten(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    before = dict(flatten(run_directory.as_json(first)))
+    after = dict(flatten(run_directory.as_json(second)))
+    return {n: v for n, v in after.items() if before.get(n) != v}
+
+
+def test_the_original_resolution_is_that_of_the_drawn_phantoms(tmp_path):
+    name = "patch_resnet50_s10_original"
+    configs = planned_beside(name, ROWS, tmp_path)
+    original, usual = configs[name], configs["patch_resnet50_s10"]
+    assert flat_differences(usual, original) == {
+        "data.dataset": "cbis_ddsm/paper_s10",
+        "model.image_size": [224, 224],
+        "model.top.window": 7,
+    }
+    big = planned_beside(name, ROWS, tmp_path, "paper")[name]
+    assert big.data.dataset == "cbis_ddsm/paper_s10_h4608"
+    assert big.model.compute_dtype == "bfloat16"
+    assert big.batch_size == 32
+
+
+def test_the_plan_tells_rows_and_steps(tmp_path):
+    names = ["inbreast_vgg16_s10_vgg_512x1_20patients", "resnet50_s10_forest"]
+    text = command.describe(request_for(tmp_path, names=names, seeds=1))
+    of_row = {line.split()[0]: line.split()[-3] for line in text.splitlines()[1:-1]}
+    assert of_row["inbreast_vgg16_s10_vgg_512x1_20patients"] == str(3 * 20)
+    assert of_row["patch_vgg16_s10"] == str(3 * 40)
+    assert of_row["resnet50_s10_forest"] == "-"
+    assert text.endswith("5 runs, 5 to run")
+
+
+def test_finished_runs_are_not_run_again(tmp_path):
+    plan = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
+    done = []
+
+    def train(config, directory):
+        done.append(directory)
+        finish(config, directory)
+
+    runs.run_all(plan, train)
+    runs.run_all(plan, train)
+    assert done == [r.directory for r in plan]
+
+
+def test_an_interrupted_plan_goes_on_and_adds_up_the_time(tmp_path):
+    plan = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
+    calls = []
+
+    def train(config, directory):
+        calls.append(directory)
+        time.sleep(0.1)
+        if len(calls) == 2:
+            raise RunStoppedError(2, "stopped")
+        finish(config, directory)
+
+    with pytest.raises(RunStoppedError):
+        runs.run_all(plan, train)
+    runs.run_all(plan, train)
+    assert calls == [plan[0].directory, plan[1].directory, plan[1].directory]
+    assert plan[1].seconds >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (UserError("the loss is nan"), "the loss is nan"),
+        (OSError(28, "no space left"), "[Errno 28] no space left"),
+        (RuntimeError("RESOURCE_EXHAUSTED"), "RESOURCE_EXHAUSTED"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_failed_run_stops_only_those_that_start_from_it(tmp_path, error, why):
+    names = ["resnet50_s10_forest", "patch_vgg16_s10"]
+    plan = request_for(tmp_path, names=names, seeds=1).plan
+    done = []
+
+    def train(config, directory):
+        done.append(directory.parent.name)
+        if "resnet50" in str(directory):
+            raise error
+        finish(config, directory)
+
+    failures = runs.run_all(plan, train)
+    assert done == ["patch_resnet50_s10", "patch_vgg16_s10"]
+    assert failures["patch_resnet50_s10 (seed 0)"] == why
+    assert "which it starts from" in failures["resnet50_s10_forest (seed 0)"]
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """The phantoms are taken to be there."""
+    monkeypatch.setattr(phantoms, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(runs, "check_inputs", lambda plan: None)
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
+    request = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1)
+    command.reproduce(request, finish)
+    before = (tmp_path / "phantom" / "table_rows.csv").read_text()
+    other = dataclasses.replace(scales.PHANTOM, width=0.125)
+    changed = dataclasses.replace(
+        request, setting=dataclasses.replace(request.setting, scale=other)
+    )
+    message = (
+        r"patch_resnet50_s10/seed0 holds a run with another configuration "
+        r"\(model\); use another --out"
+    )
+
+    def train(config, directory):
+        raise AssertionError
+
+    with pytest.raises(UserError, match=message):
+        command.reproduce(changed, train)
+    with pytest.raises(UserError, match=message):
+        command.describe(changed)
+    with pytest.raises(UserError, match=message):
+        command.write_results(changed, tmp_path / "R.md")
+    with pytest.raises(UserError, match=message):
+        runs.run_all(changed.plan, train)
+    assert (tmp_path / "phantom" / "table_rows.csv").read_text() == before
+    assert command.reproduce(request, train)[1] == {}
+
+
+def test_results_may_be_moved(tmp_path):
+    names = ["inbreast_vgg16_s10_vgg_512x1"]
+    for planned in request_for(tmp_path / "here", names=names, seeds=1).plan:
+        finish(planned.config, planned.directory)
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = request_for(tmp_path / "there", names=names, seeds=1).plan
+    runs.check_finished(after)
+    assert all(planned.finished for planned in after)
+
+
+def test_a_curve_of_another_configuration_is_refused(tmp_path):
+    request = request_for(tmp_path, figures=["appendix"], seeds=1)
+    design = gradients.DESIGNS[1]
+    (planned,) = (r for r in request.designs if r.row.name == design.row)
+    config = run_directory.as_json(planned.config)
+    config["model"]["top"]["activation"] = design.activation
+    path = gradients.curve_file(design, 0, request.setting)
+    path.parent.mkdir(parents=True)
+    run_directory.write_json(path, {"config": config})
+    gradients.check_curves(request.designs, request.setting)
+    config["model"]["top"]["activation"] = "relu"
+    run_directory.write_json(path, {"config": config})
+    with pytest.raises(UserError, match=r"seed0.json holds .*\(model\); use another"):
+        command.reproduce(request, finish)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"tables": ["7"]}, "--table: there is no '7'; choose from 1, 2"),
+        ({"figures": ["1"]}, "--figure: there is no '1'; choose from 2, appendix"),
+        ({"names": ["x"]}, "--rows: there is no 'x'; choose from patch_"),
+        ({"seeds": 0}, "--seeds is 0"),
+    ],
+)
+def test_wrong_requests_name_the_choices(tmp_path, wrong, message):
+    with pytest.raises(UserError, match=message):
+        request_for(tmp_path, **wrong)
+
+
+def test_an_unknown_preset_names_the_choices(tmp_path):
+    with pytest.raises(UserError, match="'tiny'; choose from paper, phantom"):
+        command.check_request(ROWS, preset="tiny", out=tmp_path)
+
+
+def test_missing_data_and_weights_are_named_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = command.check_request(
+        ROWS, preset="paper", out=tmp_path / "out", tables=["2"]
+    )
+    with pytest.raises(UserError) as caught:
+        command.reproduce(request)
+    for part in (
+        "5 inputs are missing, nothing was run",
+        "build_dataset.py cbis_ddsm/paper_s10",
+        "build_dataset.py cbis_ddsm/paper_whole",
+        "convert_weights.py --download=resnet50",
+    ):
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_appendix_needs_its_designs_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = command.check_request(
+        ROWS, preset="paper", out=tmp_path / "out", figures=["appendix"]
+    )
+    assert not any(planned.row.kind == "whole" for planned in request.plan)
+    whole = "build_dataset.py cbis_ddsm/paper_whole"
+    assert whole in command.describe(request)
+    with pytest.raises(UserError, match=whole):
+        command.reproduce(request)
+    assert not (tmp_path / "out").exists()
