@@ -11,9 +11,9 @@ from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.config import whole_config
 from mammo_jax.training.transfer import take_network
-from paper import presets
-from paper.plan import Setting, plan_runs
+from paper import scales
 from paper.rows import by_name, load_rows
+from paper.runs import Setting, plan_runs
 
 ROWS = Path(__file__).parents[2] / "configs" / "paper_rows.py"
 
@@ -105,7 +105,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
         take_network(_config(tmp_path), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("preset", "scale"), presets.SCALES.items())
+@pytest.mark.parametrize(("preset", "scale"), scales.SCALES.items())
 def test_every_row_of_the_paper_goes_on_from_its_network(preset, scale, tmp_path):
     rows = by_name(load_rows(ROWS))
     plan = plan_runs(dict.fromkeys(rows, 1), rows, Setting(preset, tmp_path, "", scale))
