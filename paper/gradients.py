@@ -175,7 +175,7 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
 
     look(state, 0)
     done = 0
-    for index, stage in enumerate(experiment.stages):
+    for index, stage in enumerate(experiment.settings.stages):
         if index:
             state = experiment.enter_stage(index, state)
         train_step = experiment.train_step(index)

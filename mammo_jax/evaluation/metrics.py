@@ -140,8 +140,10 @@ def _newcombe(value: float, positives: float, negatives: float) -> Estimate:
         variance = area * (1 - area) * spread / (positives * negatives)
         return (value - area) ** 2 - scipy.stats.norm.isf(_TAIL) ** 2 * variance
 
-    low = scipy.optimize.brentq(excess, 0.0, value) if value > 0 else 0.0
-    high = scipy.optimize.brentq(excess, value, 1.0) if value < 1 else 1.0
+    # An area of exactly 0 or 1 has no width, and would be an end of its own.
+    inside = min(max(value, _LEAST_DEVIATION), 1 - _LEAST_DEVIATION)
+    low = scipy.optimize.brentq(excess, 0.0, inside) if value > 0 else 0.0
+    high = scipy.optimize.brentq(excess, inside, 1.0) if value < 1 else 1.0
     return Estimate(value, float(low), float(high))
 
 
