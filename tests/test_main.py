@@ -79,6 +79,7 @@ def test_tensorboard_files_hold_curves_rates_and_images(finished):
             "train/images_per_second",
             "validation/auc",
             "validation/loss",
+            "validation/unweighted_loss",
             *(f"learning_rate/{group}" for group in groups),
         } <= set(tags["scalars"])
         assert any(tag.startswith("train/augmented_inputs") for tag in tags["images"])

@@ -170,21 +170,12 @@ def _score(
 
 
 def average(predictions: Sequence[Predictions]) -> Predictions:
-    """Averages the probabilities of several models, images matched by id.
+    """Averages the probabilities that several models give to the same images.
 
-    Everything else is the first model's.
-
-    Raises:
-      UserError: they are not of the same images.
+    Args:
+      predictions: predictions of each model; the images are in one order.
     """
     first = predictions[0]
-    shares = []
-    for one in predictions:
-        row_of = {image: row for row, image in enumerate(one.image_ids)}
-        if {*row_of} != {*first.image_ids}:
-            raise UserError("the models of an ensemble scored different images")
-        shares.append(one.probabilities[[row_of[image] for image in first.image_ids]])
-    mean = np.mean(shares, axis=0)
-    true = mean[np.arange(len(mean)), first.labels]
-    losses = -np.log(np.maximum(true, np.finfo(mean.dtype).tiny))
+    mean = np.mean([one.probabilities for one in predictions], axis=0)
+    losses = scoring.cross_entropies(mean, first.labels)
     return dataclasses.replace(first, probabilities=mean, losses=losses)

@@ -214,12 +214,3 @@ def splits_no_node(forest: "sklearn.ensemble.RandomForestClassifier") -> bool:
     split if they are fewer than `min_samples_split`.
     """
     return all(tree.tree_.node_count == 1 for tree in forest.estimators_)
-
-
-def malignant_probability(
-    forest: "sklearn.ensemble.RandomForestClassifier",
-    features: Float[np.ndarray, "images features"],
-) -> Float[np.ndarray, " images"]:
-    """Returns the forest's probability of malignancy, 0..1, for each image."""
-    shares: np.ndarray = forest.predict_proba(features)
-    return shares[:, list(forest.classes_).index(1)]

@@ -178,11 +178,8 @@ def _score(
     fitted: Any, split: scoring.Columns, role: str, workdir: Path
 ) -> dict[str, Any]:
     """Writes a split's prediction table; returns its figures of merit."""
-    scores = forest.malignant_probability(fitted, split["features"])
-    shares = np.stack([1 - scores, scores], axis=1)
-    true = shares[np.arange(len(scores)), split["label"]]
-    # A vote without a single tree has no logarithm.
-    losses = -np.log(np.maximum(true, np.finfo(shares.dtype).tiny))
+    shares = fitted.predict_proba(split["features"])
+    losses = scoring.cross_entropies(shares, split["label"])
     predictions = scoring.as_predictions(
         {**split, "probabilities": shares, "losses": losses}, _MALIGNANT
     )

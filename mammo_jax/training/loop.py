@@ -217,7 +217,11 @@ def _end_epoch(
     position: Position,
     map_of_model: Callable[[Arrays, Arrays], ShownMap],
 ) -> tuple[TrainState, Position]:
-    """Validates, decides what comes next, saves."""
+    """Validates, decides what comes next, saves.
+
+    Early stopping watches the loss that is trained, in which every class weighs the
+    same; TensorBoard shows it as `validation/loss` beside `train/loss`.
+    """
     try:
         predictions = scoring.predict(
             run.experiment,
@@ -230,22 +234,25 @@ def _end_epoch(
         run.checkpoints.save(state, position)
         raise
     figures = scoring.summary(predictions)
+    loss = scoring.balanced_loss(predictions)
     run.logs.scalars(
         position.step,
-        {f"validation/{key}": figures[key] for key in ("loss", "accuracy", "auc")},
+        {
+            "validation/loss": loss,
+            "validation/unweighted_loss": figures["loss"],
+            "validation/accuracy": figures["accuracy"],
+            "validation/auc": figures["auc"],
+        },
     )
     if is_main_process():
-        # Late: matplotlib takes a second, and training begins without it.
+        # Imported late: matplotlib takes a second, and training begins without.
         from mammo_jax.training.validation_figures import log_validation
 
         shown_map = map_of_model(state.evaluated_params, state.batch_stats)
         log_validation(run.logs, position.step, run.experiment, predictions, shown_map)
     score = figures[run.experiment.settings.task.score]
     # One class alone has no AUC: the lowest loss is then the best.
-    validation = {
-        "score": -figures["loss"] if score is None else score,
-        "loss": figures["loss"],
-    }
+    validation = {"score": -loss if score is None else score, "loss": loss}
     previous_stage = position.stage
     position = _advance(run.experiment, position, validation)
     _log.info(

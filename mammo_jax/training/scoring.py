@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from mammo_jax.common.devices import gather_rows
 from mammo_jax.common.errors import UserError
@@ -106,6 +107,16 @@ def as_predictions(table: Columns, malignant_classes: tuple[int, ...]) -> Predic
     )
 
 
+def cross_entropies(
+    probabilities: Float[np.ndarray, "images classes"],
+    labels: Int[np.ndarray, " images"],
+) -> Float[np.ndarray, " images"]:
+    """Returns the losses (nats); a probability of zero counts as the least number."""
+    true = probabilities[np.arange(len(labels)), labels]
+    losses: np.ndarray = -np.log(np.maximum(true, np.finfo(probabilities.dtype).tiny))
+    return losses
+
+
 def told_apart(ids: list[str]) -> tuple[str, ...]:
     """Numbers ids that are alike: those of patches of two lesions in one place."""
     seen: Counter[str] = Counter()
@@ -114,6 +125,18 @@ def told_apart(ids: list[str]) -> tuple[str, ...]:
         seen[name] += 1
         unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return tuple(unique)
+
+
+def balanced_loss(predictions: Predictions) -> float:
+    """Returns the loss (nats) with the weights of training: every class the same.
+
+    As in a batch (`step.balanced_weights`), the weights are computed over all examples,
+    so that this is the sum of the classes' mean losses.
+    """
+    labels, losses = predictions.labels, predictions.losses
+    return float(
+        sum(losses[labels == label].mean(dtype=np.float64) for label in set(labels))
+    )
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from mammo_jax.training.forest import (
     feature_names,
     fit_forest,
     heatmap_features,
-    malignant_probability,
 )
 
 ROWS, COLUMNS = 30, 22
@@ -170,7 +169,7 @@ def test_forest_finds_the_class_with_the_lesions():
         heatmaps.append(put(background(), lesion, *spot, rng.uniform(0.6, 1)))
     features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])
     fitted = fit_forest(features, labels, seed=0)
-    scores = malignant_probability(fitted, features)
+    scores = fitted.predict_proba(features)[:, 1]
     assert isinstance(fitted, RandomForestClassifier)
     assert scores[labels == 1].min() > scores[labels == 0].max()
 
