@@ -166,8 +166,8 @@ def _ours(patches, label, **more):
 
 
 _S10, _GENTLE = f"{_PAPER}s10", {"model.stem": "gentle"}
-# Not the paper's: its discussion asks for hard patches, for a stem that keeps the
-# resolution longer, and for the original resolution.
+# The paper did not try these: its discussion asks for hard patches, for a stem that
+# keeps the resolution longer, and for the original resolution.
 OURS = (
     _ours_patch("s10hard", "half of the background hard, in the test patches too"),
     _ours("s10hard", "half of the background hard"),

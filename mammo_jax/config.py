@@ -51,8 +51,8 @@ STAGES: dict[str, dict[str, dict[str, Any]]] = {
     "whole_extended": _FINE_TUNING,
     # A trained whole-image classifier on another set of images.
     "transfer": _FINE_TUNING,
-    # Not the paper's: every group at its own rate from the first step, which layer
-    # groups make possible and frozen layers only imitate.
+    # The paper has no such stages: every group has its own rate from the first step,
+    # which layer groups make possible and frozen layers only imitate.
     "patch_one_stage": {
         "stage1": {
             "epochs": 50,

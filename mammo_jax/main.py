@@ -129,7 +129,7 @@ def _flags_parser(argv: Sequence[str]) -> list[str]:
     try:
         return parse_flags(argv)
     except UserError as error:
-        # Not parsed again: a second try would meet the first one's flags.
+        # It is not parsed again: a second try would meet the first one's flags.
         refusal = error
     except SystemExit:  # absl has shown the help, and calls that a failure.
         sys.exit(0)

@@ -17,7 +17,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.training.state import Arrays, TrainState
+from mammo_jax.training.state import Arrays, Leaves, TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Checkpoints:
                     policies.LatestN(_LATEST),
                     policies.BestN(
                         n=1,
-                        # Of equals the first is the best, as in the loop.
+                        # The first of equals is the best, as in the loop.
                         get_metric_fn=lambda kept: (
                             kept["score"],
                             -kept["loss"],
@@ -243,7 +243,7 @@ class Checkpoints:
         return Position(**values)
 
     def load_model(
-        self, step: int, params: Arrays, batch_stats: Arrays
+        self, step: int, params: Leaves, batch_stats: Leaves
     ) -> tuple[Arrays, Arrays]:
         """Reads parameters and statistics only; the arguments give the shapes."""
         like = {"model": {"params": params, "batch_stats": batch_stats}}

@@ -17,7 +17,7 @@ from mammo_jax.models.groups import groups_of
 from mammo_jax.training import step
 from mammo_jax.training.optimizer import Optimizer, carry_moments, make_optimizer
 from mammo_jax.training.settings import Settings, open_data, read_settings
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.state import EpochMetrics, Leaves, TrainState
 
 # The parts of a batch that go to the device; the others name the images.
 DEVICE_KEYS = ("image", "label", "channel_shift")
@@ -43,7 +43,7 @@ class Experiment:
     dataset: pipeline.Dataset
     pixel_mean: float
     graphdef: Any
-    abstract: tuple[variables.Variables, variables.Variables]
+    abstract: tuple[Leaves, Leaves]
     optimizers: tuple[Optimizer, ...]
     steps_per_epoch: int
     mesh: jax.sharding.Mesh

@@ -46,7 +46,7 @@ class Logs:
             self._painters.shutdown()
         finally:
             self.writer.close()
-        if kind is None:  # What ends the run is not hidden behind a picture.
+        if kind is None:  # A picture hides no other error.
             self._raise_if_failed()
 
     def _raise_if_failed(self) -> None:

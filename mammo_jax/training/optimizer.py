@@ -13,7 +13,7 @@ import optax
 from mammo_jax.common.errors import UserError
 from mammo_jax.models.groups import NEW_LAYERS
 from mammo_jax.training.stages import Stage
-from mammo_jax.training.state import Arrays
+from mammo_jax.training.state import Arrays, Leaves
 
 
 class Optimizer(NamedTuple):
@@ -27,7 +27,7 @@ class Optimizer(NamedTuple):
     trained: frozenset[str]
     transform: optax.GradientTransformation
 
-    def init(self, params: Arrays) -> Any:
+    def init(self, params: Leaves) -> Any:
         """Returns the state before the first step.
 
         Args:
@@ -76,7 +76,7 @@ def make_optimizer(
             f"{sorted(set(labels.values()))} all have rate 0"
         )
 
-    def penalised(params: Arrays) -> dict[str, bool]:
+    def penalised(params: Leaves) -> dict[str, bool]:
         return {
             name: labels[name] == NEW_LAYERS and name.endswith("/kernel")
             for name in params

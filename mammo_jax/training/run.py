@@ -23,7 +23,7 @@ from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.settings import Settings, open_data, read_settings
-from mammo_jax.training.state import Arrays, TrainState
+from mammo_jax.training.state import Arrays, Leaves, TrainState
 from mammo_jax.training.step import TrainStep
 from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
@@ -104,7 +104,7 @@ def _run(
             _run(_NETWORK, settings.patch, workdir / PATCH_DIR, stop)
         metrics = runner.run(settings, dataset, init_from, workdir, stop)
         if devices.is_main_process():
-            # Late: matplotlib and scikit-learn take seconds.
+            # Imported late: matplotlib and scikit-learn take seconds.
             from mammo_jax.training.run_report import write_run_report
 
             write_run_report(workdir, runner.describe(settings.config))
@@ -243,7 +243,7 @@ def _begin(
     return state, Position(), first_step
 
 
-def _known_values(experiment: Experiment, init_from: str) -> tuple[Arrays, Arrays]:
+def _known_values(experiment: Experiment, init_from: str) -> tuple[Leaves, Leaves]:
     """Reads ImageNet's or a classifier's values; the others are not drawn yet.
 
     Raises:

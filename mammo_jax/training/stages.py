@@ -62,10 +62,16 @@ def read_stages(
 
 def _read_stage(name: str, row: Mapping[str, Any], where: str) -> Stage:
     try:
-        stage = Stage(name=name, **row)
+        numbers = {
+            field: float(row[field])
+            for field in ("l2", "warmup_epochs")
+            if field in row
+        }
+        rates = {group: float(rate) for group, rate in row["rates"].items()}
+        stage = Stage(name=name, **{**row, **numbers, "rates": rates})
         _check_groups(stage, where)
         _check_schedule(stage, where)
-    except TypeError as error:  # Of the constructor, or of a comparison of numbers.
+    except (TypeError, ValueError, KeyError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Stage)[1:])
         raise UserError(f"{where}: {error}; its fields are {fields}") from error
     return stage

@@ -8,6 +8,8 @@ import flax
 import jax
 
 Arrays = dict[str, jax.Array]
+# Arrays by name; JAX also builds states of shapes, or of nothing, in their place.
+Leaves = dict[str, Any]
 
 
 @flax.struct.dataclass
@@ -33,13 +35,13 @@ class TrainState:
         `config.ema_decay`.
     """
 
-    params: Arrays
-    batch_stats: Arrays
+    params: Leaves
+    batch_stats: Leaves
     opt_state: Any
     metrics: EpochMetrics
-    averages: Arrays | None = None
+    averages: Leaves | None = None
 
     @property
-    def evaluated_params(self) -> Arrays:
+    def evaluated_params(self) -> Leaves:
         """Parameters that validation, test and the saved model use."""
         return self.params if self.averages is None else self.averages

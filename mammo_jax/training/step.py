@@ -18,7 +18,7 @@ from mammo_jax.models.network_input import network_input
 from mammo_jax.training.optimizer import Optimizer
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Float[Array, ""]]]
 EvalStep = Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]
 
@@ -65,7 +65,7 @@ def _make_micro_loss(
     """Makes the function from parameters to a microbatch's share of the loss."""
 
     def micro_loss(
-        params: Arrays, frozen: Arrays, stats: Arrays, micro: Batch, total: int
+        params: Arrays, frozen: Arrays, stats: Arrays, micro: Arrays, total: int
     ) -> tuple[Array, tuple[Arrays, Array]]:
         model = variables.merge(graphdef, {**frozen, **params}, stats)
         images = network_input(micro["image"], micro["channel_shift"], pixel_mean)
@@ -80,19 +80,19 @@ def _make_micro_loss(
 
 def _make_accumulate(
     graphdef: nnx.GraphDef[Any], options: StepOptions
-) -> Callable[[Arrays, Arrays, Arrays, Batch], tuple[Arrays, Arrays, Array, Array]]:
+) -> Callable[[Arrays, Arrays, Arrays, Arrays], tuple[Arrays, Arrays, Array, Array]]:
     """Makes the function that sums gradients, loss and hits over microbatches."""
     micro_loss = _make_micro_loss(graphdef, options.pixel_mean)
     value_and_grad = jax.value_and_grad(micro_loss, has_aux=True)
 
     def accumulate(
-        params: Arrays, frozen: Arrays, stats: Arrays, batch: Batch
+        params: Arrays, frozen: Arrays, stats: Arrays, batch: Arrays
     ) -> tuple[Arrays, Arrays, Array, Array]:
         labels = batch["label"]
         weights = balanced_weights(labels.reshape(-1), options.num_classes)
         micros = {**batch, "weight": weights.reshape(labels.shape)}
 
-        def add(carry: Any, micro: Batch) -> tuple[Any, None]:
+        def add(carry: Any, micro: Arrays) -> tuple[Any, None]:
             gradients, stats, loss, correct = carry
             (micro_value, (stats, micro_correct)), micro_gradients = value_and_grad(
                 params, frozen, stats, micro, labels.size
@@ -115,20 +115,21 @@ def _moved(averages: Arrays | None, params: Arrays, decay: float) -> Arrays | No
     )
 
 
-def _microbatches(batch: Batch, accum_steps: int) -> dict[str, Array]:
+def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
     """Returns the batch cut into microbatches, with channel shifts.
 
     Raises:
       ValueError: a shape or type is none of `jit_train_step`'s.
     """
-    images, labels = batch["image"], batch["label"]
+    images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     if images.dtype != jnp.uint16 or images.ndim not in (3, 4):
         raise ValueError(
             f"image is {images.dtype}{list(images.shape)}; it must be uint16 of "
             "(batch, height, width) or (accumulation, microbatch, height, width)"
         )
     leading = images.shape[:-2]
-    shifts = batch.get("channel_shift", jnp.zeros((*leading, 3), jnp.float32))
+    no_shifts = jnp.zeros((*leading, 3), jnp.float32)
+    shifts = jnp.asarray(batch.get("channel_shift", no_shifts))
     if labels.shape != leading or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"label is {labels.dtype}{list(labels.shape)}; it must be integers of "
@@ -180,19 +181,19 @@ def jit_train_step(
 
     @devices.on_mesh(mesh)
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
-        batch = _microbatches(batch, options.accum_steps)
+        arrays = _microbatches(batch, options.accum_steps)
         trained = optimizer.trained
         params = {name: state.params[name] for name in sorted(trained)}
         frozen = {k: v for k, v in state.params.items() if k not in trained}
         gradients, stats, loss, correct = accumulate(
-            params, frozen, state.batch_stats, batch
+            params, frozen, state.batch_stats, arrays
         )
         updates, opt_state = optimizer.transform.update(
             gradients, state.opt_state, params
         )
         new_params = {**frozen, **optax.apply_updates(params, updates)}
         metrics = EpochMetrics.single_from_model_output(
-            loss=loss, accuracy=correct / batch["label"].size
+            loss=loss, accuracy=correct / arrays["label"].size
         )
         new_state = TrainState(
             params=new_params,
@@ -232,7 +233,7 @@ def make_eval_step(
     """
 
     @devices.on_mesh(mesh)
-    def eval_step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
+    def eval_step(params: Arrays, stats: Arrays, batch: Arrays) -> tuple[Array, Array]:
         model = variables.merge(graphdef, params, stats)
         images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
         if tta:

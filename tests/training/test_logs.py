@@ -2,8 +2,8 @@
 
 import concurrent.futures
 import sys
-import types
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mammo_jax.training import loop
 from mammo_jax.training.checkpoint import Position
+from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs, log_hyperparameters
 
 IMAGES = np.zeros((2, 8, 6, 3), np.float32)
@@ -44,8 +45,8 @@ def test_input_images_are_shown_as_the_network_sees_them(tmp_path, height, shown
         "channel_shift": np.zeros((6, 3), np.float32),
     }
     with Logs(tmp_path, resumed_at=0) as logs:
-        experiment = types.SimpleNamespace(pixel_mean=40.0)
-        run = types.SimpleNamespace(experiment=experiment, logs=logs)
+        experiment = mock.Mock(spec=Experiment, pixel_mean=40.0)
+        run = mock.Mock(spec=loop.Run, experiment=experiment, logs=logs)
         loop._log_input_images(run, Position(step=5), batch)
     (event,) = _events(tmp_path).Images("train/augmented_inputs")
     png = np.frombuffer(event.encoded_image_string, np.uint8)

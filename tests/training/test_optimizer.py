@@ -76,7 +76,7 @@ def test_a_stage_that_trains_nothing_of_the_model_is_refused():
 
 
 def test_rates_rise_in_the_warm_up_and_fall_to_zero_by_the_cosine():
-    stage = Stage("stage1", 10, {"head": 1.0}, 0.0, warmup_epochs=2, decay="cosine")
+    stage = Stage("stage1", 10, {"head": 1.0}, 0.0, warmup_epochs=2.0, decay="cosine")
     factor = optimizer.rate_factor(stage, steps_per_epoch=5)
     rising = [float(factor(step)) for step in range(10)]
     np.testing.assert_allclose(rising, np.arange(1, 11) / 11, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import types
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curve_pb2
 
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.training import validation_figures
+from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs
 
 CLASSES = {
@@ -25,14 +27,14 @@ CLASSES = {
 MALIGNANT = {"whole": (1,), "patch": (2, 4)}
 
 
-def _experiment(task: str, images: int) -> types.SimpleNamespace:
+def _experiment(task: str, images: int) -> Experiment:
     rng = np.random.default_rng(0)
     source = [
         {"image": rng.integers(0, 65536, (48, 32), dtype=np.uint16)}
         for _ in range(images)
     ]
     dataset = types.SimpleNamespace(class_names=CLASSES[task], image_shape=(48, 32))
-    return types.SimpleNamespace(dataset=dataset, source=lambda role: source)
+    return mock.Mock(spec=Experiment, dataset=dataset, source=lambda role: source)
 
 
 def _predictions(task: str, labels: list[int]) -> Predictions:
