@@ -19,11 +19,14 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from mammo_jax.models.compiling import ONE_GPU
+
 PLUGIN = "jax_plugins.xla_cuda12"
 # What a card of 8 GB has left beside the CUDA context and cuDNN's scratch space.
 MOST_BYTES = 7e9
 
-# A GeForce RTX 3070, as the CUDA C++ Programming Guide (compute capability 8.6) and
+# A card of 8 GB: GeForce RTX 3070, as the CUDA C++ Programming Guide (compute
+# capability 8.6) and
 # its data sheet describe it.
 CARD = """
 gpu_device_info {
@@ -51,10 +54,37 @@ dnn_version_info { major: 9 minor: 8 }
 runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA GeForce RTX 3070"
 """
+# A card of compute capability 9.0: H100, likewise.
+HOPPER = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  device_memory_size: 84929347584
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 # Triton's products are tuned on the card itself. Without one their tiles are guessed,
 # which fails for some shapes; cuBLAS has no tiles to guess.
-_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+_OPTIONS = {"xla_gpu_enable_triton_gemm": False, **ONE_GPU}
 
 
 def is_available() -> bool:
@@ -65,21 +95,30 @@ def is_available() -> bool:
         return False
 
 
-def compile_for_cuda(function: Any, *arguments: Any) -> jax.stages.Compiled:
-    """Compiles a jitted function for the card.
+def compile_for_cuda(
+    function: Any, *arguments: Any, card: str = CARD
+) -> jax.stages.Compiled:
+    """Compiles a jitted function for a card.
 
     Args:
       function: from `jax.jit`.
       arguments: trees of arrays or of `jax.ShapeDtypeStruct`.
+      card: `CARD` or `HOPPER`.
     """
     topology = topologies.get_topology_desc(
-        platform="cuda", target_config=CARD, topology="1x1x1"
+        platform="cuda", target_config=card, topology="1x1x1"
     )
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
     )
-    return function.lower(*placed).compile(compiler_options=_OPTIONS)
+    # A program that was kept could not be loaded: that takes the card itself.
+    kept = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        return function.lower(*placed).compile(compiler_options=_OPTIONS)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:

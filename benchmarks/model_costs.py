@@ -90,10 +90,10 @@ def forward_flops(config: ConfigDict) -> float:
     return count_flops(jax.jit(forward), params, stats, images)
 
 
-def training_bytes(config: ConfigDict) -> int:
+def training_bytes(config: ConfigDict, card: str = cuda_target.CARD) -> int:
     """Peak memory of the train step of all layers, for a CUDA card."""
     step = abstract_step(config, "stage2")
-    return cuda_target.peak_bytes(cuda_target.compile_for_cuda(*step))
+    return cuda_target.peak_bytes(cuda_target.compile_for_cuda(*step, card=card))
 
 
 class Costs(NamedTuple):

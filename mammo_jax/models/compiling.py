@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 
-# Only a CPU's compiler reads these.
-OPTIONS = {
+_CPU = {
     # XLA gives convolutions and products to a library (YNN) by default. Its
     # convolutions run on one thread, its sums over positions beat the loops that XLA
     # would write, and it has the only fast products of bfloat16.
@@ -18,10 +17,23 @@ OPTIONS = {
     # all cores.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
+# This scheduler moves operations to hide what devices send one another. On a single
+# device there is nothing to hide, and from JAX 0.11 on it doubles the memory of
+# recomputed layers on a card of compute capability 9.0: ResNet50 at 4608x3584 is
+# planned with 11.2 GB, and without it with 5.5 GB.
+ONE_GPU = {"xla_gpu_enable_latency_hiding_scheduler": False}
 
 
-def jit_network(function: Callable, **options: Any) -> Any:
-    """`jax.jit` for a function that applies a network.
+def compiler_options() -> dict[str, str | bool]:
+    """Returns the options of XLA that fit the devices of this process."""
+    if jax.default_backend() == "cpu":
+        return dict(_CPU)
+    is_one_gpu = jax.default_backend() == "gpu" and jax.device_count() == 1
+    return dict(ONE_GPU) if is_one_gpu else {}
+
+
+def jit_network(function: Callable[..., Any], **options: Any) -> Any:
+    """Compiles a function that applies a network, as `jax.jit` does.
 
     It must not be called from another compiled function.
 
@@ -29,4 +41,4 @@ def jit_network(function: Callable, **options: Any) -> Any:
       function: what is compiled.
       **options: of `jax.jit`.
     """
-    return jax.jit(function, compiler_options=OPTIONS, **options)
+    return jax.jit(function, compiler_options=compiler_options(), **options)

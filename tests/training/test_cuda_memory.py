@@ -54,6 +54,12 @@ def test_training_fits_the_card(trunk, top, preset, gigabytes):
 
 
 @compiles_for_cuda
+def test_a_newer_card_needs_no_more_at_full_resolution():
+    config = model_config("resnet50", HYBRID, "full_resolution")
+    assert training_bytes(config, cuda_target.HOPPER) / 1e9 <= 7.5
+
+
+@compiles_for_cuda
 def test_vgg16_is_recomputed_in_bands_at_full_resolution_only_if_asked_to():
     config = model_config("vgg16", "vgg_512x1", "full_resolution")
     config.model.remat = False
