@@ -23,7 +23,7 @@ from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.models.initializers import draw_values
+from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.network_input import network_input
 from mammo_jax.training.experiment import open_experiment
 from mammo_jax.training.state import Arrays, TrainState
@@ -160,7 +160,8 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
     experiment = open_experiment(config)
     _, there, there_stats = load_variables(Path(config.init_from))
     *known, _ = conversion.take_over(there, there_stats, *experiment.abstract)
-    state = experiment.initial_state(*draw_values(config.seed, *known))
+    values = draw_values(experiment.settings.model, config.seed, *known)
+    state = experiment.initial_state(*values)
     gradient_norms = make_gradient_norms(experiment.graphdef, experiment.pixel_mean)
     fixed = next(experiment.evaluation_batches("validation"))
     probe = experiment.evaluation_arrays(fixed)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import heatmap, variables
-from mammo_jax.models.initializers import NO_KEY, ZEROS, Keys
+from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.model_config import (
     BATCH_NORM,
@@ -24,7 +24,7 @@ from mammo_jax.models.model_config import (
     Top,
     VGGTop,
 )
-from mammo_jax.models.resnet import Bottleneck, ResNet50
+from mammo_jax.models.resnet import ResNet50
 from mammo_jax.models.vgg import VGG
 from mammo_jax.models.whole_image import ConvolutionalTop
 
@@ -37,11 +37,10 @@ class Classifier(nnx.Module):
 
     Args:
       config: of the network.
-      keys: numbers the variables.
     """
 
-    def __init__(self, config: ModelConfig, keys: Keys):
-        self.trunk = _make_trunk(config, keys)
+    def __init__(self, config: ModelConfig):
+        self.trunk = _make_trunk(config)
         self.trunk_name = config.trunk
         self.num_classes = config.num_classes
         self.batch_statistics = BATCH_NORM[config.batch_norm]
@@ -104,9 +103,9 @@ def _rows_together(features: Array) -> Array:
 class PatchClassifier(Classifier):
     """Trunk, global average pooling, dense (section 2.2)."""
 
-    def __init__(self, config: ModelConfig, keys: Keys):
-        super().__init__(config, keys)
-        self.head = make_dense(self.trunk.channels, config.num_classes, keys)
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.head = make_dense(self.trunk.channels, config.num_classes)
 
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
@@ -118,8 +117,8 @@ class PatchClassifier(Classifier):
 class WholeImageClassifier(Classifier):
     """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
 
-    def __init__(self, config: ModelConfig, keys: Keys):
-        super().__init__(config, keys)
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
         top = config.top
         assert isinstance(top, ResidualTop | VGGTop)
         if isinstance(top, VGGTop):
@@ -131,7 +130,6 @@ class WholeImageClassifier(Classifier):
             num_classes=config.num_classes,
             dtype=jnp.dtype(config.compute_dtype),
             remat=config.remat,
-            keys=keys,
         )
 
     def classify(
@@ -144,8 +142,8 @@ class WholeImageClassifier(Classifier):
 class HeatmapClassifier(Classifier):
     """Trunk, heatmap of the patch classes, fully connected layers (section 2.3)."""
 
-    def __init__(self, config: ModelConfig, keys: Keys):
-        super().__init__(config, keys)
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
         top = config.top
         assert isinstance(top, HeatmapTop)
         self.image_size = height, width = config.image_size
@@ -157,14 +155,13 @@ class HeatmapClassifier(Classifier):
                 f"{top.window} and pool {top.pool}: it needs at least "
                 f"{TRUNK_STRIDE * (top.window + top.pool - 1)} pixels on each side"
             )
-        self.head = make_dense(self.trunk.channels, PATCH_CLASSES, keys)
+        self.head = make_dense(self.trunk.channels, PATCH_CLASSES)
         self.top = heatmap.ConnectedTop(
             positions,
             patch_classes=PATCH_CLASSES,
             pool=top.pool,
             fc=top.fc,
             num_classes=config.num_classes,
-            keys=keys,
         )
         self.window = top.window
         self.activation = top.activation
@@ -198,18 +195,14 @@ def build_model(config: ModelConfig, seed: int) -> Classifier:
     Raises:
       UserError: the images are too small for a heatmap.
     """
-    return variables.draw(abstract_model(config), seed)
+    graphdef, *undrawn = variables.split(abstract_model(config))
+    drawn = jax.tree.map(jnp.asarray, draw_values(config, seed, *undrawn))
+    return variables.merge(graphdef, *drawn)
 
 
-def abstract_model(config: ModelConfig) -> Any:
-    """Builds the same network without values: its variables are `Undrawn`."""
-    model = _CLASSIFIERS[type(config.top)](config, Keys())
-    if config.zero_init_residual:
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, Bottleneck):
-                scale = module.bn3.scale
-                scale.set_value(ZEROS(NO_KEY, scale.get_value().shape))
-    return model
+def abstract_model(config: ModelConfig) -> Classifier:
+    """Builds the same network with shapes and dtypes in the place of values."""
+    return _CLASSIFIERS[type(config.top)](config)
 
 
 def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -223,13 +216,14 @@ def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-def _make_trunk(config: ModelConfig, keys: Keys) -> Any:
-    options = {
-        "width": config.width,
-        "dtype": jnp.dtype(config.compute_dtype),
-        "remat": config.remat,
-        "keys": keys,
-    }
+def _make_trunk(config: ModelConfig) -> Any:
+    dtype = jnp.dtype(config.compute_dtype)
     if config.trunk == "resnet50":
-        return ResNet50(wiring=config.wiring, stem=config.stem, **options)
-    return VGG(config.trunk, **options)
+        return ResNet50(
+            wiring=config.wiring,
+            stem=config.stem,
+            width=config.width,
+            dtype=dtype,
+            remat=config.remat,
+        )
+    return VGG(config.trunk, width=config.width, dtype=dtype, remat=config.remat)

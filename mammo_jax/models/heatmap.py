@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models.initializers import Keys
 from mammo_jax.models.layers import make_dense
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.whole_image import NEW_LAYERS_WIRING
@@ -47,7 +46,6 @@ class ConnectedTop(nnx.Module):
       pool: side and stride of the max-pool over the heatmap.
       fc: features of the two fully connected layers.
       num_classes: number of logits.
-      keys: numbers the variables.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class ConnectedTop(nnx.Module):
         pool: int,
         fc: tuple[int, int],
         num_classes: int,
-        keys: Keys,
     ):
         rows, columns = (size // pool for size in positions)
         flattened = rows * columns * patch_classes
@@ -67,12 +64,12 @@ class ConnectedTop(nnx.Module):
             "epsilon": NEW_LAYERS_WIRING.epsilon,
             "momentum": NEW_LAYERS_WIRING.momentum,
         }
-        self.fc1 = make_dense(flattened, first, keys)
-        self.bn1 = BatchNorm(first, **norm, keys=keys)
-        self.fc2 = make_dense(first, second, keys)
-        self.bn2 = BatchNorm(second, **norm, keys=keys)
-        self.output = make_dense(second, num_classes, keys)
-        self.shortcut = make_dense(flattened, num_classes, keys)
+        self.fc1 = make_dense(flattened, first)
+        self.bn1 = BatchNorm(first, **norm)
+        self.fc2 = make_dense(first, second)
+        self.bn2 = BatchNorm(second, **norm)
+        self.output = make_dense(second, num_classes)
+        self.shortcut = make_dense(flattened, num_classes)
         self.pool = pool
 
     def __call__(

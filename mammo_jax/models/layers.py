@@ -6,7 +6,8 @@ statistics, in float32.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mammo_jax.cpu.convolution import convolve
-from mammo_jax.models.initializers import GLOROT_UNIFORM, ZEROS, Keys
+
+# Flax's layers ask for keys that no initialiser here reads.
+_NO_KEYS: Any = SimpleNamespace(params=lambda: None)
+
+
+def _without_value(key: None, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An initialiser in the sense of Flax: `mammo_jax.models.initial_values` draws."""
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def make_conv(
@@ -27,10 +35,11 @@ def make_conv(
     padding: str | tuple = "SAME",
     use_bias: bool = True,
     dtype: Any,
-    kernel_init: nnx.Initializer,
-    keys: Keys,
 ) -> nnx.Conv:
-    """A square 2-D convolution; `padding` as in `lax.conv_general_dilated`."""
+    """Makes a square 2-D convolution without values.
+
+    `padding` is as in `lax.conv_general_dilated`.
+    """
     return nnx.Conv(
         channels_in,
         channels_out,
@@ -39,22 +48,22 @@ def make_conv(
         padding=padding,
         use_bias=use_bias,
         dtype=dtype,
-        kernel_init=kernel_init,
-        bias_init=ZEROS,
+        kernel_init=_without_value,
+        bias_init=_without_value,
         conv_general_dilated=convolve,
-        rngs=cast(nnx.Rngs, keys),
+        rngs=_NO_KEYS,
     )
 
 
-def make_dense(features_in: int, features_out: int, keys: Keys) -> nnx.Linear:
-    """A dense layer, float32, initialised as Keras does."""
+def make_dense(features_in: int, features_out: int) -> nnx.Linear:
+    """Makes a dense layer, float32, without values."""
     return nnx.Linear(
         features_in,
         features_out,
         dtype=jnp.float32,
-        kernel_init=GLOROT_UNIFORM,
-        bias_init=ZEROS,
-        rngs=cast(nnx.Rngs, keys),
+        kernel_init=_without_value,
+        bias_init=_without_value,
+        rngs=_NO_KEYS,
     )
 
 

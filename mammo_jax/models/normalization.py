@@ -7,15 +7,13 @@ the input itself, in its own dtype, is kept for the backward pass.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
-
-from mammo_jax.models.initializers import NO_KEY, ONES, ZEROS, Keys
 
 
 class BatchNorm(nnx.Module):
@@ -25,15 +23,14 @@ class BatchNorm(nnx.Module):
       channels: of its input.
       epsilon: added to the variance.
       momentum: share that running statistics keep of themselves at a step.
-      keys: numbers the variables.
     """
 
-    def __init__(self, channels: int, *, epsilon: float, momentum: float, keys: Keys):
-        # Flax's layers take numbers for constants, too: the kernels keep theirs.
-        self.scale = nnx.Param(ONES(keys.params(), (channels,)))
-        self.bias = nnx.Param(ZEROS(keys.params(), (channels,)))
-        self.mean = nnx.BatchStat(ZEROS(NO_KEY, (channels,)))
-        self.var = nnx.BatchStat(ONES(NO_KEY, (channels,)))
+    def __init__(self, channels: int, *, epsilon: float, momentum: float):
+        shape: Any = jax.ShapeDtypeStruct((channels,), jnp.float32)
+        self.scale = nnx.Param(shape)
+        self.bias = nnx.Param(shape)
+        self.mean = nnx.BatchStat(shape)
+        self.var = nnx.BatchStat(shape)
         self.epsilon, self.momentum = epsilon, momentum
 
     def __call__(

@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.layers import Chain, make_conv, recompute
 from mammo_jax.models.normalization import BatchNorm
 
@@ -74,9 +73,7 @@ class Bottleneck(nnx.Module):
         `stride`-th position and `filters[-1]` must equal `channels_in`.
       wiring: see `WIRINGS`.
       dtype: compute dtype.
-      kernel_init: initialiser of the kernels.
       remat: recompute the unit in the backward pass.
-      keys: numbers the variables.
     """
 
     def __init__(
@@ -88,9 +85,7 @@ class Bottleneck(nnx.Module):
         project: bool,
         wiring: Wiring,
         dtype: Any,
-        kernel_init: nnx.Initializer,
         remat: bool,
-        keys: Keys,
     ):
         def conv(inputs: int, outputs: int, size: int, stride: int) -> nnx.Conv:
             # Padding 1 on every side of a 3x3: at stride 1 this is SAME, at
@@ -104,14 +99,10 @@ class Bottleneck(nnx.Module):
                 padding=padding,
                 use_bias=wiring.use_bias,
                 dtype=dtype,
-                kernel_init=kernel_init,
-                keys=keys,
             )
 
         def norm(channels: int) -> BatchNorm:
-            return BatchNorm(
-                channels, epsilon=wiring.epsilon, momentum=wiring.momentum, keys=keys
-            )
+            return BatchNorm(channels, epsilon=wiring.epsilon, momentum=wiring.momentum)
 
         first, second, third = filters
         strides = {1: 1, 2: 1} | {wiring.strided_conv: stride}
@@ -178,7 +169,6 @@ class ResNet50(nnx.Module):
       width: multiplies every number of channels; 1.0 is ResNet50.
       dtype: compute dtype.
       remat: recompute every unit in the backward pass.
-      keys: numbers the variables.
     """
 
     def __init__(
@@ -189,7 +179,6 @@ class ResNet50(nnx.Module):
         width: float,
         dtype: Any,
         remat: bool,
-        keys: Keys,
     ):
         rules = WIRINGS[wiring]
         self.pool_stride, stage2_last_stride = STEMS[stem]
@@ -202,12 +191,8 @@ class ResNet50(nnx.Module):
             padding=rules.stem_padding,
             use_bias=rules.use_bias,
             dtype=dtype,
-            kernel_init=GLOROT_UNIFORM,
-            keys=keys,
         )
-        self.bn1 = BatchNorm(
-            channels, epsilon=rules.epsilon, momentum=rules.momentum, keys=keys
-        )
+        self.bn1 = BatchNorm(channels, epsilon=rules.epsilon, momentum=rules.momentum)
         for name, (units, filters, stride) in STAGES.items():
             a, b, c = (scale_channels(count, width) for count in filters)
             stage = make_residual_block(
@@ -219,8 +204,6 @@ class ResNet50(nnx.Module):
                 remat=remat,
                 wiring=rules,
                 dtype=dtype,
-                kernel_init=GLOROT_UNIFORM,
-                keys=keys,
             )
             setattr(self, name, stage)
             channels = c

@@ -7,10 +7,7 @@ weight files and the parameter tables read, and they cost `jax.jit` the least.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-
-from mammo_jax.models.initializers import draw_values
 
 Variables = dict[str, jax.Array]
 
@@ -28,13 +25,6 @@ def split(model: nnx.Module) -> tuple[Any, Variables, Variables]:
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     params, stats = map(_flatten, states)
     return graphdef, params, stats
-
-
-def draw(model: Any, seed: int) -> Any:
-    """The model of `Undrawn` variables with their first values."""
-    graphdef, *undrawn = split(model)
-    params, stats = jax.tree.map(jnp.asarray, draw_values(seed, *undrawn))
-    return merge(graphdef, params, stats)
 
 
 def merge(graphdef: Any, params: Variables, stats: Variables) -> nnx.Module:

@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
 from mammo_jax.models.layers import Chain, make_conv, map_bands, recompute
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.resnet import scale_channels
@@ -35,10 +34,8 @@ class VGGBlock(nnx.Module):
       norm: epsilon and momentum of batch normalisation before each ReLU, or
         None for none.
       dtype: compute dtype.
-      kernel_init: initialiser of the kernels.
       remat: recompute the block in the backward pass; large images in bands of
         about `POSITIONS_AT_ONCE`, unless there is normalisation.
-      keys: numbers the variables.
     """
 
     def __init__(
@@ -49,9 +46,7 @@ class VGGBlock(nnx.Module):
         *,
         norm: tuple[float, float] | None,
         dtype: Any,
-        kernel_init: nnx.Initializer,
         remat: bool,
-        keys: Keys,
     ):
         for index in range(1, depth + 1):
             conv = make_conv(
@@ -59,13 +54,11 @@ class VGGBlock(nnx.Module):
                 channels,
                 3,
                 dtype=dtype,
-                kernel_init=kernel_init,
-                keys=keys,
             )
             setattr(self, f"conv{index}", conv)
             if norm is not None:
                 epsilon, momentum = norm
-                bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum, keys=keys)
+                bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum)
                 setattr(self, f"bn{index}", bn)
         self.depth = depth
         self.has_norm = norm is not None
@@ -112,10 +105,9 @@ class VGG(Chain):
       width: multiplies every number of channels; 1.0 is the published network.
       dtype: compute dtype.
       remat: recompute every block in the backward pass.
-      keys: numbers the variables.
     """
 
-    def __init__(self, name: str, *, width: float, dtype: Any, remat: bool, keys: Keys):
+    def __init__(self, name: str, *, width: float, dtype: Any, remat: bool):
         blocks: dict[str, nnx.Module] = {}
         channels_in = 3
         for index, depth in enumerate(DEPTHS[name]):
@@ -126,9 +118,7 @@ class VGG(Chain):
                 depth,
                 norm=None,
                 dtype=dtype,
-                kernel_init=GLOROT_UNIFORM,
                 remat=remat,
-                keys=keys,
             )
             channels_in = channels
         super().__init__(blocks)

@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.initializers import HE_NORMAL, Keys
 from mammo_jax.models.layers import global_average, make_dense
 from mammo_jax.models.resnet import WIRINGS, make_residual_block
 from mammo_jax.models.vgg import VGGBlock
@@ -59,7 +58,6 @@ def _residual_block(channels_in: int, text: str, *, remat: bool, **options: Any)
         units,
         stride=BLOCK_STRIDE,
         wiring=NEW_LAYERS_WIRING,
-        kernel_init=HE_NORMAL,
         remat=remat,
         **options,
     )
@@ -74,7 +72,6 @@ def _vgg_block(channels_in: int, text: str, *, remat: bool, **options: Any):
         channels,
         depth,
         norm=norm,
-        kernel_init=HE_NORMAL,
         remat=remat,
         **options,
     )
@@ -94,7 +91,6 @@ class ConvolutionalTop(nnx.Module):
       num_classes: number of logits.
       dtype: compute dtype of the blocks.
       remat: recompute the blocks in the backward pass.
-      keys: numbers the variables.
     """
 
     def __init__(
@@ -106,15 +102,14 @@ class ConvolutionalTop(nnx.Module):
         num_classes: int,
         dtype: Any,
         remat: bool,
-        keys: Keys,
     ):
         channels = channels_in
         for index, text in enumerate(blocks):
             block, channels = _MAKE_BLOCK[kind](
-                channels, text, dtype=dtype, remat=remat, keys=keys
+                channels, text, dtype=dtype, remat=remat
             )
             setattr(self, f"block{index + 1}", block)
-        self.output = make_dense(channels, num_classes, keys)
+        self.output = make_dense(channels, num_classes)
         self.count = len(blocks)
 
     def __call__(

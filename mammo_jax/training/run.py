@@ -14,7 +14,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import write_predictions
-from mammo_jax.models.initializers import draw_values
+from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.training import ensemble, forest_run, phantom_data, scoring
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Position
@@ -237,7 +237,8 @@ def _begin(
         return state, position, helpers.submit(step)
     known = _known_values(experiment, init_from)
     checkpoints.require_space(experiment.abstract_state(0), KEPT_CHECKPOINTS)
-    drawn = helpers.submit(draw_values, experiment.config.seed, *known)
+    model, seed = experiment.settings.model, experiment.config.seed
+    drawn = helpers.submit(draw_values, model, seed, *known)
     first_step = helpers.submit(experiment.compiler_of_train_step(0))
     state = experiment.initial_state(*drawn.result())
     return state, Position(), first_step

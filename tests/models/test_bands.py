@@ -4,25 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import with_values
 from flax import nnx
 
-from mammo_jax.models import variables, vgg
-from mammo_jax.models.initializers import GLOROT_UNIFORM, Keys
+from mammo_jax.models import vgg
 from mammo_jax.models.vgg import VGGBlock
 
 
 def make_block(depth, *, remat, dtype=jnp.float32):
-    block = VGGBlock(
-        2,
-        4,
-        depth,
-        norm=None,
-        dtype=dtype,
-        kernel_init=GLOROT_UNIFORM,
-        remat=remat,
-        keys=Keys(),
-    )
-    block = variables.draw(block, 0)
+    block = with_values(VGGBlock(2, 4, depth, norm=None, dtype=dtype, remat=remat))
     for index in range(1, depth + 1):
         # Zeros would hide that padding comes after the bias of the layer before.
         conv = getattr(block, f"conv{index}")

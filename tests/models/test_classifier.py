@@ -4,19 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import (
     TOPS,
     build_model,
     default_model_config,
-    initializers,
     read_model_config,
     resnet,
 )
 from mammo_jax.models import variables as model_variables
-from mammo_jax.models.initializers import Keys
 
 
 @pytest.fixture
@@ -64,22 +61,6 @@ def test_logits_are_float32_of_the_asked_classes(trunk, top):
     logits = jax.eval_shape(lambda x: model(x, train=False), images(size=128))
     assert logits.shape == (2, 3)
     assert logits.dtype == jnp.float32
-
-
-@pytest.mark.parametrize("seed", [7, 3_000_000_000])
-def test_same_seed_gives_the_same_model(seed):
-    first, second = (
-        model_variables.split(build_model(tiny(), seed))[1] for _ in range(2)
-    )
-    assert all(bool((first[name] == second[name]).all()) for name in first)
-
-
-@pytest.mark.parametrize("seed", [7, 2**31 + 5])
-def test_the_keys_are_those_of_rngs(seed):
-    keys, expected = Keys(), nnx.Rngs(seed)
-    numbers = np.array([keys.params() for _ in range(3)])
-    for found in initializers._keys(jax.random.key(seed), numbers):
-        assert jnp.array_equal(found, jax.random.key_data(expected.params()))
 
 
 def test_train_mode_moves_the_running_statistics_and_eval_mode_does_not(shallow_resnet):

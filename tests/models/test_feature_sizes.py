@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import with_values
 from flax import nnx
 
 from mammo_jax.layers import layer_table, output_sizes
@@ -19,7 +20,6 @@ from mammo_jax.models import (
 )
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.heatmap import ConnectedTop, patch_logits
-from mammo_jax.models.initializers import Keys
 from mammo_jax.models.resnet import WIRINGS
 
 
@@ -136,7 +136,7 @@ def test_heatmap_position_equals_the_patch_classifier_on_that_window():
 
 def test_heatmap_top_is_the_sum_of_its_two_ways():
     sizes = {"patch_classes": 5, "pool": 2, "fc": (7, 3), "num_classes": 2}
-    top = variables.draw(ConnectedTop((4, 6), **sizes, keys=Keys()), 0)
+    top = with_values(ConnectedTop((4, 6), **sizes))
     rng = np.random.default_rng(0)
     heatmap = rng.uniform(size=(3, 4, 6, 5)).astype(np.float32)
     pooled = heatmap.reshape(3, 2, 2, 3, 2, 5).max((2, 4)).reshape(3, -1)

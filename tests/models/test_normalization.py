@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import with_values
 from flax import nnx
 
-from mammo_jax.models import variables
-from mammo_jax.models.initializers import Keys
 from mammo_jax.models.normalization import BatchNorm
 
 EPSILON, MOMENTUM = 1e-3, 0.9
@@ -29,8 +28,7 @@ def reference(channels):
 
 
 def ours(channels):
-    norm = BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM, keys=Keys())
-    return variables.draw(norm, 0)
+    return with_values(BatchNorm(channels, epsilon=EPSILON, momentum=MOMENTUM))
 
 
 def outcome(norm, call, x):
@@ -79,3 +77,16 @@ def test_what_is_kept_for_the_backward_pass_has_the_dtype_of_the_input():
     large = [leaf for leaf in jax.tree.leaves(pull) if leaf.size >= x.size]
     assert [leaf.dtype for leaf in large] == [jnp.bfloat16]
     assert pull(y)[0].dtype == jnp.bfloat16
+
+
+def test_batch_norm_of_bfloat16_keeps_float32_statistics():
+    # bfloat16 has 8 bits: it cannot hold a mean of 100.3 better than to 0.25.
+    values = np.random.default_rng(0).normal(100.3, 1, (4, 64, 64, 2))
+    x = jnp.asarray(values, jnp.bfloat16)
+    norm = with_values(BatchNorm(2, epsilon=1e-3, momentum=0.0))
+    assert norm(x, True).dtype == jnp.bfloat16
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(norm.mean[...], exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], exact.var((0, 1, 2)), rtol=1e-3)
+    assert norm.mean[...].dtype == jnp.float32
+    assert norm(x, False).dtype == jnp.bfloat16

@@ -68,7 +68,11 @@ def test_a_lesion_shows_where_it_is():
     bright["image"][0, 192:, :64] = 65535
     step = make_heatmap_step(config, WINDOW, PIXEL_MEAN)
     change = np.abs(step(params, stats, bright) - step(params, stats, dark)).sum(-1)[0]
-    assert np.unravel_index(change.argmax(), change.shape) == (6, 0)
+    row, column = np.unravel_index(change.argmax(), change.shape)
+    # A random network may look a position to a side.
+    assert row >= 5
+    assert column <= 1
+    assert max(change[0].max(), change[:, -1].max()) < 0.05 * change.max()
 
 
 def test_models_without_a_patch_head_are_refused():

@@ -27,7 +27,7 @@ def test_the_norm_is_the_rate_at_which_the_loss_changes(top):
         "image_size": (128, 96),
         "top": TOPS[top],
     }
-    model = build_model(read_model_config(config), 0)
+    model = build_model(read_model_config(config), 1)
     graphdef, params, stats = variables.split(model)
     rng = np.random.default_rng(0)
     batch = {
@@ -68,7 +68,8 @@ class _Experiment:
 
     graphdef, pixel_mean = None, 0.0
     settings = SimpleNamespace(
-        stages=(SimpleNamespace(epochs=3), SimpleNamespace(epochs=2))
+        model=read_model_config({}),
+        stages=(SimpleNamespace(epochs=3), SimpleNamespace(epochs=2)),
     )
 
     def __init__(self, steps_per_epoch):

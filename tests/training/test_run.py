@@ -40,6 +40,7 @@ def _begun_anew(monkeypatch, *, draw, compiler=lambda index: lambda: "compiled")
     """What `_begin` gives where there is no checkpoint."""
     experiment = Mock(spec=Experiment, abstract=({"name": "undrawn"}, {}))
     experiment.config = Mock(task="whole", seed=3)
+    experiment.settings = Mock(model="model")
     experiment.compiler_of_train_step.side_effect = compiler
     experiment.initial_state.return_value = STATE
     monkeypatch.setattr(run, "draw_values", draw)
@@ -50,7 +51,7 @@ def _begun_anew(monkeypatch, *, draw, compiler=lambda index: lambda: "compiled")
 def test_a_new_run_has_drawn_values_and_a_compiled_step(monkeypatch):
     begun, drawn = _begun_anew(monkeypatch, draw=lambda *arguments: arguments)
     assert begun == (STATE, Position(), "compiled")
-    assert drawn == (3, {"name": "undrawn"}, {})
+    assert drawn == ("model", 3, {"name": "undrawn"}, {})
 
 
 def test_what_fails_in_a_helper_ends_the_run(monkeypatch):

@@ -9,7 +9,7 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from mammo_jax.models import class_map, variables
-from mammo_jax.models.initializers import draw_values
+from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.network_input import network_input
 from mammo_jax.training.experiment import open_experiment
 from mammo_jax.training.shown_class_maps import make_shown_map
@@ -23,7 +23,7 @@ def _experiment(phantom_data: Path, task: str, **fields: object):
     config.batch_size = config.accum_steps = 1
     config.update(fields)
     experiment = open_experiment(config)
-    values = draw_values(config.seed, *experiment.abstract)
+    values = draw_values(experiment.settings.model, 0, *experiment.abstract)
     state = experiment.initial_state(*values)
     return experiment, state.params, state.batch_stats
 
