@@ -94,7 +94,7 @@ def read_ours_whole_way(kind: Kind, folder: Path) -> Iterator[Any]:
     on_device = jax.jit(network_input)
     for batch in read_ours(kind, folder):
         yield on_device(
-            batch["image"], batch["channel_shift"], PIXEL_MEAN
+            batch["image"], PIXEL_MEAN, batch["channel_shift"]
         ).block_until_ready()
 
 

@@ -137,7 +137,7 @@ def _device_part(batch: np.ndarray) -> Part:
     result = np.empty((*batch.shape, 3), np.float32)
     return Part(
         "on the device: three shifted channels",
-        lambda: on_device(batch, shifts, PIXEL_MEAN).block_until_ready(),
+        lambda: on_device(batch, PIXEL_MEAN, shifts).block_until_ready(),
         len(batch),
         floor="writing its result",
         least=lambda: np.copyto(result, 1.0),

@@ -206,7 +206,7 @@ def make_gradient_norms(graphdef: Any, pixel_mean: float) -> GradientNorms:
     @jit_network
     def norms(params: Arrays, stats: Arrays, batch: Mapping[str, Array]) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
-        images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
+        images = network_input(batch["image"], pixel_mean)
         features = model.trunk(images, False)
 
         def loss(features: Array) -> Array:

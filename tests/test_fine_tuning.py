@@ -113,8 +113,7 @@ def test_it_starts_from_the_whole_classifier(inbreast, trained, tmp_path, caplog
     dataset = open_dataset("inbreast/whole_h288", str(inbreast))
     images = np.stack([x["image"] for x in dataset.sources["validation"]])
     network = variables.merge(model.graphdef, model.params, model.batch_stats)
-    shifts = np.zeros((len(images), 3), np.float32)
-    logits = network(network_input(images, shifts, dataset.pixel_mean), train=False)
+    logits = network(network_input(images, dataset.pixel_mean), train=False)
     expected = scipy.special.softmax(np.asarray(logits), -1)[:, 1]
     np.testing.assert_allclose(
         read_scores(tmp_path / "tuned", "validation"), expected, rtol=1e-4

@@ -178,12 +178,8 @@ def evaluation_batches(
     the end is filled up with copies. `weight` (batch,) float32 is 1 for true
     examples and 0 for copies.
     """
-
-    def transform(example: Example) -> Batch:
-        return {**example, "channel_shift": np.zeros(3, np.float32)}
-
     size = batch_size // share.processes
-    examples = grain.MapDataset.source(source).map(transform)
+    examples = grain.MapDataset.source(source)
     # A process without any example of its own copies the first.
     mine = examples[share.process :: share.processes] or examples[:1]
     true = len(mine) if share.process < len(examples) else 0

@@ -92,8 +92,7 @@ def make_evidence_step(
         model: Any = variables.merge(graphdef, params, stats)
 
         def look(images: Array) -> Evidence:
-            no_shift = jnp.zeros((images.shape[0], 3), jnp.float32)
-            inputs = network_input(images, no_shift, pixel_mean)
+            inputs = network_input(images, pixel_mean)
             if min(inputs.shape[1:3]) < model.smallest:
                 raise UserError(
                     f"images of {inputs.shape[1]}x{inputs.shape[2]} are too small for "

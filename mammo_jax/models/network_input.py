@@ -8,30 +8,35 @@ from jaxtyping import Array, Float, UInt16
 
 # 16-bit grey levels to the networks' 0..255.
 GREY_SCALE = 255.0 / 65535.0
-# Into at most this many strips an image is cut to find its range: of columns, since
-# the rows may be spread over devices.
+# The most strips that an image is cut into to find its range: of columns, since the
+# rows may be spread over devices.
 _STRIPS = 8
 
 
 def network_input(
     images: UInt16[Array, "batch height width"],
-    channel_shift: Float[Array, "batch 3"],
     pixel_mean: float,
+    channel_shift: Float[Array, "batch 3"] | None = None,
 ) -> Float[Array, "batch height width 3"]:
-    """Three channels, each shifted and clipped to the image's range, centred.
+    """Makes three channels, each shifted and clipped to the image's range, centred.
 
     Args:
       images: grey levels 0..65535.
-      channel_shift: offset of each channel on the scale 0..255; zeros in
-        evaluation, where the clipping then changes nothing.
       pixel_mean: the training set's mean grey level on the scale 0..255.
+      channel_shift: offset of each channel on the scale 0..255; None in evaluation,
+        where the three channels are equal.
 
     Returns:
       Grey levels on the scale 0..255 less `pixel_mean`; not divided by a
       standard deviation, and not ImageNet's preprocessing (paper section 2.1).
     """
     grey = images.astype(jnp.float32)[..., None] * GREY_SCALE
-    # Of the integers: XLA's CPU compiler takes several times as long for floats.
+    if channel_shift is None:
+        # The bound changes nothing; it keeps a compiler from joining product and
+        # difference, whose rounding would then not be that of training.
+        return jnp.repeat(jnp.maximum(grey, 0) - pixel_mean, 3, axis=-1)
+    # The integers are compared: XLA's CPU compiler takes several times as long for
+    # floats.
     strips = _strips(images)
     lowest, highest = (
         bound.astype(jnp.float32)[:, None, None, None] * GREY_SCALE
@@ -47,7 +52,7 @@ def network_input(
 def _strips(
     images: UInt16[Array, "batch height width"],
 ) -> list[UInt16[Array, "batch height columns"]]:
-    """The columns of the images in equal parts.
+    """Cuts the columns of the images into equal parts.
 
     XLA's CPU compiler compares whole strips several values at a time, and one value
     with its neighbours one by one.

@@ -5,11 +5,11 @@ layer then slide over its features, in steps of 32 pixels, as in the heatmap
 designs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
@@ -23,7 +23,7 @@ from mammo_jax.models.network_input import network_input
 def make_heatmap_step(
     config: ModelConfig, window: int, pixel_mean: float
 ) -> Callable[
-    [variables.Variables, variables.Variables, Mapping[str, Array]],
+    [variables.Variables, variables.Variables, UInt16[Array, "batch height width"]],
     Float[Array, "batch rows columns class"],
 ]:
     """Builds the jitted step from whole images to heatmaps.
@@ -34,10 +34,10 @@ def make_heatmap_step(
       pixel_mean: that the patch classifier was trained with, on the scale 0..255.
 
     Returns:
-      A function from parameters, running statistics and a batch with `image`
-      (uint16) and `channel_shift` to the probabilities of the patch classes at
-      every position, float32: 30x22 positions for an image of 1152x896. It
-      raises a `UserError` for images smaller than a patch.
+      A function from parameters, running statistics and images (uint16) to the
+      probabilities of the patch classes at every position, float32: 30x22 positions
+      for an image of 1152x896. It raises a `UserError` for images smaller than a
+      patch.
 
     Raises:
       UserError: the model has no such head.
@@ -53,11 +53,11 @@ def make_heatmap_step(
     def heatmap_step(
         params: variables.Variables,
         stats: variables.Variables,
-        batch: Mapping[str, Array],
+        images: Array,
     ) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
-        images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
-        return jax.nn.softmax(slide(model, images, window))
+        inputs = network_input(images, pixel_mean)
+        return jax.nn.softmax(slide(model, inputs, window))
 
     return jit_network(heatmap_step)
 

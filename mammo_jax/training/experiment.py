@@ -20,7 +20,7 @@ from mammo_jax.training.settings import Settings, open_data, read_settings
 from mammo_jax.training.state import EpochMetrics, Leaves, TrainState
 
 # The parts of a batch that go to the device; the others name the images.
-DEVICE_KEYS = ("image", "label", "channel_shift")
+DEVICE_KEYS = ("image", "label")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Experiment:
             self.mesh,
             {
                 key: batch[key].reshape(accum_steps, -1, *batch[key].shape[1:])
-                for key in DEVICE_KEYS
+                for key in (*DEVICE_KEYS, "channel_shift")
             },
             leading=1,
         )

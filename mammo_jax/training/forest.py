@@ -156,8 +156,7 @@ def describe_split(
     parts = []
     with progress_bar("heatmaps", total=len(source), unit="image") as bar:
         for batch in evaluation_batches(source, batch_size, threads=threads):
-            inputs = {key: batch[key] for key in ("image", "channel_shift")}
-            heatmaps = np.asarray(heatmap_step(params, stats, inputs))
+            heatmaps = np.asarray(heatmap_step(params, stats, batch["image"]))
             true = batch["weight"] > 0
             _check_finite(heatmaps[true], batch["image_id"][true])
             features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])

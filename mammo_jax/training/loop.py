@@ -319,8 +319,8 @@ def _log_input_images(run: Run, position: Position, batch: Batch) -> None:
     """Shows a few training images as the network sees them, at most 512 pixels high."""
     seen = jax.jit(network_input)(
         batch["image"][:_LOGGED_IMAGES],
-        batch["channel_shift"][:_LOGGED_IMAGES],
         run.experiment.pixel_mean,
+        batch["channel_shift"][:_LOGGED_IMAGES],
     )
     images = (np.asarray(seen) + run.experiment.pixel_mean) / 255
     shown = np.stack([shrink(x, _LOGGED_HEIGHT / len(x)) for x in images])

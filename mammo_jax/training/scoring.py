@@ -71,7 +71,7 @@ def true_rows(batch: Batch, **results: np.ndarray) -> Columns:
     return {
         key: np.asarray(value)[true]
         for key, value in {**batch, **results}.items()
-        if key not in ("image", "channel_shift", "weight")
+        if key not in ("image", "weight")
     }
 
 

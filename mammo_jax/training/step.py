@@ -68,7 +68,7 @@ def _make_micro_loss(
         params: Arrays, frozen: Arrays, stats: Arrays, micro: Arrays, total: int
     ) -> tuple[Array, tuple[Arrays, Array]]:
         model = variables.merge(graphdef, {**frozen, **params}, stats)
-        images = network_input(micro["image"], micro["channel_shift"], pixel_mean)
+        images = network_input(micro["image"], pixel_mean, micro["channel_shift"])
         logits = model(images, train=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, micro["label"])
         correct = jnp.sum(jnp.argmax(logits, -1) == micro["label"])
@@ -235,7 +235,7 @@ def make_eval_step(
     @devices.on_mesh(mesh)
     def eval_step(params: Arrays, stats: Arrays, batch: Arrays) -> tuple[Array, Array]:
         model = variables.merge(graphdef, params, stats)
-        images = network_input(batch["image"], batch["channel_shift"], pixel_mean)
+        images = network_input(batch["image"], pixel_mean)
         if tta:
             shares = average_over_flips(
                 lambda x: jax.nn.softmax(model(x, train=False)),

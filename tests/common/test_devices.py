@@ -113,7 +113,7 @@ mesh = devices.make_mesh(1, 2)
 shapes = {"image": ((2, 64, 48), jnp.uint16), "channel_shift": ((2, 3), jnp.float32)}
 batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 arguments = devices.abstract_batch(mesh, batch, leading=0).values()
-step = jax.jit(lambda images, shifts: network_input(images, shifts, 40.0))
+step = jax.jit(lambda images, shifts: network_input(images, 40.0, shifts))
 program = step.lower(*arguments).compile().as_text()
 print(*re.findall(r" (all-[a-z]+|collective-permute|reduce-scatter)\\(", program))
 """

@@ -53,7 +53,7 @@ def _evidence(config, images, *, model=None, pixel_mean=MEAN):
 
 
 def _logits(model, images):
-    inputs = network_input(jnp.array(images), jnp.zeros((len(images), 3)), MEAN)
+    inputs = network_input(jnp.array(images), MEAN)
     return np.asarray(model(inputs, train=False))
 
 
@@ -77,8 +77,7 @@ def test_patch_classifiers_show_their_heatmap(kind):
     config = _config(kind)
     model, scores, maps = _evidence(config, IMAGES)
     _, params, stats = variables.split(model)
-    batch = {"image": IMAGES, "channel_shift": np.zeros((2, 3), np.float32)}
-    heatmap = np.asarray(make_heatmap_step(config, WINDOW, MEAN)(params, stats, batch))
+    heatmap = np.asarray(make_heatmap_step(config, WINDOW, MEAN)(params, stats, IMAGES))
     expected = heatmap[..., [2, 4]].sum(-1)
     np.testing.assert_allclose(scipy.special.expit(maps), expected, rtol=1e-4)
     if kind == "patch":

@@ -32,11 +32,10 @@ def test_the_norm_is_the_rate_at_which_the_loss_changes(top):
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 65535, (2, 128, 96)).astype(np.uint16),
-        "channel_shift": np.zeros((2, 3), np.float32),
         "label": np.array([0, 1], np.int32),
     }
     norms = make_gradient_norms(graphdef, 30.0)(params, stats, batch)
-    images = network_input(batch["image"], batch["channel_shift"], 30.0)
+    images = network_input(batch["image"], 30.0)
     features = np.asarray(model.trunk(images, False))
 
     def losses(features):

@@ -30,8 +30,7 @@ def _experiment(phantom_data: Path, task: str, **fields: object):
 
 def _logits(experiment, params, stats, images: np.ndarray) -> np.ndarray:
     model = variables.merge(experiment.graphdef, params, stats)
-    shifts = np.zeros((len(images), 3), np.float32)
-    inputs = network_input(images, shifts, experiment.pixel_mean)
+    inputs = network_input(images, experiment.pixel_mean)
     return np.asarray(model(inputs, train=False))
 
 

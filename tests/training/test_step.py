@@ -136,7 +136,7 @@ def _first_moments(state: TrainState) -> dict[str, np.ndarray]:
 def test_loss_is_the_weighted_mean_over_the_batch():
     (loss, *_), batch = _averaged()[1], _batch()
     model = copy.deepcopy(_network())
-    inputs = network_input(batch["image"], batch["channel_shift"], MEAN)
+    inputs = network_input(batch["image"], MEAN, batch["channel_shift"])
     logits = np.asarray(model(inputs, train=True), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     losses = -log_probabilities[np.arange(8), batch["label"]]
@@ -169,7 +169,7 @@ def test_metrics_are_means_over_the_epoch():
 def test_input_is_three_shifted_channels_clipped_to_the_image_and_centred():
     image = np.array([[[0, 13107], [26214, 65535]]], np.uint16)
     shift = np.array([[0.0, 20.0, -20.0]], np.float32)
-    got = network_input(image, shift, 10.0)
+    got = network_input(image, 10.0, shift)
     grey = np.array([[0.0, 51.0], [102.0, 255.0]])
     expected = np.stack([np.clip(grey + s, 0, 255) - 10 for s in (0, 20, -20)], -1)
     np.testing.assert_allclose(got[0], expected, rtol=1e-5)
@@ -187,7 +187,7 @@ def test_every_channel_is_clipped_to_the_range_of_its_own_image(width):
             for one, s in zip(grey, shift, strict=True)
         ]
     )
-    got = network_input(image, shift, 10.0)
+    got = network_input(image, 10.0, shift)
     np.testing.assert_allclose(got, expected - 10, rtol=1e-5, atol=1e-4)
 
 
@@ -260,3 +260,10 @@ def test_a_batch_that_cannot_be_cut_evenly_is_an_error():
     train_step, state = make_train_step(_network("residual"), accum_steps=3)
     with pytest.raises(ValueError, match="8 images cannot be cut into 3"):
         train_step(state, _batch())
+
+
+def test_the_input_of_an_evaluation_is_that_of_a_shift_of_nothing():
+    image = _batch()["image"]
+    jitted = jax.jit(network_input)
+    shifted = jitted(image, MEAN, np.zeros((len(image), 3), np.float32))
+    np.testing.assert_array_equal(jitted(image, MEAN), shifted)
