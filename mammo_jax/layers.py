@@ -3,62 +3,49 @@
 Example: python -m mammo_jax.layers --config=configs/whole_res.py
 """
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 from clu import parameter_overview
 from flax import nnx
+from jaxtyping import Array
 
 from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
-from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.main import parse_flags
-from mammo_jax.models import abstract_model, groups_of, heatmap, variables
-from mammo_jax.models.model_config import (
-    ModelConfig,
-)
+from mammo_jax.models import ModelConfig, abstract_model, groups_of, variables
+from mammo_jax.models.layers import MaxPool
 from mammo_jax.models.normalization import BatchNorm
-from mammo_jax.models.resnet import ResNet50
-from mammo_jax.models.sliding import slide
-from mammo_jax.models.vgg import VGGBlock
 
 _ROW = "{:<36} {:>14}  {:<13} {:>12}"
-_LAYERS = (nnx.Conv, nnx.Linear, BatchNorm)
-# Modules, and their methods whose output is that of a max-pool.
-_END_IN_POOL = ((ResNet50, "_stem"), (VGGBlock, "_forward"))
+_LAYERS = (nnx.Conv, nnx.Linear, BatchNorm, MaxPool)
 
-# What of main's flags this command reads; `--help` shows them.
+# These of main's flags are read by this command; `--help` shows them.
 for _name in ("config", "traceback"):
     flags.declare_key_flag(_name)
 
-Sizes = dict[str, tuple[int, ...]]
-
 
 def layer_table(config: ModelConfig, window: int | None = None) -> str:
-    """The layers of a model configuration, one a line, and the totals.
+    """Lists the layers of a network, one a line, and the totals.
 
     Args:
-      config: see `build_model`. The output sizes are those of one image of
+      config: settings of the network. The output sizes are those of one image of
         `config.image_size`.
-      window: of a patch classifier that is slid over that image, see
-        `mammo_jax.models.sliding.slide`. None: the model sees the image whole.
+      window: side of the window that a patch classifier is slid over that image with,
+        see `Classifier.slide`. None: the model sees the image whole.
 
     Raises:
-      UserError: as `build_model`, or the image size is too small for the model.
+      UserError: the image size is too small for the model.
     """
-    # Recomputation changes no size, and would hide the layers from the recording.
-    config = dataclasses.replace(config, remat=False)
-    model = abstract_model(config)
-    graphdef, params, stats = variables.split(model)
-    sizes = output_sizes(graphdef, params, stats, config.image_size, window)
+    # Recomputation changes no size, and would hide the layers.
+    model = abstract_model(dataclasses.replace(config, remat=False))
+    _, params, stats = variables.split(model)
     lines = [_ROW.format("layer", "output", "group", "parameters")]
-    for layer, size in sizes.items():
+    for layer, size in output_sizes(model, config.image_size, window).items():
         own = {p: v for p, v in params.items() if p.rpartition("/")[0] == layer}
         # A pool has no parameters.
         group = groups_of(next(iter(own)), config.trunk) if own else ""
@@ -77,56 +64,38 @@ def _row(layer: str, size: str, group: str, own: variables.Variables) -> str:
 
 
 def output_sizes(
-    graphdef: nnx.GraphDef,
-    params: variables.Variables,
-    stats: variables.Variables,
-    image_size: tuple[int, int],
-    window: int | None = None,
-) -> Sizes:
-    """Height, width and channels that every layer gives, in the order of use.
+    model: Any, image_size: tuple[int, int], window: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Computes what every layer gives, without its batch axis, in the order of use."""
+    graphdef, params, stats = variables.split(model)
+    sizes: dict[str, tuple[int, ...]] = {}
 
-    Max-pools are named after the module that they end: trunk/block5/pool.
-    """
-    sizes: Sizes = {}
-
-    def forward(params, stats, images):
-        model = variables.merge(graphdef, params, stats)
-        names = {
-            id(module): "/".join(map(str, path))
-            for path, module in nnx.iter_modules(model)
-        }
-        with _recording(names, sizes):
-            return slide(model, images, window) if window else model(images, False)
+    def forward(
+        params: variables.Variables, stats: variables.Variables, images: Array
+    ) -> Array:
+        copy: Any = variables.merge(graphdef, params, stats)
+        for path, layer in nnx.iter_modules(copy):
+            if isinstance(layer, _LAYERS):
+                layer.__class__ = _recording(
+                    type(layer), "/".join(map(str, path)), sizes
+                )
+        return copy.slide(images, window) if window else copy(images, False)
 
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     jax.eval_shape(forward, params, stats, images)
     return sizes
 
 
-@contextlib.contextmanager
-def _recording(names: dict[int, str], sizes: Sizes) -> Iterator[None]:
-    def recorded(call: Callable, suffix: str) -> Callable:
-        def wrapper(module, *args, **kwargs):
-            output = call(module, *args, **kwargs)
-            if id(module) in names:  # `feature_size` asks a copy.
-                sizes[names[id(module)] + suffix] = output.shape[1:]
+def _recording(kind: Any, name: str, sizes: dict[str, tuple[int, ...]]) -> Any:
+    """Makes the class of one layer that also notes the size of its output."""
+
+    class Recorded(kind):
+        def __call__(self, *arguments: Any) -> Array:
+            output: Array = super().__call__(*arguments)
+            sizes[name] = output.shape[1:]
             return output
 
-        return wrapper
-
-    def recorded_pool(*args: Any) -> jax.Array:
-        sizes["top/pool"] = (pooled := max_pool(*args)).shape[1:]
-        return pooled
-
-    calls: list[tuple[type, str, str]]
-    calls = [(layer, "__call__", "") for layer in _LAYERS]
-    calls += [(module, method, "/pool") for module, method in _END_IN_POOL]
-    with contextlib.ExitStack() as stack:
-        for owner, method, suffix in calls:
-            replaced = recorded(getattr(owner, method), suffix)
-            stack.enter_context(mock.patch.object(owner, method, replaced))
-        stack.enter_context(mock.patch.object(heatmap, "max_pool", recorded_pool))
-        yield
+    return Recorded
 
 
 def _print_table() -> None:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import heatmap, variables
 from mammo_jax.models.initial_values import draw_values
-from mammo_jax.models.layers import global_average, make_dense
+from mammo_jax.models.layers import Window, global_average, make_dense
 from mammo_jax.models.model_config import (
     BATCH_NORM,
     PATCH_CLASSES,
@@ -28,16 +28,34 @@ from mammo_jax.models.resnet import ResNet50
 from mammo_jax.models.vgg import VGG
 from mammo_jax.models.whole_image import ConvolutionalTop
 
-# What every trunk divides height and width by.
+# The number by which every trunk divides height and width.
 TRUNK_STRIDE = 32
 
 
+class ClassLogits(NamedTuple):
+    """The logits of whole images, and those behind their class maps.
+
+    Attributes:
+      whole: logits of the image; None for a patch classifier, which sees no whole.
+      at_positions: logits at every position.
+    """
+
+    whole: Float[Array, "batch class"] | None
+    at_positions: Float[Array, "batch rows columns class2"]
+
+
 class Classifier(nnx.Module):
-    """Images in, logits out; see the subclasses for the way between.
+    """A network from images to logits.
+
+    Attributes:
+      maps_patches: True if the class map's logits are of the patch classes.
 
     Args:
-      config: of the network.
+      config: settings of the network.
     """
+
+    maps_patches: ClassVar[bool] = True
+    head: nnx.Linear
 
     def __init__(self, config: ModelConfig):
         self.trunk = _make_trunk(config)
@@ -84,7 +102,46 @@ class Classifier(nnx.Module):
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
-        """Logits from the trunk's features."""
+        """Computes the logits from the trunk's features."""
+
+    @abc.abstractmethod
+    def class_map(
+        self, images: Float[Array, "batch height width 3"], window: int | None
+    ) -> ClassLogits:
+        """Computes the logits at every position of whole images.
+
+        Args:
+          images: as of `__call__`.
+          window: side of the window that a patch classifier is slid with, in the
+            trunk's positions; the other networks do not read it.
+
+        Raises:
+          UserError: the images are smaller than a patch.
+        """
+
+    @abc.abstractmethod
+    def windows(self, window: int | None) -> tuple[Window, ...]:
+        """Lists the layers below a class map that are not centred or have a stride."""
+
+    def slide(
+        self, images: Float[Array, "batch height width 3"], window: int
+    ) -> Float[Array, "batch rows columns class"]:
+        """Computes the patch classes' logits at every position of whole images.
+
+        Args:
+          images: as of `__call__`.
+          window: side of a patch in the trunk's positions.
+
+        Raises:
+          UserError: the images are smaller than a patch.
+        """
+        height, width = images.shape[1:3]
+        if min(feature_size(self.trunk, (height, width))) < window:
+            raise UserError(
+                f"images of {height}x{width} are too small for heatmaps: a patch is "
+                f"{window} positions of {self.trunk_name} wide (model.top.window)"
+            )
+        return heatmap.patch_logits(self.trunk(images, False), self.head, window)
 
 
 def _rows_together(features: Array) -> Array:
@@ -110,12 +167,26 @@ class PatchClassifier(Classifier):
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
-        """Logits of the patch classes."""
+        """Computes the logits of the patch classes."""
         return self.head(global_average(features))
+
+    def class_map(
+        self, images: Float[Array, "batch height width 3"], window: int | None
+    ) -> ClassLogits:
+        """Slides the classifier over whole images."""
+        assert window is not None
+        return ClassLogits(None, self.slide(images, window))
+
+    def windows(self, window: int | None) -> tuple[Window, ...]:
+        """Lists the trunk's layers and the slid window."""
+        assert window is not None
+        return (*self.trunk.windows(), Window(window, 1))
 
 
 class WholeImageClassifier(Classifier):
     """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
+
+    maps_patches = False
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -135,8 +206,18 @@ class WholeImageClassifier(Classifier):
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
-        """Logits of the whole-image classes."""
+        """Computes the logits of the whole-image classes."""
         return self.top(features, train)
+
+    def class_map(
+        self, images: Float[Array, "batch height width 3"], window: int | None
+    ) -> ClassLogits:
+        """Applies the top at every position."""
+        return ClassLogits(*self.top.class_map(self.trunk(images, False)))
+
+    def windows(self, window: int | None) -> tuple[Window, ...]:
+        """Lists the layers of the trunk and of the blocks."""
+        return (*self.trunk.windows(), *self.top.windows())
 
 
 class HeatmapClassifier(Classifier):
@@ -169,9 +250,22 @@ class HeatmapClassifier(Classifier):
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
-        """Logits of the whole-image classes."""
-        logits = heatmap.patch_logits(features, self.head, self.window)
+        """Computes the logits of the whole-image classes."""
+        return self._read(heatmap.patch_logits(features, self.head, self.window), train)
+
+    def _read(self, logits: Array, train: bool) -> Array:
         return self.top(heatmap.ACTIVATIONS[self.activation](logits), train)
+
+    def class_map(
+        self, images: Float[Array, "batch height width 3"], window: int | None
+    ) -> ClassLogits:
+        """Computes the heatmap, and reads it."""
+        logits = self.slide(images, self.window)
+        return ClassLogits(self._read(logits, False), logits)
+
+    def windows(self, window: int | None) -> tuple[Window, ...]:
+        """Lists the trunk's layers and the slid window."""
+        return (*self.trunk.windows(), Window(self.window, 1))
 
 
 _CLASSIFIERS: dict[type[Top], Callable[..., Classifier]] = {

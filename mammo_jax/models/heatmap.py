@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models.layers import make_dense
+from mammo_jax.models.layers import MaxPool, Window, make_dense
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.whole_image import NEW_LAYERS_WIRING
 
@@ -70,13 +69,13 @@ class ConnectedTop(nnx.Module):
         self.bn2 = BatchNorm(second, **norm)
         self.output = make_dense(second, num_classes)
         self.shortcut = make_dense(flattened, num_classes)
-        self.pool = pool
+        self.pool = MaxPool(Window(pool, pool))
 
     def __call__(
         self, heatmap: Float[Array, "batch rows columns class"], train: bool
     ) -> Float[Array, "batch class2"]:
         """Logits, float32."""
-        pooled = max_pool(heatmap, self.pool, self.pool)
+        pooled = self.pool(heatmap)
         flat = pooled.reshape(pooled.shape[0], -1)
         x = jax.nn.relu(self.bn1(self.fc1(flat), train))
         x = jax.nn.relu(self.bn2(self.fc2(x), train))

@@ -7,7 +7,7 @@ statistics, in float32.
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mammo_jax.cpu.convolution import convolve
+from mammo_jax.cpu.pooling import max_pool
+
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 # Flax's layers ask for keys that no initialiser here reads.
 _NO_KEYS: Any = SimpleNamespace(params=lambda: None)
@@ -26,13 +29,40 @@ def _without_value(key: None, shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+class Window(NamedTuple):
+    """The part of its input that a layer sees, along each side.
+
+    Attributes:
+      size: positions that it is wide.
+      stride: positions from one window to the next.
+      padding: as in `lax.conv_general_dilated`.
+    """
+
+    size: int
+    stride: int
+    padding: Padding = "VALID"
+
+
+class MaxPool(nnx.Module):
+    """A square max-pool."""
+
+    def __init__(self, window: Window):
+        self.size, self.stride, self.padding = window
+
+    def __call__(
+        self, x: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch height2 width2 channel"]:
+        """Takes the largest value of every window."""
+        return max_pool(x, self.size, self.stride, self.padding)
+
+
 def make_conv(
     channels_in: int,
     channels_out: int,
     size: int,
     *,
     stride: int = 1,
-    padding: str | tuple = "SAME",
+    padding: Padding = "SAME",
     use_bias: bool = True,
     dtype: Any,
 ) -> nnx.Conv:

@@ -11,8 +11,14 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models.layers import Chain, make_conv, recompute
+from mammo_jax.models.layers import (
+    Chain,
+    MaxPool,
+    Padding,
+    Window,
+    make_conv,
+    recompute,
+)
 from mammo_jax.models.normalization import BatchNorm
 
 
@@ -28,8 +34,8 @@ class Wiring(NamedTuple):
       momentum: share of the old running statistics that a step keeps.
     """
 
-    stem_padding: str | tuple
-    pool_padding: str | tuple
+    stem_padding: Padding
+    pool_padding: Padding
     strided_conv: int
     use_bias: bool
     epsilon: float
@@ -181,7 +187,9 @@ class ResNet50(nnx.Module):
         remat: bool,
     ):
         rules = WIRINGS[wiring]
-        self.pool_stride, stage2_last_stride = STEMS[stem]
+        pool_stride, self.stage2_last_stride = STEMS[stem]
+        self.stem_padding = rules.stem_padding
+        self.pool = MaxPool(Window(3, pool_stride, rules.pool_padding))
         channels = scale_channels(STEM_CHANNELS, width)
         self.conv1 = make_conv(
             3,
@@ -200,7 +208,7 @@ class ResNet50(nnx.Module):
                 (a, b, c),
                 units,
                 stride=stride,
-                last_stride=stage2_last_stride if name == "stage2" else 1,
+                last_stride=self.stage2_last_stride if name == "stage2" else 1,
                 remat=remat,
                 wiring=rules,
                 dtype=dtype,
@@ -208,7 +216,6 @@ class ResNet50(nnx.Module):
             setattr(self, name, stage)
             channels = c
         self.channels = channels
-        self.pool_padding = rules.pool_padding
         self.dtype = dtype
         self.remat = remat
 
@@ -227,10 +234,24 @@ class ResNet50(nnx.Module):
             x = getattr(self, name)(x, train)
         return x
 
-    def _stem(self, modules: tuple[nnx.Conv, BatchNorm], x: Array, train: bool):
+    def _stem(
+        self, modules: tuple[nnx.Conv, BatchNorm], x: Array, train: bool
+    ) -> Array:
         conv, bn = modules
-        x = jax.nn.relu(bn(conv(x), train))
-        return max_pool(x, 3, self.pool_stride, self.pool_padding)
+        return self.pool(jax.nn.relu(bn(conv(x), train)))
+
+    def windows(self) -> tuple[Window, ...]:
+        """Lists the layers that are not centred on their position or have a stride.
+
+        Whichever convolution of a unit has the stride, the unit sees every second
+        position, as its shortcut does.
+        """
+        strides = (stride for _, _, stride in STAGES.values())
+        return (
+            Window(7, 2, self.stem_padding),
+            Window(self.pool.size, self.pool.stride, self.pool.padding),
+            *(Window(1, stride) for stride in (self.stage2_last_stride, *strides)),
+        )
 
 
 def scale_channels(count: int, width: float) -> int:

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
-from mammo_jax.models.classifier import abstract_model, feature_size
+from mammo_jax.models.classifier import abstract_model
 from mammo_jax.models.compiling import jit_network
-from mammo_jax.models.heatmap import patch_logits
 from mammo_jax.models.model_config import HeatmapTop, ModelConfig, PatchTop
 from mammo_jax.models.network_input import network_input
 
@@ -57,28 +56,6 @@ def make_heatmap_step(
     ) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
         inputs = network_input(images, pixel_mean)
-        return jax.nn.softmax(slide(model, inputs, window))
+        return jax.nn.softmax(model.slide(inputs, window))
 
     return jit_network(heatmap_step)
-
-
-def slide(
-    model: Any, images: Float[Array, "batch height width 3"], window: int
-) -> Float[Array, "batch rows columns class"]:
-    """Logits of the patch classes at every position of whole images.
-
-    Args:
-      model: with a trunk and a patch classifier's `head`.
-      images: the network's input.
-      window: side of a patch in the trunk's positions.
-
-    Raises:
-      UserError: the images are smaller than a patch.
-    """
-    height, width = images.shape[1:3]
-    if min(feature_size(model.trunk, (height, width))) < window:
-        raise UserError(
-            f"images of {height}x{width} are too small for heatmaps: a patch is "
-            f"{window} positions of {model.trunk_name} wide (model.top.window)"
-        )
-    return patch_logits(model.trunk(images, False), model.head, window)

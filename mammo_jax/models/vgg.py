@@ -11,14 +11,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models.layers import Chain, make_conv, map_bands, recompute
+from mammo_jax.models.layers import (
+    Chain,
+    MaxPool,
+    Window,
+    make_conv,
+    map_bands,
+    recompute,
+)
 from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.resnet import scale_channels
 
 # Convolutions in each of the five blocks.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
+HALVING = Window(2, 2)
 # Positions that a block without normalisation recomputes at once: larger images are
 # recomputed in bands. At 4608x3584 a single activation of the first block has 2 GB.
 POSITIONS_AT_ONCE = 1152 * 896
@@ -60,6 +67,7 @@ class VGGBlock(nnx.Module):
                 epsilon, momentum = norm
                 bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum)
                 setattr(self, f"bn{index}", bn)
+        self.pool = MaxPool(HALVING)
         self.depth = depth
         self.has_norm = norm is not None
         self.remat = remat
@@ -87,14 +95,14 @@ class VGGBlock(nnx.Module):
             if self.has_norm:
                 x = getattr(self, f"bn{index}")(x, train)
             x = jax.nn.relu(x)
-        return max_pool(x, 2, 2)
+        return self.pool(x)
 
     def _forward_band(self, x: Array, inside: Array) -> Array:
         for index in range(1, self.depth + 1):
             x = jax.nn.relu(getattr(self, f"conv{index}")(x))
             # The next convolution's padding, which starts at the image's edge.
             x = jnp.where(inside, x, 0)
-        return max_pool(x[:, self.depth : -self.depth], 2, 2)
+        return self.pool(x[:, self.depth : -self.depth])
 
 
 class VGG(Chain):
@@ -130,3 +138,7 @@ class VGG(Chain):
     ) -> Float[Array, "batch rows columns channel"]:
         """Features at 1/32 of the images' size: 1152x896 gives 36x28x512."""
         return super().__call__(images.astype(self.dtype), train)
+
+    def windows(self) -> tuple[Window, ...]:
+        """Lists the layers that are not centred on their position or have a stride."""
+        return (HALVING,) * len(self.names)

@@ -8,13 +8,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.layers import global_average, make_dense
+from mammo_jax.models.layers import Window, global_average, make_dense
 from mammo_jax.models.resnet import WIRINGS, make_residual_block
-from mammo_jax.models.vgg import VGGBlock
+from mammo_jax.models.vgg import HALVING, VGGBlock
 
 # New layers follow the Keras version that the paper used, on every trunk.
 NEW_LAYERS_WIRING = WIRINGS["keras2017"]
@@ -50,7 +51,9 @@ def parse_block(
     return numbers[:-1], numbers[-1]
 
 
-def _residual_block(channels_in: int, text: str, *, remat: bool, **options: Any):
+def _residual_block(
+    channels_in: int, text: str, *, remat: bool, **options: Any
+) -> tuple[nnx.Module, int]:
     (a, b, c), units = parse_block("residual", text)
     block = make_residual_block(
         channels_in,
@@ -64,7 +67,9 @@ def _residual_block(channels_in: int, text: str, *, remat: bool, **options: Any)
     return block, c
 
 
-def _vgg_block(channels_in: int, text: str, *, remat: bool, **options: Any):
+def _vgg_block(
+    channels_in: int, text: str, *, remat: bool, **options: Any
+) -> tuple[nnx.Module, int]:
     (channels,), depth = parse_block("vgg", text)
     norm = (NEW_LAYERS_WIRING.epsilon, NEW_LAYERS_WIRING.momentum)
     block = VGGBlock(
@@ -79,6 +84,7 @@ def _vgg_block(channels_in: int, text: str, *, remat: bool, **options: Any):
 
 
 _MAKE_BLOCK = {"residual": _residual_block, "vgg": _vgg_block}
+_WINDOWS = {"residual": Window(1, BLOCK_STRIDE), "vgg": HALVING}
 
 
 class ConvolutionalTop(nnx.Module):
@@ -110,13 +116,29 @@ class ConvolutionalTop(nnx.Module):
             )
             setattr(self, f"block{index + 1}", block)
         self.output = make_dense(channels, num_classes)
-        self.count = len(blocks)
+        self.kind, self.count = kind, len(blocks)
 
     def __call__(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
         """Logits, float32; 36x28 features become 18x14 and 9x7 on the way."""
-        x = features
+        return self.output(global_average(self._blocks(features, train)))
+
+    def _blocks(self, x: Array, train: bool) -> Array:
         for index in range(1, self.count + 1):
             x = getattr(self, f"block{index}")(x, train)
-        return self.output(global_average(x))
+        return x
+
+    def class_map(
+        self, features: Float[Array, "batch rows columns channel"]
+    ) -> tuple[Float[Array, "batch class"], Float[Array, "batch rows2 columns2 class"]]:
+        """Computes the logits of the image, and those at every position.
+
+        The dense layer is linear: the mean over the positions is the image's.
+        """
+        x = self._blocks(features, False)
+        return self.output(global_average(x)), self.output(x.astype(jnp.float32))
+
+    def windows(self) -> tuple[Window, ...]:
+        """Lists the layers that are not centred on their position or have a stride."""
+        return (_WINDOWS[self.kind],) * self.count

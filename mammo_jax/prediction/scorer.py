@@ -83,7 +83,7 @@ class Scorer:
             for at, image in enumerate(images)
         ]
 
-    def _sum_up(self, found: Sequence[class_map.Evidence], image: Input) -> Result:
+    def _sum_up(self, found: Sequence[class_map.ClassMaps], image: Input) -> Result:
         """Averages over the models, each with an axis of flips."""
         scores = [np.mean(one.scores, dtype=np.float64) for one in found]
         if not np.isfinite(scores).all():
@@ -102,9 +102,9 @@ class Scorer:
 
 def make_step(
     model: LoadedModel, *, tta: bool, at_once: bool
-) -> class_map.EvidenceStep:
+) -> class_map.ClassMapStep:
     """Builds the model's step from images to scores and class maps; not jitted."""
-    return class_map.make_evidence_step(
+    return class_map.make_class_map_step(
         model.graphdef,
         window=model.window,
         pixel_mean=model.description.pixel_mean,

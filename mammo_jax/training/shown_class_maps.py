@@ -30,7 +30,7 @@ def make_shown_map(experiment: Experiment) -> Callable[[Arrays, Arrays], ShownMa
     config = experiment.settings.model
     window = 1 if experiment.config.task == "patch" else None
     step = jit_network(
-        class_map.make_evidence_step(
+        class_map.make_class_map_step(
             experiment.graphdef,
             window=window,
             pixel_mean=experiment.pixel_mean,

@@ -1,4 +1,4 @@
-"""Maps of where a model looked, against the model's own output and a bright spot."""
+"""Class maps against the model's own output and a bright spot."""
 
 import cv2
 import jax
@@ -37,10 +37,10 @@ def _config(kind: str, **changes):
     return read_model_config(config)
 
 
-def _evidence(config, images, *, model=None, pixel_mean=MEAN):
+def _class_maps(config, images, *, model=None, pixel_mean=MEAN):
     model = model or build_model(config, 0)
     graphdef, params, stats = variables.split(model)
-    step = class_map.make_evidence_step(
+    step = class_map.make_class_map_step(
         graphdef,
         window=WINDOW,
         pixel_mean=pixel_mean,
@@ -59,14 +59,14 @@ def _logits(model, images):
 
 @pytest.mark.parametrize("kind", ["residual", "vgg", "heatmap"])
 def test_the_score_is_the_models_probability_of_malignancy(kind):
-    model, scores, _ = _evidence(_config(kind), IMAGES)
+    model, scores, _ = _class_maps(_config(kind), IMAGES)
     expected = scipy.special.softmax(_logits(model, IMAGES), axis=-1)[:, 1]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["residual", "vgg"])
 def test_the_mean_of_an_activation_map_is_the_images_log_odds(kind):
-    model, _, maps = _evidence(_config(kind), IMAGES)
+    model, _, maps = _class_maps(_config(kind), IMAGES)
     logits = _logits(model, IMAGES)
     expected = logits[:, 1] - logits[:, 0]
     np.testing.assert_allclose(maps.mean((1, 2)), expected, rtol=1e-4, atol=1e-5)
@@ -75,7 +75,7 @@ def test_the_mean_of_an_activation_map_is_the_images_log_odds(kind):
 @pytest.mark.parametrize("kind", ["patch", "heatmap"])
 def test_patch_classifiers_show_their_heatmap(kind):
     config = _config(kind)
-    model, scores, maps = _evidence(config, IMAGES)
+    model, scores, maps = _class_maps(config, IMAGES)
     _, params, stats = variables.split(model)
     heatmap = np.asarray(make_heatmap_step(config, WINDOW, MEAN)(params, stats, IMAGES))
     expected = heatmap[..., [2, 4]].sum(-1)
@@ -89,7 +89,7 @@ def test_flips_one_after_the_other_are_those_at_once():
     graphdef, params, stats = variables.split(build_model(config, 0))
     found = [
         jax.jit(
-            class_map.make_evidence_step(
+            class_map.make_class_map_step(
                 graphdef,
                 window=None,
                 pixel_mean=MEAN,
@@ -107,7 +107,7 @@ def test_flips_one_after_the_other_are_those_at_once():
 
 def test_images_too_small_for_the_model_are_refused():
     with pytest.raises(UserError, match="too small"):
-        _evidence(_config("vgg"), IMAGES[:, :40, :40])
+        _class_maps(_config("vgg"), IMAGES[:, :40, :40])
 
 
 def test_log_odds_of_several_classes():
@@ -180,7 +180,7 @@ def test_the_map_peaks_at_a_bright_spot_of_the_original(trunk, wiring, kind, ste
     images, centres = _spots(step)
     gridded = np.stack([to_grid(image, *GRID) for image in images])
     model = _averaging_model(config)
-    _, _, maps = _evidence(config, gridded, model=model, pixel_mean=0.0)
+    _, _, maps = _class_maps(config, gridded, model=model, pixel_mean=0.0)
     picture = (450, 210)
     peaks = []
     for one in maps:

@@ -34,7 +34,7 @@ def config_of(
 
 def sizes_of(config, image_size=(1152, 896)):
     model = abstract_model(config)
-    return output_sizes(*variables.split(model), image_size)
+    return output_sizes(model, image_size)
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)

@@ -12,7 +12,6 @@ import safetensors.numpy
 from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.cpu.pooling import max_pool
 from mammo_jax.models import abstract_model, build_model, read_model_config, variables
 from mammo_jax.weights.pretrained import (
     convert,
@@ -146,7 +145,7 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
         graphdef, params, stats = variables.split(model)
         net = variables.merge(graphdef, *put_trunk(trunk, params, stats)).trunk
         x = net.bn1(net.conv1(images), False)
-        pooled = max_pool(x, 3, net.pool_stride, net.pool_padding)
+        pooled = net.pool(x)
         features = jax.eval_shape(lambda images: net(images, False), images)
         return x, pooled, net.stage2.unit1.conv1(pooled), features.shape
 
