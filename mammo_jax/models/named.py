@@ -1,0 +1,57 @@
+"""Networks by the names that the paper's tables give them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.models.classifier import Classifier
+from mammo_jax.models.classifier import build_model as build_configured
+from mammo_jax.models.model_config import TOPS, read_model_config
+
+
+def build_model(
+    trunk: str = "resnet50",
+    *,
+    top: str | Sequence[str] = "residual_512-512-1024x2",
+    seed: int = 0,
+    **settings: Any,
+) -> Classifier:
+    """Builds a network with its first values.
+
+    Args:
+      trunk: "resnet50", "vgg16" or "vgg19".
+      top: a row of the paper's Tables 2 and 3, see
+        `mammo_jax.models.model_config.TOPS`; or a list of blocks, all residual
+        ("512-512-1024x2") or all VGG ("512x1").
+      seed: of the first values, 0 or more; the same on every device.
+      **settings: other fields of `mammo_jax.models.model_config.ModelConfig`, such as
+        `num_classes=5`, `width=0.25` or `compute_dtype="bfloat16"`.
+
+    Returns:
+      An `nnx.Module` to call with images, float32 of (batch, height, width, 3), 0..255
+      less their mean, and `train`: `model(images, train=False)` gives logits (batch,
+      class). It holds float32 parameters.
+
+    Raises:
+      UserError: a name, a block or a setting that does not exist, with the choices; or
+        the images (`image_size`) are too small for a heatmap.
+    """
+    if type(seed) is not int or seed < 0:
+        raise UserError(f"seed is {seed!r}; it must be a whole number from 0 on")
+    fields = {"trunk": trunk, "top": _top_fields(top), **settings}
+    if fields["top"]["kind"] == "patch":
+        fields.setdefault("num_classes", 5)
+    return build_configured(read_model_config(fields, "model"), seed)
+
+
+def _top_fields(top: str | Sequence[str]) -> dict[str, Any]:
+    if isinstance(top, str):
+        if top not in TOPS:
+            raise UserError(
+                f"top is {top!r}; it must be one of {', '.join(TOPS)}, or a list of "
+                "blocks such as ['512-512-1024x2']"
+            )
+        return TOPS[top]
+    blocks = tuple(top)
+    is_residual = any("-" in str(block) for block in blocks)
+    return {"kind": "residual" if is_residual else "vgg", "blocks": blocks}
