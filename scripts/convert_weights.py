@@ -66,7 +66,7 @@ def convert(arguments: argparse.Namespace) -> None:
         # In a folder of its own: Keras gave two files of ResNet50 the same name.
         target = arguments.out.parent / arguments.download / published.file_name
         check_format(target)  # before anything is fetched
-        source = download(published.url, target, published.checksum)
+        source = download(published, target)
     elif arguments.arch is None:
         raise UserError(f"--source needs --arch, one of {', '.join(SCHEMES)}")
     else:

@@ -16,7 +16,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.weights import pretrained
 from mammo_jax.weights.download import download
 from mammo_jax.weights.pretrained import trunk_shapes
-from mammo_jax.weights.published import PUBLISHED
+from mammo_jax.weights.published import PUBLISHED, Published
 from mammo_jax.weights.weight_names import SCHEMES
 from scripts import convert_weights
 
@@ -25,24 +25,15 @@ CHECKSUM = "md5:" + hashlib.md5(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves one file with ranges; can break off, or know no ranges."""
+    """Serves one file; can break off."""
 
     def do_GET(self):
         server = self.server
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked and server.ranges else 0
-        server.starts.append(start)
-        if start >= len(server.content):
-            self.send_error(416)
-            return
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            size = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        self.send_header("Content-Length", str(len(body)))
+        server.requests += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(server.content)))
         self.end_headers()
-        self.wfile.write(body[: server.breaks_after])
+        self.wfile.write(server.content[: server.breaks_after])
 
     def log_message(self, *_):
         """Keeps the test's output quiet."""
@@ -51,8 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.ranges, server.breaks_after = CONTENT, True, None
-    server.starts = []
+    server.content, server.breaks_after, server.requests = CONTENT, None, 0
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_address[1]}/weights.bin"
@@ -62,49 +52,51 @@ def server():
     server.server_close()
 
 
+def published_at(url, checksum=CHECKSUM):
+    return Published("vgg16", "", url, checksum)
+
+
 def test_download_fetches_checks_and_is_not_repeated(server, tmp_path):
-    path = download(server.url, tmp_path / "sub" / "weights.bin", CHECKSUM)
+    path = tmp_path / "sub" / "weights.bin"
+    assert download(published_at(server.url), path) == path
     assert path.read_bytes() == CONTENT
-    download(server.url, path, CHECKSUM)
-    assert server.starts == [0]
+    download(published_at(server.url), path)
+    assert server.requests == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["weights.bin"]
 
 
-def test_broken_download_goes_on_where_it_stopped(server, tmp_path):
-    path = tmp_path / "weights.bin"
+def test_a_download_that_breaks_off_leaves_nothing_and_may_be_tried_again(
+    server, tmp_path
+):
+    path = tmp_path / "a" / "b" / "weights.bin"
     server.breaks_after = 100_000
-    with pytest.raises(UserError, match="Run the same command again"):
-        download(server.url, path, CHECKSUM)
-    assert not path.exists()
+    with pytest.raises(UserError, match="Give the same command again"):
+        download(published_at(server.url), path)
+    assert not list(tmp_path.iterdir())
     server.breaks_after = None
-    download(server.url, path, CHECKSUM)
-    assert path.read_bytes() == CONTENT
-    assert server.starts == [0, 100_000]
-
-
-def test_server_without_ranges_starts_again(server, tmp_path):
-    server.ranges = False
-    (tmp_path / "weights.bin.part").write_bytes(b"something old")
-    path = download(server.url, tmp_path / "weights.bin", CHECKSUM)
-    assert path.read_bytes() == CONTENT
-
-
-def test_complete_part_is_used(server, tmp_path):
-    (tmp_path / "weights.bin.part").write_bytes(CONTENT)
-    path = download(server.url, tmp_path / "weights.bin", CHECKSUM)
+    download(published_at(server.url), path)
     assert path.read_bytes() == CONTENT
 
 
 def test_wrong_content_is_refused_and_thrown_away(server, tmp_path):
+    wrong = published_at(server.url, "md5:" + "0" * 32)
     with pytest.raises(UserError, match="is not the file that was published"):
-        download(server.url, tmp_path / "weights.bin", "md5:" + "0" * 32)
+        download(wrong, tmp_path / "sub" / "weights.bin")
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_were_there_before_stay(server, tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(UserError):
+        download(published_at(server.url, "md5:0"), tmp_path / "old" / "new" / "w.bin")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["old"]
 
 
 def test_another_file_in_the_way_is_named(server, tmp_path):
     path = tmp_path / "weights.bin"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=f"remove {path}"):
-        download(server.url, path, CHECKSUM)
+        download(published_at(server.url), path)
     assert path.read_bytes() == b"old"
 
 
@@ -136,34 +128,20 @@ def replies(*contents):
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-9/10\r\n\r\n56789",
     ],
-    ids=["status", "empty", "chunk", "length", "headers", "404", "unasked range"],
+    ids=["status", "empty", "chunk", "length", "headers", "404"],
 )
 def test_an_answer_that_is_no_file_is_one_clear_error(reply, tmp_path):
     with replies(reply) as url, pytest.raises(UserError, match="could not download"):
-        download(url, tmp_path / "weights.bin", CHECKSUM)
-
-
-@pytest.mark.parametrize("answered", ["bytes 0-9/10", "bytes 7-9/10", "words", ""])
-def test_a_part_that_does_not_go_on_where_asked_is_not_appended(answered, tmp_path):
-    (tmp_path / "weights.bin.part").write_bytes(b"01234")
-    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789"
-    part = (
-        f"HTTP/1.1 206 Partial\r\nContent-Range: {answered}\r\n"
-        "Content-Length: 3\r\n\r\n789"
-    )
-    checksum = "md5:" + hashlib.md5(b"0123456789").hexdigest()
-    with replies(part.encode(), whole) as url:
-        path = download(url, tmp_path / "weights.bin", checksum)
-    assert path.read_bytes() == b"0123456789"
+        download(published_at(url), tmp_path / "weights.bin")
 
 
 def test_no_network_says_how_to_go_on_by_hand(server, tmp_path):
     server.shutdown()
     server.socket.close()
-    with pytest.raises(UserError, match=r"could not download http.*--source"):
-        download(server.url, tmp_path / "weights.bin", CHECKSUM)
+    message = r"could not download http.*--arch=vgg16 --source=FILE"
+    with pytest.raises(UserError, match=message):
+        download(published_at(server.url), tmp_path / "weights.bin")
 
 
 def run(*arguments):

@@ -71,6 +71,7 @@ def test_a_keras_file_without_names_says_what_is_missing(layers, message, tmp_pa
         read_weights(path)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_subclassed_model_as_keras_saves_it(tmp_path):
     keras = pytest.importorskip("keras")
 
