@@ -1,4 +1,4 @@
-"""Convolution, of the kernels that are fastest on a platform, with its gradients.
+"""Convolution by the kernels that are fastest on a platform, with its gradients.
 
 On a CPU with AVX-512, oneDNN convolves (`mammo_jax.cpu.onednn`). Where it is not
 installed, on other CPUs, on a mesh of several devices
@@ -31,17 +31,17 @@ def convolve(
     rhs_dilation: Sequence[int] = (1, 1),
     **_: object,
 ) -> Float[Array, "batch height2 width2 channel2"]:
-    """`lax.conv_general_dilated` on NHWC, without dilation or groups.
+    """Convolves as `lax.conv_general_dilated` does on NHWC, without dilation or groups.
 
     Args:
       inputs: the images or features.
-      kernel: of the same dtype.
-      strides: of rows and columns.
+      kernel: the weights, of the same dtype.
+      strides: steps along rows and columns.
       padding: as in `lax.conv_general_dilated`.
       feature_group_count: 1.
       lhs_dilation: 1 and 1.
       rhs_dilation: 1 and 1.
-      **_: what else `nnx.Conv` passes, at its defaults.
+      **_: other arguments that `nnx.Conv` passes, at their defaults.
 
     Raises:
       ValueError: there are groups or dilations.

@@ -1,4 +1,4 @@
-"""Python functions that compiled functions call, by XLA's foreign function interface.
+"""Python functions that XLA calls through its foreign function interface.
 
 The structures are those of XLA's header xla/ffi/api/c_api.h. A call passes pointers,
 so nothing is copied, and costs some ten microseconds; unlike `jax.pure_callback`, what
@@ -32,12 +32,12 @@ class Buffer(NamedTuple):
     shape: tuple[int, ...]
 
 
-# Arguments, results and the integers of the one attribute.
+# It gets the arguments, the results, and the integers of the one attribute.
 Function = Callable[[Sequence[Buffer], Sequence[Buffer], Sequence[int]], None]
 
 
 class _Structure(ctypes.Structure):
-    """Every one of XLA's begins with its size and its extensions."""
+    """Structure of XLA's, which begins with its size and its extensions."""
 
 
 _HEAD = (("struct_size", c_size_t), ("extension_start", c_void_p))
@@ -120,7 +120,7 @@ class _Frame(ctypes.Structure):
 
 
 _Handler = ctypes.CFUNCTYPE(c_void_p, POINTER(_Frame))
-# XLA keeps their addresses.
+# XLA keeps the addresses of handlers, so they must live as long as the process.
 _handlers: list[object] = []
 
 
@@ -129,6 +129,10 @@ def register(name: str, function: Function) -> None:
 
     It is called with one attribute, an array of integers, from any thread, also from
     several at once. An exception becomes the error of the compiled function.
+
+    Raises:
+      RuntimeError: the calls of this jaxlib have another form. Where JAX has not
+        started yet, that is found when it starts, which then fails.
     """
 
     def handle(frame_pointer):
@@ -147,7 +151,7 @@ def register(name: str, function: Function) -> None:
                     _buffers(frame.results),
                     integers.data[: integers.size],
                 )
-        except BaseException as error:  # Whatever passes by here is lost.
+        except BaseException as error:  # An exception that leaves a callback is lost.
             arguments = _ErrorArguments(
                 ctypes.sizeof(_ErrorArguments),
                 None,
@@ -166,10 +170,11 @@ def register(name: str, function: Function) -> None:
 
 
 def _wait() -> None:
-    """Until nothing runs that could call.
+    """Blocks until no running program can call back into Python.
 
-    Python's end waits for the programs that run, and what they call for Python. What
-    one thread starts runs one after the other, so the last of it is waited for.
+    Without it, the end of Python would wait for the programs that run, and these for
+    Python. Programs of one thread run one after the other, so one more is started, and
+    its end is waited for.
     """
     try:
         (processor, *_) = jax.devices("cpu")

@@ -1,20 +1,20 @@
-"""What a convolution is besides its arrays."""
+"""Strides and padding of a convolution, and the layout of its arrays."""
 
 from typing import NamedTuple
 
 Sizes = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Of `lax.conv_general_dilated`: features, kernel, result.
+# Dimension numbers of `lax.conv_general_dilated`: features, kernel, result.
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Geometry(NamedTuple):
-    """Steps and edges.
+    """Strides and padding of a convolution.
 
     Attributes:
-      strides: of rows and columns.
-      padding: zeros before and after, of rows, then of columns.
+      strides: steps along rows and columns, in pixels.
+      padding: zeros before and after the rows, then the columns; negative: cropped.
     """
 
     strides: Sizes

@@ -49,21 +49,22 @@ _MOST_DIMENSIONS = 12
 _FEATURES_ORDER, _KERNEL_ORDER = (0, 2, 3, 1), (2, 3, 1, 0)
 
 _FORWARD, _INPUT_GRADIENT, _KERNEL_GRADIENT = range(3)
-# What the features before, the kernel, and the features after are to oneDNN.
+# Roles in oneDNN of the features before, the kernel, and the features after.
 _ROLES = {
     _FORWARD: (_SOURCE, _WEIGHTS, _RESULT),
     _INPUT_GRADIENT: (_SOURCE_GRADIENT, _WEIGHTS, _RESULT_GRADIENT),
     _KERNEL_GRADIENT: (_SOURCE, _WEIGHTS_GRADIENT, _RESULT_GRADIENT),
 }
 
-# No package or file; not loadable; a function is missing; XLA or oneDNN refuses.
+# Errors where there is no package or file, it cannot be loaded, lacks a function, or
+# oneDNN or JAX does not start.
 _NOT_THERE = (ImportError, StopIteration, OSError, AttributeError, RuntimeError)
 
 Shape = tuple[int, ...]
 
 
 class _Argument(ctypes.Structure):
-    """`dnnl_exec_arg_t`."""
+    """Structure `dnnl_exec_arg_t`."""
 
     _fields_ = (("role", c_int), ("memory", c_void_p))
 
@@ -74,10 +75,10 @@ class _Primitive(NamedTuple):
     Attributes:
       run: oneDNN's primitive.
       roles: see `_ROLES`.
-      layouts: of the three arrays as they are here.
+      layouts: layouts of the three arrays as they are here.
       inner: the kernel's layout that oneDNN chose.
       scratchpad: layout of the memory that it works in.
-      sizes: of the inner kernel and the scratchpad, in bytes.
+      sizes: bytes of the inner kernel and of the scratchpad.
       reorder: primitive that brings the kernel from one layout to the other.
     """
 
@@ -112,7 +113,7 @@ class Library:
             *(self._attributes, _SCRATCHPAD_OF_CALLER),
         )
         self._primitives: dict[tuple, _Primitive] = {}
-        # What all convolutions work in, as large as the largest needs.
+        # All convolutions work in this memory, as large as the largest needs.
         self._space = np.empty(0, np.uint8)
         # One convolution at a time, since it uses all cores. To hand it to a thread of
         # its own would spare OpenMP a team for every thread that calls, and made a
@@ -120,11 +121,11 @@ class Library:
         self._lock = threading.Lock()
 
     def has_avx512(self) -> bool:
-        """Whether it uses AVX-512 on this processor."""
+        """Returns True if it uses AVX-512 on this processor."""
         return bool(self._loaded.dnnl_get_effective_cpu_isa() & _AVX512_CORE)
 
     def computes_in(self, dtype: int) -> bool:
-        """Whether it has all three kinds of convolution for this processor."""
+        """Returns True if it has all three kinds of convolution for this processor."""
         shapes = ((1, 8, 8, 16), (3, 3, 16, 16), (1, 8, 8, 16))
         geometry = Geometry((1, 1), ((1, 1), (1, 1)))
         try:
@@ -141,7 +142,7 @@ class Library:
 
         Args:
           kind: key of `_ROLES`; says which one.
-          geometry: of the convolution.
+          geometry: strides and padding.
           arrays: features before, kernel, features after; the kernel's gradient is
             float32, everything else of one dtype.
         """
@@ -178,7 +179,7 @@ class Library:
                 self._call("memory_destroy", memory)
 
     def _places(self, sizes: tuple[int, int]) -> tuple[int, int]:
-        """Addresses of that many bytes, aligned, one place after the other."""
+        """Returns aligned addresses of two places with that many bytes."""
         first, second = (-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
         if self._space.size < first + second + _ALIGNMENT:
             self._space = np.empty(first + second + _ALIGNMENT, np.uint8)
@@ -239,7 +240,7 @@ class Library:
         gradient: c_void_p,
         geometry: Geometry,
     ) -> c_void_p:
-        """A primitive's description; a gradient's needs the convolution's own."""
+        """Returns a primitive's description; a gradient's needs the convolution's."""
         source, kernel, result = layouts
         no_dilation = (0, 0)
         place = [
@@ -272,7 +273,10 @@ class Library:
     def _layout(
         self, dtype: int, shape: Sequence[int], order: Sequence[int] | None
     ) -> c_void_p:
-        """Of a dense array, `order` from the slowest dimension on; None: any layout."""
+        """Returns a dense array's layout, `order` from the slowest dimension on.
+
+        Without an order, oneDNN chooses the layout.
+        """
         rank, dims = len(shape), _dims(shape)
         if order is None:
             return self._make(
@@ -300,7 +304,7 @@ class Library:
 
 
 def _dims(values: Sequence[int]) -> Any:
-    """`dnnl_dims_t`."""
+    """Returns an array of type `dnnl_dims_t`."""
     return (c_int64 * _MOST_DIMENSIONS)(*values)
 
 
@@ -308,7 +312,7 @@ _loading = threading.Lock()
 
 
 def _library() -> Library | None:
-    """oneDNN, with the target that XLA calls; None where it is not installed."""
+    """Returns oneDNN, with the target that XLA calls; None where it cannot be used."""
     with _loading:
         return _load()
 
@@ -319,10 +323,21 @@ def _load() -> Library | None:
         files = importlib.metadata.files(_PACKAGE) or ()
         path = next(file.locate() for file in files if file.name == _FILE)
         library = Library(ctypes.CDLL(str(path)))
-        foreign.register(_TARGET, functools.partial(_convolve, library))
+        # JAX keeps a registration for later until its CPU has started, and could not
+        # start at all if its calls had another form.
+        jax.devices("cpu")
     except _NOT_THERE as error:
         _log.info(
             "without oneDNN XLA convolves, which is slower on a CPU with AVX-512 (%r)",
+            error,
+        )
+        return None
+    try:
+        foreign.register(_TARGET, functools.partial(_convolve, library))
+    except RuntimeError as error:
+        _log.warning(
+            "XLA convolves instead of oneDNN, which is slower on a CPU with AVX-512: "
+            "this jaxlib calls functions in another way than is known here (%s)",
             error,
         )
         return None
@@ -331,14 +346,14 @@ def _load() -> Library | None:
 
 @functools.cache
 def is_faster() -> bool:
-    """Whether it is installed, and convolves faster here than XLA."""
+    """Returns True if oneDNN is installed, and convolves faster here than XLA."""
     library = _library()
     return library is not None and library.has_avx512()
 
 
 @functools.cache
 def computes_in(dtype: Any) -> bool:
-    """Whether this module has convolutions of a dtype on this machine."""
+    """Returns True if this module has convolutions of a dtype on this machine."""
     library, name = _library(), jnp.dtype(dtype).name
     return (
         library is not None
@@ -353,7 +368,7 @@ def _convolve(
     results: Sequence[foreign.Buffer],
     integers: Sequence[int],
 ) -> None:
-    """What XLA calls."""
+    """Convolves; XLA calls this."""
     kind, rows, columns, top, bottom, left, right = integers
     geometry = Geometry((rows, columns), ((top, bottom), (left, right)))
     first, second, result = *arguments, *results
@@ -366,7 +381,7 @@ def _convolve(
 
 
 def convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """`x` (batch, rows, columns, channels) with `kernel` (rows, columns, in, out).
+    """Convolves (batch, rows, columns, in) with a kernel (rows, columns, in, out).
 
     For functions that are compiled for the CPU, in a dtype of `computes_in`.
     """
@@ -383,7 +398,7 @@ def convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def gradients(
     x: Array, kernel: Array, gradient: Array, geometry: Geometry
 ) -> tuple[Array, Array]:
-    """By `x` and by `kernel`, from the gradient by the result of `convolve`."""
+    """Returns the gradients by `x` and by `kernel` from the one by the result."""
     of_x = _call(_INPUT_GRADIENT, geometry, x.shape, x.dtype, kernel, gradient)
     of_kernel = _call(
         _KERNEL_GRADIENT, geometry, kernel.shape, jnp.float32, x, gradient

@@ -22,7 +22,7 @@ def max_pool(
     stride: int,
     padding: str | Sequence[tuple[int, int]] = "VALID",
 ) -> Float[Array, "batch height2 width2 channel"]:
-    """Max-pooling over square windows; what is padded never wins.
+    """Takes the largest value of each square window; padding never wins.
 
     The first of equal values in a window gets the whole gradient.
     """
@@ -84,7 +84,7 @@ def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
 
 
 def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:
-    """The values at each place of all windows: arrays of the result's shape."""
+    """Yields the values at each place of all windows, in the result's shape."""
     padded = _pad(x, -jnp.inf, pads)
     rows, columns = (
         (length - size) // stride * stride + 1 for length in padded.shape[1:3]
@@ -97,7 +97,7 @@ def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:
 
 
 def _first_place(places: Iterator[Array], largest: Array) -> Array:
-    """Of each window, the first place that holds its largest value."""
+    """Returns the first place in each window that holds its largest value."""
     values = list(places)
     first = jnp.full(largest.shape, len(values) - 1, jnp.int32)
     for place in reversed(range(len(values) - 1)):
@@ -118,7 +118,7 @@ def _gradient(
     stride: int,
     pads: Pads,
 ) -> Array:
-    """Sums what every place of a window sends back, by the place's phase.
+    """Returns the input's gradient: what every place of all windows sends back.
 
     The positions of the input fall into `stride` x `stride` phases; a place of the
     window always meets the same one.
@@ -129,7 +129,7 @@ def _gradient(
     for place in range(size**2):
         row, column = divmod(place, size)
         shift = [(k // stride, reach - k // stride) for k in (row, column)]
-        sent = _pad(jnp.where(first == place, exact, 0), 0, shift)
+        sent = _pad(jnp.where(first == place, exact, 0), 0.0, shift)
         row, column = row % stride, column % stride
         phases[row][column] = phases[row][column] + sent
     batch, rows, columns, channels = gradient.shape
@@ -142,9 +142,9 @@ def _gradient(
         axis=2,
     )
     joined = planes.reshape(batch, plane[1] * stride, plane[2] * stride, channels)
-    # Cut to the padded input, then to the input; no window sees what is missing.
+    # The edges are cut to the input; no window sees what the sum lacks there.
     edges = [
         (-pad[0], length + pad[0] - joined.shape[axis])
         for axis, pad, length in zip((1, 2), pads, shape[1:3], strict=True)
     ]
-    return _pad(joined, 0, edges).astype(gradient.dtype)
+    return _pad(joined, 0.0, edges).astype(gradient.dtype)

@@ -13,21 +13,21 @@ from jaxtyping import Array
 
 from mammo_jax.cpu.geometry import LAYOUT, Geometry, Padding, Sizes
 
-# Rows of a matrix product that sums over positions: with more, its sum is taken in
-# parts, since XLA's CPU kernels share only the rows and columns of the result.
+# Positions above which a matrix product that sums over them is taken in parts: XLA's
+# CPU kernels share only the rows and columns of the result among the cores.
 _POSITIONS_PER_PART = 1024
 _PARTS = 4
 
 
 def convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """`x` (batch, rows, columns, channels) with `kernel` (rows, columns, in, out)."""
+    """Convolves (batch, rows, columns, in) with a kernel (rows, columns, in, out)."""
     if _is_pointwise(kernel, geometry.padding):
         return _product(x, kernel, geometry.strides)
     return plain(x, kernel, geometry)
 
 
 def plain(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """XLA's own convolution."""
+    """Convolves by XLA's own operation."""
     return lax.conv_general_dilated(
         x, kernel, geometry.strides, geometry.padding, dimension_numbers=LAYOUT
     )
@@ -36,7 +36,7 @@ def plain(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def gradients(
     x: Array, kernel: Array, gradient: Array, geometry: Geometry
 ) -> tuple[Array, Array]:
-    """By `x` and by `kernel`, from the gradient by the result."""
+    """Returns the gradients by `x` and by `kernel` from the one by the result."""
     strides, padding = geometry
     if _is_pointwise(kernel, padding):
         return _product_gradients(x, kernel, gradient, strides)
@@ -86,7 +86,7 @@ def _product_gradients(
 
 
 def _dot(subscripts: str, left: Array, right: Array) -> Array:
-    """A product whose sums are float32; XLA has no fast bfloat16 ones on the CPU."""
+    """Multiplies with sums in float32; XLA has no fast bfloat16 ones on the CPU."""
     exact = jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
     return exact.astype(left.dtype)
 
@@ -94,7 +94,7 @@ def _dot(subscripts: str, left: Array, right: Array) -> Array:
 def _input_gradient(
     size: Sizes, kernel: Array, gradient: Array, strides: Sizes, padding: Padding
 ) -> Array:
-    """The gradient spread by the strides, convolved with the kernel turned round."""
+    """Convolves the gradient, spread by the strides, with the kernel turned round."""
     pads = []
     for axis in (0, 1):
         before = kernel.shape[axis] - 1 - padding[axis][0]
@@ -113,7 +113,7 @@ def _input_gradient(
 def _kernel_gradient(
     x: Array, size: Sizes, gradient: Array, strides: Sizes, padding: Padding
 ) -> Array:
-    """The input, its channels as a batch, convolved with the gradient as a kernel."""
+    """Convolves the input, its channels as a batch, with the gradient as a kernel."""
     pads = [(0, 0, 0)]
     for axis in (0, 1):
         before = padding[axis][0]

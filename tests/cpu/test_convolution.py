@@ -349,6 +349,29 @@ def test_without_onednn_the_log_says_so(monkeypatch, caplog):
     assert "onednn-cpu-gomp" in caplog.text
 
 
+OTHER_CALLS = """
+import logging
+logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
+from mammo_jax.cpu import foreign, onednn
+from mammo_jax.cpu.convolution import convolve
+foreign._API_VERSION = (9, 9)
+onednn.Library.has_avx512 = lambda self: True
+import jax, jax.numpy as jnp
+for _ in range(2):
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 3))
+    print(jax.jit(lambda x, k: convolve(x, k, (1, 1), "SAME"))(x, kernel).sum())
+"""
+
+
+@pytest.mark.usefixtures("onednn_convolves")
+def test_xla_convolves_where_jaxlib_s_calls_have_another_form():
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_CALLS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["96.0", "96.0"]
+    assert done.stderr.count("WARNING XLA convolves instead of oneDNN") == 1
+
+
 @pytest.mark.usefixtures("onednn_convolves")
 def test_many_convolutions_at_once_are_batched_one_by_one():
     x, kernel = normal(0, 3, 1, 6, 6, 2), normal(1, 3, 3, 2, 4)
