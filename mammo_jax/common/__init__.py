@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, tables, processes, devices."""
+"""Ground of every room: errors, files, tables, processes, devices."""

@@ -1,4 +1,4 @@
-"""Compiled steps are kept between runs, so that a second start is fast."""
+"""Cache of compiled steps, which makes a second start fast."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The devices of a run: a mesh over images (`data`) and their rows (`spatial`).
+"""Devices of a run: a mesh over images (`data`) and their rows (`spatial`).
 
 Every process reads its own images only. Within an image the rows may be spread over
 the devices of one process; XLA exchanges the borders.
@@ -57,7 +57,7 @@ def join_processes(coordinator: str | None, processes: int, process: int) -> Non
 
 
 def make_mesh(data: int, spatial: int) -> Mesh:
-    """The first `data` x `spatial` devices; over several processes all of them.
+    """Returns the first `data` x `spatial` devices; over several processes, all.
 
     Raises:
       UserError: there are not that many, or an image would span two processes.
@@ -85,7 +85,7 @@ def make_mesh(data: int, spatial: int) -> Mesh:
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """Every device holds the whole array; None leaves it to one device."""
+    """Returns the sharding of arrays that are whole on every device; None for one."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
@@ -114,7 +114,7 @@ def _batch_sharding(mesh: Mesh, key: str, leading: int) -> NamedSharding:
 def put_batch(
     mesh: Mesh, batch: Mapping[str, np.ndarray], *, leading: int
 ) -> dict[str, jax.Array]:
-    """The processes' parts of a batch as one array over the mesh for every key.
+    """Joins the processes' parts of a batch to one array over the mesh for every key.
 
     Args:
       mesh: see `make_mesh`.
@@ -132,7 +132,7 @@ def put_batch(
 def abstract_batch(
     mesh: Mesh, batch: Mapping[str, jax.ShapeDtypeStruct], *, leading: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of what `put_batch` gives of all processes' parts together."""
+    """Returns the shapes and types that `put_batch` gives for all parts together."""
     return {
         key: jax.ShapeDtypeStruct(
             x.shape, x.dtype, sharding=_batch_sharding(mesh, key, leading)
@@ -142,7 +142,7 @@ def abstract_batch(
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """The same arrays, whole and committed on every device.
+    """Puts arrays on every device, whole and committed.
 
     A fresh array is committed to no device, the result of a step is; without this
     the second step would compile again.
@@ -156,25 +156,25 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the logs and tables."""
+    """Returns True if this process writes the logs and tables."""
     return jax.process_index() == 0
 
 
 def largest_of_processes(mine: int) -> int:
-    """The largest number that any process has; all of them must ask."""
+    """Returns the largest number that any process has; all of them must ask."""
     if jax.process_count() == 1:
         return mine
     return int(multihost_utils.process_allgather(np.array(mine)).max())
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Blocks until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A table whose rows were dealt out to the processes, whole and in order.
+    """Joins a table whose rows were dealt out to the processes, in order.
 
     Args:
       mine: this process's columns: rows p, p + n, ... of process p of n. No
@@ -198,7 +198,7 @@ def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _gather_bytes(mine: bytes) -> list[bytes]:
-    """Every process's bytes, in the order of the processes."""
+    """Returns every process's bytes, in the order of the processes."""
     sizes = multihost_utils.process_allgather(np.array(len(mine)))
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: len(mine)] = np.frombuffer(mine, np.uint8)
@@ -209,7 +209,7 @@ def _gather_bytes(mine: bytes) -> list[bytes]:
 
 
 def abstract(mesh: Mesh, tree: Any) -> Any:
-    """Shapes and types of arrays that are to be whole on every device."""
+    """Returns shapes and types of arrays that are to be whole on every device."""
     sharding = replicated(mesh)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree

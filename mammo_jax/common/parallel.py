@@ -1,4 +1,4 @@
-"""An ordered map over processes, with bounded memory, that survives their deaths."""
+"""Ordered map over processes, with bounded memory, that survives their deaths."""
 
 import collections
 import multiprocessing
@@ -24,7 +24,7 @@ _TASKS_AHEAD = 4
 
 
 def count_workers(num_workers: int | None) -> int:
-    """The number asked for; None means one for each usable core."""
+    """Returns the number asked for; for None, one for each usable core."""
     return num_workers or len(os.sched_getaffinity(0))
 
 
@@ -124,7 +124,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, and they would wait for ever."""
+    """Ends this worker when its parent was killed, which cannot end it any more."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""One progress line, with the time left, for everything that takes long."""
+"""Progress line, with the time left, for everything that takes long."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ def progress_bar(
     initial: int = 0,
     unit: str,
 ) -> tqdm.tqdm:
-    """A progress line that the caller advances with `update()` and closes."""
+    """Returns a progress line that the caller advances with `update()` and closes."""
     return tqdm.tqdm(
         iterable,
         desc=description,

@@ -1,4 +1,4 @@
-"""A run's directory: one run, one configuration, one process at a time."""
+"""Directory of a run: one run, one configuration, one process at a time."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from mammo_jax.common.files import replace_file
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 _LOCK_FILE = ".lock"
-# What a run leaves before its work begins; a mended command may replace it.
+# Files that a run leaves before its work begins; a mended command may replace them.
 _BEFORE_WORK = {
     _LOCK_FILE,
     *(f"{name}{end}" for name in (CONFIG_FILE, "model.json") for end in ("", ".part")),

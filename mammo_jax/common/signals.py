@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run at the next safe point, after a checkpoint."""
+"""Ending a run on Ctrl-C and SIGTERM at its next safe point, after a checkpoint."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from mammo_jax.common.errors import RunStoppedError
 
 
 class StopRequest:
-    """What happens on Ctrl-C and SIGTERM.
+    """Request to stop, which Ctrl-C and SIGTERM make.
 
     At once the run stops; while `deferred`, the signal is remembered and the loop
     stops at its next safe point. A second Ctrl-C does not wait for that.
@@ -34,7 +34,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, the loop itself looks whether to stop."""
+        """Leaves it to the loop inside to look for a request to stop."""
         self._deferred = True
         try:
             yield
@@ -49,7 +49,7 @@ class StopRequest:
         self.signal_number = number
 
     def __bool__(self) -> bool:
-        """Whether a signal has arrived in any process; all of them must ask."""
+        """Returns True if a signal has arrived in any process; all must ask."""
         # Only ever set: one that arrives in the meantime is not lost.
         anywhere = largest_of_processes(self.signal_number or 0)
         if anywhere:

@@ -16,13 +16,13 @@ _SHOWN = 40
 
 
 class Column(NamedTuple):
-    """What a column's cells must be.
+    """Rule for the cells of a column.
 
     Attributes:
-      parse: a cell's value; a ValueError or KeyError refuses the cell.
-      expected: what it must be, in words.
-      needed: the column must be there; the cells of a missing column are empty.
-      shown: a refused cell is quoted; not where it could be a patient's name.
+      parse: returns a cell's value; a ValueError or KeyError refuses the cell.
+      expected: the rule in words.
+      needed: True if the column must be there; a missing one has empty cells.
+      shown: True if a refused cell is quoted; False where it could be a patient's name.
     """
 
     parse: Callable[[str], Any]
@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
 
 def text_column(pattern: str, *, needed: bool = True) -> Column:
-    """Cells that match a pattern as a whole; where not needed, they may be empty."""
+    """Makes the rule that cells match a pattern, or are empty if not needed."""
 
     def parse(cell: str) -> str:
         if (cell or needed) and not re.fullmatch(pattern, cell):
@@ -48,12 +48,12 @@ def text_column(pattern: str, *, needed: bool = True) -> Column:
 def read_cells(
     path: Path, *, remedy: str, delimiter: str = ","
 ) -> tuple[list[str], list[list[str]]]:
-    """The first row and the others as they stand in a table, cells not stripped.
+    """Reads a table's first row and the others as they stand, cells not stripped.
 
     Args:
       path: the table, in UTF-8.
-      remedy: what to do if it is missing.
-      delimiter: between cells.
+      remedy: advice for a missing table.
+      delimiter: character between cells.
 
     Raises:
       UserError: the table is missing, too large or not such text.
@@ -90,7 +90,7 @@ def _bounded(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
 def read_table(
     path: Path, columns: Mapping[str, Column], *, remedy: str, delimiter: str = ","
 ) -> list[tuple[int, dict[str, Any]]]:
-    """The rows that are not empty, each with its number; the header is row 1.
+    """Reads the rows that are not empty, each with its number; the header is row 1.
 
     The columns may be in any order; others are left out.
 
@@ -99,10 +99,10 @@ def read_table(
       columns: what is read, by name; capitals and underscores for spaces count as
         the same.
       remedy: see `read_cells`.
-      delimiter: between cells.
+      delimiter: character between cells.
 
     Raises:
-      UserError: what `read_cells` raises, a missing or repeated column, a row of
+      UserError: as `read_cells`; a missing or repeated column, a row of
         another length, a cell that is not what its column says.
     """
     header, lines = read_cells(path, remedy=remedy, delimiter=delimiter)

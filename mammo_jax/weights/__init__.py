@@ -1,1 +1,1 @@
-"""A model on disk: its directory, and weights from elsewhere."""
+"""Models on disk: directories of runs, and weights from elsewhere."""

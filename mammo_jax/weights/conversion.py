@@ -1,4 +1,4 @@
-"""From a trained classifier to a whole-image classifier (sections 2.3 and 3.2).
+"""Turning a trained classifier into a whole-image classifier (sections 2.3, 3.2).
 
 Of a patch classifier everything in the trunk is copied, and its dense layer too if the
 whole-image model has one (the heatmap designs); the new layers on top keep their
@@ -17,7 +17,7 @@ HEAD_PREFIX = "head/"
 
 
 class ConversionReport(NamedTuple):
-    """Where each variable of the two models went.
+    """Account of every variable of the two models.
 
     Attributes:
       source: what the trained classifier is: "patch" or "whole-image".
@@ -78,7 +78,7 @@ def take_over(
 
 
 def _plan(source: Variables, whole: Variables) -> tuple[str, set[str], set[str]]:
-    """What the source is, the names to copy, and those that may be left out."""
+    """Returns the source's kind, the names to copy, and those that may be left out."""
     if any(name.startswith(NEW_LAYERS_PREFIX) for name in source):
         return "whole-image", set(whole), set()
     wanted = {name for name in whole if not name.startswith(NEW_LAYERS_PREFIX)}
@@ -109,7 +109,7 @@ def _check(
 
 
 def list_problems(problems: Mapping[str, list[str]], limit: int = 5) -> str:
-    """How many names each problem has, and the first of them; empty without any."""
+    """Returns each problem's number of names and the first of them; "" without any."""
     return "; ".join(
         f"{len(names)} {problem} ({list_names(names, limit)})"
         for problem, names in problems.items()
@@ -118,7 +118,7 @@ def list_problems(problems: Mapping[str, list[str]], limit: int = 5) -> str:
 
 
 def list_names(names: list[str], limit: int = 5) -> str:
-    """The first names, and how many more there are."""
+    """Returns the first names, and the number of the others."""
     more = [f"and {len(names) - limit} more"] if len(names) > limit else []
     return ", ".join(names[:limit] + more)
 

@@ -1,4 +1,4 @@
-"""What scoring must know of a model before it is loaded: `model.json` of its run.
+"""Facts that scoring needs before it loads a model: `model.json` of its run.
 
 Without JAX, so that the first images are read while it is being imported.
 """
@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.images.grid import Grid
 
@@ -18,7 +18,7 @@ _MAX_SIDE = 1 << 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a model's images must be like, and what its outputs mean.
+    """Preparation of a model's images, and meaning of its outputs.
 
     Attributes:
       task: "whole" or "patch".
@@ -51,7 +51,7 @@ class Description:
 def save_description(directory: Path, description: Description) -> None:
     """Writes `model.json`."""
     values = dataclasses.asdict(description)
-    workdirs.write_json(directory / DESCRIPTION_FILE, values)
+    run_directory.write_json(directory / DESCRIPTION_FILE, values)
 
 
 def load_description(directory: Path) -> Description:
@@ -68,7 +68,7 @@ def load_description(directory: Path) -> Description:
             "prepared; copy it back from where the run was made (a run that trains no "
             "network keeps none)"
         )
-    values = workdirs.read_json(path)
+    values = run_directory.read_json(path)
     names = {field.name for field in dataclasses.fields(Description)}
     if set(values) != names:
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(names))}")
@@ -85,27 +85,27 @@ def load_description(directory: Path) -> Description:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration of a finished run.
+    """Reads the configuration of a finished run.
 
     Raises:
       UserError: the directory is no run's, or its run is unfinished.
     """
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give a run's directory")
-    if not (directory / workdirs.CONFIG_FILE).is_file():
+    if not (directory / run_directory.CONFIG_FILE).is_file():
         raise UserError(
-            f"{directory} holds no model (no {workdirs.CONFIG_FILE}); give the "
+            f"{directory} holds no model (no {run_directory.CONFIG_FILE}); give the "
             "directory of a finished run, such as runs/demo"
         )
-    config = workdirs.read_json(directory / workdirs.CONFIG_FILE)
+    config = run_directory.read_json(directory / run_directory.CONFIG_FILE)
     if not isinstance(config.get("model"), dict):
         raise UserError(
-            f"{directory / workdirs.CONFIG_FILE} is of no run of this program"
+            f"{directory / run_directory.CONFIG_FILE} is of no run of this program"
         )
-    if not (directory / workdirs.METRICS_FILE).exists():
+    if not (directory / run_directory.METRICS_FILE).exists():
         raise UserError(
-            f"{directory} holds no finished run (no {workdirs.METRICS_FILE}); finish "
-            "it by giving its training command again"
+            f"{directory} holds no finished run (no {run_directory.METRICS_FILE}); "
+            "finish it by giving its training command again"
         )
     return config
 

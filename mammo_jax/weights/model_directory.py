@@ -1,4 +1,4 @@
-"""A finished run's directory as a model: all that is needed to score images.
+"""Model of a finished run's directory: all that is needed to score images.
 
 Four files of it are the model: `config.json`, `model.json` (see
 `mammo_jax.weights.model_description`), `model.safetensors` and `metrics.json`. Scoring
@@ -35,7 +35,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A trained model.
+    """Trained model.
 
     Attributes:
       directory: of its run.
@@ -100,7 +100,7 @@ def save_variables(
 def load_variables(
     directory: Path,
 ) -> tuple[Any, variables.Variables, variables.Variables]:
-    """Structure, parameters and statistics of a finished run's best epoch.
+    """Reads structure, parameters and statistics of a finished run's best epoch.
 
     Raises:
       UserError: as `load_model`.

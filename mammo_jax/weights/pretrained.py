@@ -41,7 +41,7 @@ from mammo_jax.weights.published import (
 from mammo_jax.weights.weight_files import read_weights, reading, write_weights
 from mammo_jax.weights.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
 
-# Where a trunk's images enter, whose kernel takes up the input's scale.
+# Kernels at which a trunk's images enter, which take up the scale of the input.
 _FIRST_KERNEL = {
     "resnet50": "trunk/conv1/kernel",
     "vgg16": "trunk/block1/conv1/kernel",
@@ -54,7 +54,7 @@ _FORMAT = "mammo_jax trunk 1"
 def trunk_shapes(
     architecture: str, wiring: str, width: float = 1.0
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of every variable of the trunk, by name."""
+    """Returns the shape of every variable of the trunk, by name."""
     fields = {"trunk": architecture, "width": width, "top": {"kind": "patch"}}
     if wiring:
         fields["wiring"] = wiring
@@ -122,7 +122,7 @@ def convert(
 
 
 def _is_floating(value: np.ndarray) -> bool:
-    """Whether the values are floating-point numbers, bfloat16 among them."""
+    """Returns True if the values are floating-point numbers, also bfloat16."""
     return bool(jax.numpy.issubdtype(value.dtype, jax.numpy.floating))
 
 
@@ -179,7 +179,7 @@ def convert_file(
 
 
 def _verify_published(source: Path, published: Published | None) -> Published | None:
-    """The published file that `source` is; None if it has another name."""
+    """Returns the published file that `source` is; None if it has another name."""
     candidates = [p for p in PUBLISHED.values() if p.file_name == source.name]
     if published:
         candidates = [published]
@@ -268,7 +268,7 @@ def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Arra
 
 
 class _Trunk(NamedTuple):
-    """What a file's metadata say of the weights in it."""
+    """Facts about the weights in a file, from its metadata."""
 
     architecture: str
     wiring: str
@@ -298,14 +298,14 @@ def _parse_metadata(metadata: Mapping[str, str], path: Path) -> _Trunk:
 
 
 def _is_std(value: Any) -> bool:
-    """Whether an input's three channels can be divided by it."""
+    """Returns True if an input's three channels can be divided by the value."""
     is_list = isinstance(value, list) and len(value) == 3
     return is_list and all(
         isinstance(number, (int, float)) and 1e-6 < number < 1e6 for number in value
     )
 
 
-# field: how its text is read, and which values are valid.
+# Each field's text is read by the first function, and its value checked by the second.
 _METADATA: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool]]] = {
     "architecture": (str, lambda value: value in SCHEMES),
     "wiring": (str, lambda value: value in ("", *WIRINGS)),
@@ -336,7 +336,7 @@ def put_trunk(
     params: variables.Variables,
     stats: variables.Variables,
 ) -> tuple[variables.Variables, variables.Variables]:
-    """A model's variables with the trunk's replaced by `load_trunk`'s.
+    """Returns a model's variables with the trunk's replaced by `load_trunk`'s.
 
     Raises:
       UserError: the model's trunk is not that of the weights, or of another width.

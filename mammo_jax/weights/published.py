@@ -1,4 +1,4 @@
-"""The weight files that Keras and torchvision publish, and their checksums.
+"""Weight files that Keras and torchvision publish, and their checksums.
 
 Keras states MD5 digests: for the paper's ResNet50 in
 `keras/applications/resnet50.py` of Keras 2.0.8, for the others in
@@ -14,7 +14,7 @@ from mammo_jax.common.errors import UserError
 
 
 class Published(NamedTuple):
-    """A weight file that its authors publish.
+    """Weight file that its authors publish.
 
     Attributes:
       architecture: the trunk.
@@ -31,7 +31,7 @@ class Published(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """The name that the publisher gave the file."""
+        """Name that the publisher gave the file."""
         return self.url.rpartition("/")[2]
 
 
@@ -88,7 +88,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def download_name(architecture: str, wiring: str) -> str:
-    """The key of `PUBLISHED` whose weights fit a trunk."""
+    """Returns the key of `PUBLISHED` whose weights fit a trunk."""
     wanted = (architecture, wiring if architecture == "resnet50" else "")
     return next(
         name
@@ -101,7 +101,7 @@ def verify_checksum(path: Path, *checksums: str) -> str:
     """Compares a file with "ALGORITHM:DIGITS", the digits from the digest's start.
 
     Returns:
-      Which of `checksums` it has.
+      The one of `checksums` that it has.
 
     Raises:
       UserError: the file is damaged or not the published one.
@@ -120,6 +120,6 @@ def verify_checksum(path: Path, *checksums: str) -> str:
 
 
 def file_digest(path: Path, algorithm: str) -> str:
-    """The hexadecimal digest of a file."""
+    """Returns the hexadecimal digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()

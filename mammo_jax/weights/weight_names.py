@@ -1,4 +1,4 @@
-"""How the libraries that publish ImageNet weights name and lay out each one.
+"""Names and layouts of ImageNet weights in the libraries that publish them.
 
 A scheme turns our name of a trunk variable into the name that the library
 gives it. Every scheme covers every variable, so a file can be checked whole.
@@ -14,16 +14,16 @@ from mammo_jax.models.vgg import DEPTHS
 
 
 class Scheme(NamedTuple):
-    """One library's names.
+    """Names and layout of one library.
 
     Attributes:
       title: for messages.
       wiring: of ResNet50 in that library; "" for VGG, which has one wiring.
-      rename: our name to the library's.
-      transpose: whether kernels are stored as (out, in, height, width).
+      rename: returns the library's name for one of ours.
+      transpose: True if kernels are stored as (out, in, height, width).
       ignored: pattern of the names that a trunk has no use for.
-      input_std: what the network's input was divided by, after the mean of
-        ImageNet was subtracted from 0..255.
+      input_std: divisor of the network's input, after the mean of ImageNet was
+        subtracted from 0..255.
     """
 
     title: str
@@ -64,7 +64,7 @@ _TORCH_LEAVES = {
 
 
 def _split(path: str) -> tuple[str, str, str]:
-    """The layer, whether it is a conv or a bn, and the variable's own name."""
+    """Returns the layer, its kind ("conv" or "bn"), and the variable's own name."""
     layer, _, leaf = path.rpartition("/")
     return layer, "bn" if "bn" in layer.rpartition("/")[2] else "conv", leaf
 
@@ -149,78 +149,57 @@ def _torchvision_vgg(depths: tuple[int, ...]) -> Callable[[str], str]:
 _KERAS_TOPS = r"(fc\d+|predictions|avg_pool|flatten.*)/.+"
 _TORCH_TOPS = r"(fc|classifier|pre_logits|head)\..+|.+\.num_batches_tracked|n_averaged"
 
-# architecture: the schemes that its weights come in.
+
+def _keras(title: str, wiring: str, rename: Callable[[str], str]) -> Scheme:
+    return Scheme(title, wiring, rename, False, _KERAS_TOPS, _KERAS_STD)
+
+
+def _torch(title: str, wiring: str, rename: Callable[[str], str]) -> Scheme:
+    return Scheme(title, wiring, rename, True, _TORCH_TOPS, _TORCH_STD)
+
+
+# Schemes that the weights of each architecture come in.
 SCHEMES: dict[str, tuple[Scheme, ...]] = {
     "resnet50": (
-        Scheme(
-            "Keras 2.0 names (res2a_branch2a)",
-            "keras2017",
-            _keras2017_resnet,
-            False,
-            _KERAS_TOPS,
-            _KERAS_STD,
+        _keras("Keras 2.0 names (res2a_branch2a)", "keras2017", _keras2017_resnet),
+        _keras(
+            "keras.applications names (conv2_block1_1_conv)", "keras", _keras_resnet
         ),
-        Scheme(
-            "keras.applications names (conv2_block1_1_conv)",
-            "keras",
-            _keras_resnet,
-            False,
-            _KERAS_TOPS,
-            _KERAS_STD,
-        ),
-        Scheme(
+        _torch(
             "torchvision or timm names (layer1.0.conv1)",
             "torchvision",
             _torchvision_resnet,
-            True,
-            _TORCH_TOPS,
-            _TORCH_STD,
         ),
-        Scheme(
+        _torch(
             "Hugging Face names (resnet.encoder.stages.0)",
             "torchvision",
             _hugging_face_resnet,
-            True,
-            _TORCH_TOPS,
-            _TORCH_STD,
         ),
     ),
 } | {
     name: (
-        Scheme(
-            "Keras names (block1_conv1)",
-            "",
-            _keras_vgg,
-            False,
-            _KERAS_TOPS,
-            _KERAS_STD,
-        ),
-        Scheme(
-            "torchvision or timm names (features.0)",
-            "",
-            _torchvision_vgg(depths),
-            True,
-            _TORCH_TOPS,
-            _TORCH_STD,
-        ),
+        _keras("Keras names (block1_conv1)", "", _keras_vgg),
+        _torch("torchvision or timm names (features.0)", "", _torchvision_vgg(depths)),
     )
     for name, depths in DEPTHS.items()
 }
 
-
-# Of a kernel (out, in, height, width): to (height, width, in, out).
+# Axes that bring a kernel (out, in, height, width) to (height, width, in, out).
 _TRANSPOSED = (2, 3, 1, 0)
 
 
 def to_our_layout(value: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """A weight as our layers keep it: kernels (height, width, in, out), float32."""
+    """Returns a weight as our layers keep it.
+
+    Float32; a kernel is (height, width, in, out).
+    """
     if scheme.transpose and value.ndim == 4:
         value = value.transpose(_TRANSPOSED)
     return np.ascontiguousarray(value, np.float32)
 
 
 def our_shape(value: np.ndarray, scheme: Scheme) -> tuple[int, ...]:
-    """The shape that `to_our_layout` gives, without the work."""
+    """Returns the shape that `to_our_layout` gives, without the work."""
     if scheme.transpose and value.ndim == 4:
         return tuple(value.shape[axis] for axis in _TRANSPOSED)
     return value.shape
