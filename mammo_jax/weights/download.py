@@ -43,7 +43,8 @@ def _fetch(published: Published, path: Path) -> None:
     import pooch  # Late: nothing but a download needs it and its HTTP client.
 
     try:
-        with progress_bar(path.name, unit="B") as bar:
+        # pooch sets the length later; without one, a bar of tqdm has no truth value.
+        with progress_bar(path.name, total=1, unit="B") as bar:
             pooch.retrieve(
                 published.url,
                 known_hash=None,  # torchvision publishes the first digits alone.
