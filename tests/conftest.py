@@ -15,11 +15,23 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
+import jaxtyping
 import pytest
+
+# Annotations are checked at every call, shapes included; before any of it is imported.
+jaxtyping.install_import_hook(
+    ["mammo_jax", "tfds_builders", "paper"], "annotations.checked"
+)
 
 # Compiling takes its time, and not the same time twice.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets values of wrong types through, for tests of what is said of them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

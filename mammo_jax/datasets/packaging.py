@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
@@ -28,6 +28,7 @@ _EXAMPLES_VERSION = 3
 Maker = Callable[[Any, Packing], ViewResult]
 
 
+@runtime_checkable
 class Mapper(Protocol):
     """Way to run a function over tasks, in processes or elsewhere."""
 

@@ -99,7 +99,8 @@ def make_class_map_step(
 
 
 def log_odds(
-    logits: Float[Array, "*positions class"], malignant_classes: Sequence[int]
+    logits: Float[Array | np.ndarray, "*positions class"],
+    malignant_classes: Sequence[int],
 ) -> Float[Array, "*positions"]:
     """Computes the natural logarithm of the malignant classes' odds together."""
     others = [i for i in range(logits.shape[-1]) if i not in malignant_classes]

@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt16
 
 # 16-bit grey levels to the networks' 0..255.
@@ -14,9 +15,9 @@ _STRIPS = 8
 
 
 def network_input(
-    images: UInt16[Array, "batch height width"],
-    pixel_mean: float,
-    channel_shift: Float[Array, "batch 3"] | None = None,
+    images: UInt16[Array | np.ndarray, "batch height width"],
+    pixel_mean: float | Float[Array, ""],
+    channel_shift: Float[Array | np.ndarray, "batch 3"] | None = None,
 ) -> Float[Array, "batch height width 3"]:
     """Makes three channels, each shifted and clipped to the image's range, centred.
 
@@ -50,8 +51,8 @@ def network_input(
 
 
 def _strips(
-    images: UInt16[Array, "batch height width"],
-) -> list[UInt16[Array, "batch height columns"]]:
+    images: UInt16[Array | np.ndarray, "batch height width"],
+) -> list[UInt16[Array | np.ndarray, "batch height columns"]]:
     """Cuts the columns of the images into equal parts.
 
     XLA's CPU compiler compares whole strips several values at a time, and one value

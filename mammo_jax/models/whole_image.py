@@ -28,7 +28,7 @@ _NOTATION = {
 
 
 def parse_block(
-    kind: str, text: str, field: str = "config.model.top.blocks"
+    kind: str, text: object, field: str = "config.model.top.blocks"
 ) -> tuple[tuple[int, ...], int]:
     """Reads the paper's notation: `(channels, repetitions)`.
 

@@ -194,7 +194,7 @@ def _muscle(
     corners: tuple[tuple[float, float], tuple[float, float]],
     x: Float32[np.ndarray, "height width"],
     y: Float32[np.ndarray, "height width"],
-) -> Float32[np.ndarray, "height width"]:
+) -> Float[np.ndarray, "height width"]:
     """A triangle in the upper corner, thicker away from its slightly convex edge."""
     top, wall = corners[0][0], corners[1][1]
     normal = np.hypot(1 / top, 1 / wall)

@@ -189,6 +189,7 @@ def test_a_heatmap_model_refuses_images_of_another_size(size):
         ({"top": {"kind": "vgg", "blocks": ("512x0",)}}, "'512x1'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_configuration_is_refused_by_name(change, message):
     with pytest.raises(UserError, match=message) as caught:
         read_model_config(change)

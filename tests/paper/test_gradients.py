@@ -2,14 +2,17 @@
 
 import itertools
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.models.network_input import network_input
+from mammo_jax.training.state import TrainState
 from paper import gradients
 from paper.gradients import make_gradient_norms
 
@@ -94,7 +97,7 @@ class _Experiment:
     def train_step(self, index):
         def step(state, batch):
             assert batch == state.params
-            return SimpleNamespace(params=state.params + 1, batch_stats=0), 0.0
+            return Mock(spec=TrainState, params=state.params + 1, batch_stats=0), 0.0
 
         return step
 
@@ -105,7 +108,7 @@ class _Experiment:
 def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, every):
     experiment = _Experiment(steps_per_epoch)
     experiment.abstract = {}, {}
-    start = SimpleNamespace(params=0, batch_stats=0)
+    start = Mock(spec=TrainState, params=0, batch_stats=0)
     experiment.initial_state = lambda *arguments: start
     monkeypatch.setattr(gradients, "open_experiment", lambda config: experiment)
     monkeypatch.setattr(gradients, "load_variables", lambda path: (None, {}, {}))
@@ -116,7 +119,7 @@ def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, ev
         "make_gradient_norms",
         lambda graphdef, mean: lambda params, stats, probe: np.array([params, -1.0]),
     )
-    config = SimpleNamespace(init_from="", seed=0)
+    config = ConfigDict({"init_from": "", "seed": 0})
     with StopRequest() as stop:
         curve = gradients._measure(config, stop)
     assert experiment.entered == [(1, 3 * steps_per_epoch)]

@@ -105,6 +105,7 @@ BREAST = make_breast(0)
         (np.full_like(BREAST, 7), 16, "image 0: the image is blank"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_pixels_are_refused_by_what_was_expected(model, pixels, bits, expected):
     with pytest.raises(UserError, match=expected):
         load(model[0])(pixels, bits=bits)

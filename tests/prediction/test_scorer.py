@@ -1,6 +1,7 @@
 """Scores of the command, against the networks called by hand."""
 
 import threading
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_runs import HEIGHT, WIDTH, write_run
 
 from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.prediction.scorer import Scorer
+from mammo_jax.weights.model_directory import LoadedModel
 
 
 def test_scores_are_those_of_the_model(model, folder, tmp_path, capsys):
@@ -118,10 +120,11 @@ def test_a_closed_scorer_compiles_no_further_models(monkeypatch):
         return model
 
     monkeypatch.setattr(Scorer, "_compile", compile_slowly)
-    scorer = Scorer(["first", "second", "third"], 2, tta=False)
+    models = [Mock(spec=LoadedModel) for _ in range(3)]
+    scorer = Scorer(models, 2, tta=False)
     assert begun.wait(60)
     scorer.close()
     go_on.set()
     first, *others = scorer._steps
-    assert first.result() == "first"
+    assert first.result() is models[0]
     assert all(other.cancelled() for other in others)

@@ -80,6 +80,7 @@ def test_stages_of_no_epochs_are_left_out():
         ({"l2": "much"}, "config.stages.stage1: .*'much'; its fields"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_tables_that_cannot_train_are_refused(row, message):
     with pytest.raises(UserError, match=message):
         read_stages({"stage1": {**ROW, **row}})
