@@ -64,7 +64,10 @@ def command(*arguments: object) -> list[str]:
 
 
 def cached_environment(cache: Path) -> dict[str, str]:
-    """The environment of runs that keep what they compile in the folder `cache`."""
+    """Returns the environment of runs that keep what they compile in `cache`.
+
+    It is not that of all tests: a run that is killed may leave half a program there.
+    """
     return {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(cache),

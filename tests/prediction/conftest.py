@@ -31,12 +31,6 @@ def _compiled_once():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path_factory):
-    cache = tmp_path_factory.getbasetemp() / "xla"
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A run's directory, and its network."""
