@@ -36,7 +36,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a few phantoms, packaged as whole images and as patches."""
+    """Builds a few phantoms, packaged as whole images and as patches."""
     from mammo_jax.phantom import write_cbis_ddsm
     from tfds_builders.building import build
 

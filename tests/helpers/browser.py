@@ -21,7 +21,7 @@ _BROWSER_ITSELF = "not an origin"
 
 
 def find_browser() -> str:
-    """The path of a Chromium; skips the test where there is none.
+    """Returns the path of a Chromium; skips the test where there is none.
 
     With MAMMO_JAX_NEEDS_BROWSER in the environment, as where one has been installed
     for the tests, it fails instead.

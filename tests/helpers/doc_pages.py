@@ -33,12 +33,12 @@ class Command(NamedTuple):
 
 
 def name(page: Path) -> str:
-    """The page's path in the repository."""
+    """Path of the page in the repository."""
     return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks in one of some languages; "" is a block without one."""
+    """Returns the fenced blocks in these languages; "" is a block without one."""
     found = _FENCE.findall(page.read_text(encoding="utf-8"))
     return [
         "".join(line.removeprefix(indent) for line in text.splitlines(keepends=True))
@@ -48,24 +48,24 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
+    """Returns the page without its fenced blocks."""
     return _FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def code_spans(page: Path) -> list[str]:
-    """Inline code, each on one line."""
+    """Returns the inline code, each on one line."""
     spans = re.findall(r"`([^`]+)`", _COMMENT.sub("", prose(page)))
     return [" ".join(span.split()) for span in spans]
 
 
 def links(page: Path) -> list[str]:
-    """The targets of links and pictures."""
+    """Returns the targets of links and pictures."""
     text = re.sub(r"`[^`]*`", "", prose(page))
     return re.findall(r"\]\(([^()\s]+)\)", text)
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that GitHub gives the page's headings."""
+    """Returns the names that GitHub gives the page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -74,7 +74,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """The commands in shell blocks and in inline code."""
+    """Returns the commands in shell blocks and in inline code."""
     lines = [
         line
         for block in blocks(page, "bash", "sh", "")

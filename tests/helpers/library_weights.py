@@ -7,7 +7,7 @@ from mammo_jax.weights.pretrained import trunk_shapes
 
 
 def library_weights(architecture, scheme, width=1.0):
-    """Small distinct values under the names and in the layout of a library."""
+    """Draws small distinct values under the names and in the layout of a library."""
     weights = {}
     shapes = trunk_shapes(architecture, scheme.wiring, width)
     for index, (name, shape) in enumerate(shapes.items()):
@@ -18,7 +18,7 @@ def library_weights(architecture, scheme, width=1.0):
 
 
 def write_legacy_keras(weights, path):
-    """As Keras 2 wrote weights: layers in order, their arrays named and ordered."""
+    """Writes weights as Keras 2 did: layers in order, arrays named and ordered."""
     layers = {}
     order = ["kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance"]
     for key, value in weights.items():

@@ -26,13 +26,13 @@ SECRETS = {
 
 @functools.cache
 def make_breast(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Smooth noise of 16 bits, another for each seed."""
+    """Draws smooth noise of 16 bits, another for each seed."""
     noise = np.random.default_rng(seed).integers(0, 60000, (9, 6)).astype(np.uint16)
     return cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def run_predict(*arguments: object) -> int:
-    """The exit code."""
+    """Runs the command and returns its exit code."""
     options = predict.parse_arguments([str(argument) for argument in arguments])
     with pytest.raises(SystemExit) as stop:
         run_command(lambda: predict.main(options))
@@ -41,7 +41,7 @@ def run_predict(*arguments: object) -> int:
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows by their first cell."""
+    """Returns the rows by their first cell."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     table = {next(iter(row.values())): row for row in rows}
@@ -50,13 +50,13 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def read_scores(path: Path) -> dict[str, float]:
-    """The scores of a prediction table by image."""
+    """Returns the scores of a prediction table by image."""
     rows = read_table(path)
     return {name: float(row["malignant_pred"]) for name, row in rows.items()}
 
 
 def by_hand(network, pixels: np.ndarray) -> float:
-    """Squeezed, 16 bits to 0..255, less the mean, three channels, softmax."""
+    """Scores an image: squeezed, 16 bits to 0..255, less the mean, softmax."""
     small = cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     grey = small.astype(np.float32) * np.float32(255 / 65535) - MEAN
     logits = network(np.repeat(grey[None, ..., None], 3, axis=-1), train=False)

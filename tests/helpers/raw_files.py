@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 
 def make_dataset(pixels: np.ndarray, **attributes) -> Dataset:
-    """An uncompressed mammogram of `pixels` (8 or 16 bits, signed or not)."""
+    """Makes an uncompressed mammogram of `pixels` (8 or 16 bits, signed or not)."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

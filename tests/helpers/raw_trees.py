@@ -16,7 +16,7 @@ UID = "1.2.826.0.1.3680043.8.498."
 
 @dataclasses.dataclass
 class Row:
-    """A row of a table; its names and UIDs follow from what it says."""
+    """Row of a table; its names and UIDs follow from what it says."""
 
     patient: int = 1
     side: str = "LEFT"
@@ -37,7 +37,7 @@ class Row:
         return f"{self.image_folder}_{self.number}"
 
     def uid(self, what: str) -> str:
-        """Study or series UID of the image or the ROI."""
+        """Returns the study or series UID of the image or the ROI."""
         text = f"{self.image_folder if 'image' in what else self.roi_folder} {what}"
         return (
             UID
@@ -75,7 +75,7 @@ class Row:
 
 
 def write_tables(root: Path, rows: list[Row]) -> None:
-    """The four tables, with CRLF and the real ones' line break in a cell."""
+    """Writes the four tables, with CRLF and the real ones' line break in a cell."""
     root.mkdir(parents=True, exist_ok=True)
     for (kind, release), name in TABLE_NAMES.items():
         own = {
@@ -109,7 +109,7 @@ def write_tables(root: Path, rows: list[Row]) -> None:
 
 
 def draw_image(seed: int = 0, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
-    """Half an ellipse of noise on black, as a breast lies on film."""
+    """Draws half an ellipse of noise on black, as a breast lies on film."""
     height, width = shape
     breast = np.zeros(shape, np.uint8)
     axes = (int(width * 0.8), int(height * 0.45))
@@ -123,14 +123,14 @@ def draw_mask(
     radius: int = 10,
     shape: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> np.ndarray:
-    """A disc of 255 around (row, column)."""
+    """Draws a disc of 255 around (row, column)."""
     mask = np.zeros(shape, np.uint8)
     cv2.circle(mask, centre[::-1], radius, 255, -1)
     return mask
 
 
 def write_image(root: Path, row: Row, image: np.ndarray, **attributes) -> Path:
-    """The full image of a row, as a current download has it."""
+    """Writes the full image of a row, as a current download has it."""
     folder = root / row.image_folder / "01-01-2017-DDSM-NA-1" / "1.0-full images-1"
     return write_dicom(
         folder / "1-1.dcm",
@@ -144,7 +144,7 @@ def write_image(root: Path, row: Row, image: np.ndarray, **attributes) -> Path:
 def write_roi(
     root: Path, row: Row, mask: np.ndarray, crop: np.ndarray, *, exchanged=False
 ) -> tuple[Path, Path]:
-    """Mask and crop of a row, as its table says or the other way round."""
+    """Writes mask and crop of a row, as its table says or the other way round."""
     folder = root / row.roi_folder / "01-01-2017-DDSM-NA-2" / "1.0-ROI mask images-2"
     attributes = {"PatientID": row.roi_folder, "SeriesInstanceUID": row.uid("series")}
     crop_first = (row.kind == "mass") != exchanged
@@ -155,7 +155,7 @@ def write_roi(
 
 
 def write_tree(root: Path, rows: list[Row]) -> None:
-    """Tables, an image for each view and a mask and crop for each row."""
+    """Writes tables, an image for each view, a mask and a crop for each row."""
     write_tables(root, rows)
     for number, row in enumerate(rows):
         image = draw_image(row.patient)

@@ -16,7 +16,7 @@ MEAN = 30.0
 
 
 def make_config(task: str = "whole", **model: object) -> ConfigDict:
-    """A configuration whose model computes in milliseconds."""
+    """Returns a configuration whose model computes in milliseconds."""
     config = {
         "whole": configuration.whole_config,
         "patch": configuration.patch_config,
@@ -40,7 +40,7 @@ def write_run(
     stretch: bool = False,
     **model: object,
 ):
-    """A finished run in `directory`; returns its model."""
+    """Writes a finished run into `directory`; returns its model."""
     config = make_config(task, **model)
     network = build_model(read_model_config(config.model), seed)
     _, params, stats = variables.split(network)

@@ -35,7 +35,7 @@ _TINY = {
 
 
 def tiny_config(data: Path, **fields: object) -> ConfigDict:
-    """The configuration of a run of a few steps on the phantoms below `data`.
+    """Returns the configuration of a run of a few steps on the phantoms below `data`.
 
     Args:
       data: folder of the packaged phantoms.
@@ -48,7 +48,7 @@ def tiny_config(data: Path, **fields: object) -> ConfigDict:
 
 
 def tiny_run(data: Path, workdir: Path, *more: object) -> tuple[object, ...]:
-    """Arguments of the command for the same."""
+    """Returns the arguments of the command for the same."""
     return (
         "--config=configs/whole_res.py",
         f"--workdir={workdir}",
@@ -59,7 +59,7 @@ def tiny_run(data: Path, workdir: Path, *more: object) -> tuple[object, ...]:
 
 
 def command(*arguments: object) -> list[str]:
-    """The command line of a run."""
+    """Returns the command line of a run."""
     return [sys.executable, "-m", "mammo_jax.main", *map(str, arguments)]
 
 
@@ -90,7 +90,7 @@ def run(
 
 
 def results(workdir: Path) -> dict[str, str]:
-    """What a run must give bit for bit again."""
+    """Returns the contents that a run must give bit for bit again."""
     names = ("metrics.json", "predictions/test.csv", "predictions/validation.csv")
     return {
         f"{part}{name}": (workdir / part / name).read_text()

@@ -1,4 +1,4 @@
-"""How far two networks' features, gradients and statistics are apart."""
+"""Distances between two networks' features, gradients and statistics."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ _UNIT_ENDS = ("_3_bn", "_0_bn", "bn3", "downsample.1")
 
 
 def _random_norm(rng, layer, channels):
-    """Scale, shift, mean and variance that keep units away from the ReLU's kink.
+    """Draws scale, shift, mean and variance that keep units away from the ReLU's kink.
 
     With shifts around 0 so many units sit at the kink that the gradients of a
     random ResNet50 differ by 1 to 4 % between float32 and float64 in PyTorch alone.
