@@ -9,7 +9,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mammo_jax.common.errors import UserError
+
+T = TypeVar("T")
 
 
 def join_processes(coordinator: str | None, processes: int, process: int) -> None:
@@ -89,12 +91,12 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
-def on_mesh(mesh: Mesh | None) -> Callable[[Callable], Callable]:
+def on_mesh(mesh: Mesh | None) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Lets a function that is traced know the axes of the mesh."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(function)
-        def traced(*arguments: Any) -> Any:
+        def traced(*arguments: Any) -> T:
             if mesh is None:
                 return function(*arguments)
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tqdm
 
@@ -22,7 +22,7 @@ def progress(
 def progress_bar(
     description: str,
     *,
-    iterable: Iterable | None = None,
+    iterable: Iterable[Any] | None = None,
     total: int | None = None,
     initial: int = 0,
     unit: str,

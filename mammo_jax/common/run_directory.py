@@ -82,7 +82,8 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
     Tuples become lists, and references the values that they refer to.
     """
-    return json.loads(config.to_json_best_effort())
+    fields: dict[str, Any] = json.loads(config.to_json_best_effort())
+    return fields
 
 
 def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:

@@ -62,12 +62,13 @@ def convolve(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
     kernels = onednn if _onednn_can(x, geometry) else xla_convolution
-    return lax.platform_dependent(
+    y: Array = lax.platform_dependent(
         x,
         kernel,
         cpu=functools.partial(kernels.convolve, geometry=geometry),
         default=functools.partial(xla_convolution.plain, geometry=geometry),
     )
+    return y
 
 
 def _onednn_can(x: Array, geometry: Geometry) -> bool:
@@ -79,7 +80,9 @@ def _onednn_can(x: Array, geometry: Geometry) -> bool:
     return known and alone and min(itertools.chain(*geometry.padding)) >= 0
 
 
-def _forward(x: Array, kernel: Array, geometry: Geometry):
+def _forward(
+    x: Array, kernel: Array, geometry: Geometry
+) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(x, kernel, geometry), (x, kernel)
 
 
@@ -88,15 +91,17 @@ def _backward(
 ) -> tuple[Array, Array]:
     def plain(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         forward = functools.partial(xla_convolution.plain, geometry=geometry)
-        return jax.vjp(forward, x, kernel)[1](gradient)
+        of_x, of_kernel = jax.vjp(forward, x, kernel)[1](gradient)
+        return of_x, of_kernel
 
     kernels = onednn if _onednn_can(kept[0], geometry) else xla_convolution
-    return lax.platform_dependent(
+    of_x, of_kernel = lax.platform_dependent(
         *kept,
         gradient,
         cpu=functools.partial(kernels.gradients, geometry=geometry),
         default=plain,
     )
+    return of_x, of_kernel
 
 
 _convolve.defvjp(_forward, _backward)

@@ -9,7 +9,7 @@ import atexit
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -135,7 +135,7 @@ def register(name: str, function: Function) -> None:
         started yet, that is found when it starts, which then fails.
     """
 
-    def handle(frame_pointer):
+    def handle(frame_pointer: Any) -> Any:
         try:
             frame = frame_pointer.contents
             extension = frame.extension_start

@@ -112,7 +112,7 @@ class Library:
             "primitive_attr_set_scratchpad_mode",
             *(self._attributes, _SCRATCHPAD_OF_CALLER),
         )
-        self._primitives: dict[tuple, _Primitive] = {}
+        self._primitives: dict[tuple[Any, ...], _Primitive] = {}
         # All convolutions work in this memory, as large as the largest needs.
         self._space = np.empty(0, np.uint8)
         # One convolution at a time, since it uses all cores. To hand it to a thread of
@@ -290,7 +290,7 @@ class Library:
         )
 
     def _size(self, layout: c_void_p) -> int:
-        return self._loaded.dnnl_memory_desc_get_size(layout)
+        return int(self._loaded.dnnl_memory_desc_get_size(layout))
 
     def _make(self, name: str, *arguments: object) -> c_void_p:
         made = c_void_p()
@@ -406,9 +406,12 @@ def gradients(
     return of_x, of_kernel.astype(kernel.dtype)
 
 
-def _call(kind: int, geometry: Geometry, shape: Shape, dtype: Any, *arrays: Array):
+def _call(
+    kind: int, geometry: Geometry, shape: Shape, dtype: Any, *arrays: Array
+) -> Array:
     integers = (kind, *geometry.strides, *itertools.chain(*geometry.padding))
     call = jax.ffi.ffi_call(
         _TARGET, jax.ShapeDtypeStruct(shape, dtype), vmap_method="sequential"
     )
-    return call(*arrays, integers=np.array(integers, np.int64))
+    result: Array = call(*arrays, integers=np.array(integers, np.int64))
+    return result

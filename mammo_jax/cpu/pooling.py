@@ -36,14 +36,17 @@ def max_pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    return lax.platform_dependent(
+    largest: Array = lax.platform_dependent(
         x,
         cpu=lambda x: functools.reduce(jnp.maximum, _places(x, size, stride, pads)),
         default=functools.partial(_windowed, size=size, stride=stride, pads=pads),
     )
+    return largest
 
 
-def _forward(x: Array, size: int, stride: int, pads: Pads):
+def _forward(
+    x: Array, size: int, stride: int, pads: Pads
+) -> tuple[Array, tuple[Array, Array]]:
     y = _max_pool(x, size, stride, pads)
     number = jnp.uint8 if size**2 <= 256 else jnp.int32
     first = lax.platform_dependent(
@@ -61,7 +64,8 @@ def _backward(
     def windowed(x: Array, first: Array, gradient: Array) -> Array:
         del first
         pool = functools.partial(_windowed, size=size, stride=stride, pads=pads)
-        return jax.vjp(pool, x)[1](gradient)[0]
+        of_x: Array = jax.vjp(pool, x)[1](gradient)[0]
+        return of_x
 
     def compared(x: Array, first: Array, gradient: Array) -> Array:
         return _gradient(x.shape, first, gradient, size, stride, pads)

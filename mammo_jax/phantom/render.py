@@ -24,6 +24,7 @@ def to_film(
     height, width = attenuation.shape
     # The film's characteristic curve; fog is subtracted, as the digitiser did.
     middle, slope = generator.uniform(0.62, 0.74), generator.uniform(0.19, 0.24)
+    film: Float32[np.ndarray, "height width"]
     film = np.multiply(attenuation, -1 / slope)
     film += middle / slope
     np.exp(film, out=film)
@@ -56,6 +57,7 @@ def to_digital(
     height, width = attenuation.shape
     middle, slope = generator.uniform(0.55, 0.65), generator.uniform(0.22, 0.28)
     breast = attenuation > 0.03
+    image: Float32[np.ndarray, "height width"]
     image = np.multiply(attenuation, -1 / slope)
     image += middle / slope
     np.exp(image, out=image)
