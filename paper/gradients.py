@@ -122,7 +122,7 @@ def measure_all(plan: Sequence[PlannedRun], setting: Setting) -> None:
         for config, path in progress(left, "gradients", unit="training"):
             curve = dataclasses.asdict(_measure(config, stop))
             # Otherwise all designs' compiled steps would stay in memory.
-            jax.clear_caches()  # type: ignore[no-untyped-call]
+            jax.clear_caches()
             path.parent.mkdir(parents=True, exist_ok=True)
             curve["config"] = run_directory.as_json(config)
             run_directory.write_json(path, curve)
@@ -211,9 +211,10 @@ def make_gradient_norms(graphdef: Any, pixel_mean: float) -> GradientNorms:
 
         def loss(features: Array) -> Array:
             logits = model.classify(features, False)
-            return optax.softmax_cross_entropy_with_integer_labels(
+            losses: Array = optax.softmax_cross_entropy_with_integer_labels(
                 logits, batch["label"]
-            ).sum()
+            )
+            return losses.sum()
 
         gradient = jax.grad(loss)(features.astype(jnp.float32))
         return jnp.asarray(jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3))))

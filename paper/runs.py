@@ -284,7 +284,7 @@ def _timed(run: PlannedRun, train: Train) -> None:
         train(run.config, run.directory)
     finally:
         # Otherwise a hundred runs' compiled steps would stay in memory.
-        jax.clear_caches()  # type: ignore[no-untyped-call]
+        jax.clear_caches()
         seconds = round(before + time.perf_counter() - start, 1)
         path = _seconds_file(run.directory)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ _max_pool.defvjp(_forward, _backward)
 
 
 def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    return lax.reduce_window(
+    largest: Array = lax.reduce_window(
         x,
         -jnp.inf,
         lax.max,
@@ -85,6 +85,7 @@ def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
         (1, stride, stride, 1),
         ((0, 0), *pads, (0, 0)),
     )
+    return largest
 
 
 def _places(x: Array, size: int, stride: int, pads: Pads) -> Iterator[Array]:

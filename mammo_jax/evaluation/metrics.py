@@ -138,7 +138,8 @@ def _newcombe(value: float, positives: float, negatives: float) -> Estimate:
         mean = (positives + negatives) / 2
         spread = 2 * mean - 1 - (3 * mean - 3) / ((2 - area) * (1 + area))
         variance = area * (1 - area) * spread / (positives * negatives)
-        return (value - area) ** 2 - scipy.stats.norm.isf(_TAIL) ** 2 * variance
+        reach = float(scipy.stats.norm.isf(_TAIL)) ** 2
+        return (value - area) ** 2 - reach * variance
 
     # An area of exactly 0 or 1 has no width, and would be an end of its own.
     inside = min(max(value, _LEAST_DEVIATION), 1 - _LEAST_DEVIATION)

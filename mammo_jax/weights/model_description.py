@@ -5,6 +5,7 @@ Without JAX, so that the first images are read while it is being imported.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _is_list_of(kind: type, value: Any) -> bool:
     return isinstance(value, list) and value != [] and {*map(type, value)} == {kind}
 
 
-_VALID = {
+_VALID: dict[str, Callable[[Any], bool]] = {
     "task": lambda value: value in ("whole", "patch"),
     "dataset": lambda value: isinstance(value, str),
     "class_names": lambda value: _is_list_of(str, value),
