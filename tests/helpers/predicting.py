@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -59,5 +60,6 @@ def by_hand(network, pixels: np.ndarray) -> float:
     """Scores an image: squeezed, 16 bits to 0..255, less the mean, softmax."""
     small = cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     grey = small.astype(np.float32) * np.float32(255 / 65535) - MEAN
-    logits = network(np.repeat(grey[None, ..., None], 3, axis=-1), train=False)
+    images = jnp.asarray(np.repeat(grey[None, ..., None], 3, axis=-1))
+    logits = network(images, train=False)
     return float(scipy.special.softmax(np.asarray(logits)[0])[1])
