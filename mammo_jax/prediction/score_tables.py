@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mammo_jax.common.tables import write_table
 from mammo_jax.evaluation.predictions import COLUMNS
+from mammo_jax.evaluation.subgroups import patient_score
 from mammo_jax.prediction.identity import Identity
 from mammo_jax.prediction.reading import Problem
 
@@ -40,8 +39,9 @@ def write_tables(
     """Writes predictions.csv, breasts.csv, patients.csv, files.csv, problems.csv.
 
     The first three are prediction tables, in the order of the files, with an empty
-    label. A breast's and a patient's score is the mean of their images' scores; the
-    column malignant_max has the highest. Images without laterality are of no breast.
+    label. A breast's score is the mean of its images' scores, a patient's the higher of
+    the two breasts'; the column malignant_max has the highest of all images. Images
+    without laterality are of no breast.
     files.csv and problems.csv alone have paths, which are whatever the files are
     called.
     """
@@ -106,7 +106,7 @@ def _grouped(rows: Sequence[ImageScore], *, by_breast: bool) -> Iterable[list[An
         scores = [row.score for row in members]
         yield [
             f"{case}_{side}" if side else case,
-            f"{np.mean(scores):.9g}",
+            f"{patient_score(scores, [row.laterality for row in members]):.9g}",
             "",
             members[0].identity.patient_id,
             side,
