@@ -166,7 +166,7 @@ CLAIMED_ROWS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What the runs say of a claim.
+    """The runs' answer to a claim.
 
     Attributes:
       text: what is claimed.

@@ -43,7 +43,7 @@ _CONVOLUTIONAL = "all-convolutional"
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What lies between the trunk's last feature map and the loss.
+    """Layers between the trunk's last feature map and the loss.
 
     Attributes:
       trunk: "resnet50" or "vgg16".

@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 Train = Callable[[ConfigDict, Path], Any]
 # The errors of one run: wrong data, a full disk, no memory left.
 _FAILURES = (UserError, OSError, RuntimeError, MemoryError)
-# What lies below the folder of results is named by the plan: results may be moved.
+# The plan names these paths by itself, so that a folder of results may be moved.
 _PATHS = ("init_from", "pretrained")
 _SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Where and at which scale the rows are run.
+    """The place and the scale at which the rows are run.
 
     Attributes:
       preset: name in `scales.SCALES`.

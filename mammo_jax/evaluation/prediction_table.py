@@ -153,7 +153,7 @@ def average_tables(paths: Sequence[Path]) -> PredictionTable:
 
 
 def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """The mean scores of tables of the same images, each table alike.
+    """Averages the scores of tables of the same images, each table alike.
 
     Everything but the scores is the first table's.
 
@@ -171,7 +171,7 @@ def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
 
 
 def align(table: PredictionTable, like: PredictionTable) -> PredictionTable:
-    """The rows of `table` in the order of `like`, matched by image id.
+    """Returns the rows of `table` in the order of `like`, matched by image id.
 
     Raises:
       UserError: they are not of the same images, or differ in an image's label or
@@ -210,7 +210,7 @@ def align(table: PredictionTable, like: PredictionTable) -> PredictionTable:
 
 
 def overlap(test: PredictionTable, validation: PredictionTable) -> str:
-    """What the tables share, in words; empty where nothing may be chosen wrongly.
+    """Says what the tables share; empty where nothing may be chosen wrongly.
 
     Images are compared by id, and patients likewise: the same image may have another
     id in another table, and another view of a patient is no new patient.
@@ -226,7 +226,7 @@ def overlap(test: PredictionTable, validation: PredictionTable) -> str:
 
 
 def take(table: PredictionTable, rows: Sequence[int]) -> PredictionTable:
-    """The table of the given rows, in that order."""
+    """Returns the table of the given rows, in that order."""
     columns: dict[str, Any] = {
         field.name: _pick(getattr(table, field.name), rows)
         for field in dataclasses.fields(table)
@@ -242,6 +242,6 @@ def _pick(column: Any, rows: Sequence[int]) -> Any:
 
 
 def few(ids: Sequence[str]) -> str:
-    """The first few of many ids, and how many more there are."""
+    """Names the first few of many ids, and how many more there are."""
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     return ", ".join(ids[:_SHOWN]) + more

@@ -18,7 +18,7 @@ COLUMNS = (
     "laterality",
     "view",
 )
-# What whole images have besides, for sub-groups; a cell is empty where the data set
+# Whole images have these besides, for sub-groups; a cell is empty where the data set
 # does not say, or the image has no lesion:
 #   breast_density: BI-RADS density, 1 to 4;
 #   abnormality_types: calc, mass or calc;mass, over all lesions of the image;
@@ -29,7 +29,7 @@ DETAIL_COLUMNS = ("breast_density", "abnormality_types", "lesion_size")
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What is known of whole images for sub-groups; see `DETAIL_COLUMNS`.
+    """The attributes of whole images for sub-groups; see `DETAIL_COLUMNS`.
 
     Attributes:
       breast_densities: 1..4, 0 where unknown.
@@ -44,7 +44,7 @@ class Details:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model said of every image of a split.
+    """A model's answers to every image of a split.
 
     Attributes:
       image_ids: one for each image.

@@ -214,9 +214,9 @@ def _calibration(figures: Figures) -> Section:
         slope, intercept = line["slope"], line["intercept"]
         kinds["calibrated"] = found["calibrated"]
         text = [
-            f"Calibrated log-odds are {slope:.3f} times the score's {intercept:+.3f}, "
-            "fitted on validation: with a slope below 1 the scores were too sure. The "
-            "order of the images, and so the AUC, stays as it is.",
+            "The log-odds of the scores were put on a straight line that was fitted on "
+            f"validation: slope {slope:.3f} (below 1 the scores were too sure), "
+            f"intercept {intercept:.3f}. The order of the images stays, and the AUC.",
             _PRIOR,
         ]
     elif "validation" in figures:
