@@ -79,7 +79,8 @@ def output_sizes(
                 layer.__class__ = _recording(
                     type(layer), "/".join(map(str, path)), sizes
                 )
-        return copy.slide(images, window) if window else copy(images, False)
+        output: Array = copy.slide(images, window) if window else copy(images, False)
+        return output
 
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     jax.eval_shape(forward, params, stats, images)
@@ -89,7 +90,7 @@ def output_sizes(
 def _recording(kind: Any, name: str, sizes: dict[str, tuple[int, ...]]) -> Any:
     """Makes the class of one layer that also notes the size of its output."""
 
-    class Recorded(kind):
+    class Recorded(kind):  # type: ignore[misc]
         def __call__(self, *arguments: Any) -> Array:
             output: Array = super().__call__(*arguments)
             sizes[name] = output.shape[1:]

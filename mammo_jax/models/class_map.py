@@ -55,14 +55,14 @@ def make_class_map_step(
     flips: Sequence[tuple[int, ...]],
     at_once: bool,
 ) -> ClassMapStep:
-    """Builds the step from whole images to scores and maps; not jitted.
+    """Makes the step from whole images to scores and maps; it is not jitted.
 
     Args:
-      graphdef: the model without its variables.
+      graphdef: structure of the model.
       window: side of the window that a patch classifier is slid with, in the trunk's
         positions; None for a model that has none.
-      pixel_mean: that the model was trained with, on the scale 0..255.
-      malignant_classes: of the model's outputs.
+      pixel_mean: mean that the model was trained with, on the scale 0..255.
+      malignant_classes: indices of the model's outputs that mean malignancy.
       flips: see `mammo_jax.models.flips`; a map of a flipped image lies as the
         flipped image does.
       at_once: see `mammo_jax.models.flips.on_flips`.
@@ -93,7 +93,8 @@ def make_class_map_step(
             )
             return ClassMaps(jax.nn.sigmoid(odds), maps)
 
-        return flipping.on_flips(map_classes, images, flips, at_once=at_once)
+        maps: ClassMaps = flipping.on_flips(map_classes, images, flips, at_once=at_once)
+        return maps
 
     return class_map_step
 
@@ -119,9 +120,8 @@ def strength(
     are malignant.
     """
     if _network(config).maps_patches:
-        scaled: np.ndarray = 1 / (1 + np.exp(-maps))
-        return scaled
-    return np.clip(maps / _CERTAIN, -1, 1)
+        return np.asarray(1 / (1 + np.exp(-maps)))
+    return np.asarray(np.clip(maps / _CERTAIN, -1, 1))
 
 
 @functools.cache
@@ -185,7 +185,8 @@ def project(
         _interpolation(count, map_positions(config, window, size), size, length)
         for count, size, length in zip(position_map.shape, grid, picture, strict=True)
     ]
-    return (weights[0] @ position_map @ weights[1].T).astype(np.float32)
+    laid: np.ndarray = weights[0] @ position_map @ weights[1].T
+    return laid.astype(np.float32)
 
 
 def _interpolation(

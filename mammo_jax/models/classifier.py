@@ -67,16 +67,18 @@ class Classifier(nnx.Module):
         # depend on it.
         self.image_size: tuple[int, int] | None = None
         self.feature_size: tuple[int, int] | None = None
+        # Side of a patch in the trunk's positions, where the layers on top have one.
+        self.window: int | None = None
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch class"]:
-        """Logits, float32.
+        """Computes the logits, float32.
 
         Args:
           images: float32, 0..255 less the training mean.
-          train: normalise by the batch and move the running statistics, unless
-            the configuration freezes them.
+          train: True to normalise by the batch and move the running statistics,
+            unless the configuration freezes them.
 
         Raises:
           UserError: the images are too small for the network, or of another size
@@ -104,11 +106,10 @@ class Classifier(nnx.Module):
     ) -> Float[Array, "batch class"]:
         """Computes the logits from the trunk's features."""
 
-    @abc.abstractmethod
     def class_map(
         self, images: Float[Array, "batch height width 3"], window: int | None
     ) -> ClassLogits:
-        """Computes the logits at every position of whole images.
+        """Computes the logits of whole images, and those at every position.
 
         Args:
           images: as of `__call__`.
@@ -118,10 +119,27 @@ class Classifier(nnx.Module):
         Raises:
           UserError: the images are smaller than a patch.
         """
+        at_positions = self.slide(images, self._own(window))
+        return ClassLogits(self.read(at_positions, False), at_positions)
 
-    @abc.abstractmethod
     def windows(self, window: int | None) -> tuple[Window, ...]:
         """Lists the layers below a class map that are not centred or have a stride."""
+        return (*self.trunk.windows(), Window(self._own(window), 1))
+
+    def _own(self, window: int | None) -> int:
+        """Returns the heatmap's window, or else the one that is given."""
+        if (found := self.window or window) is None:
+            raise ValueError("a patch classifier is slid with a window; none is given")
+        return found
+
+    def read(
+        self, heatmap: Float[Array, "batch rows columns class"], train: bool
+    ) -> Float[Array, "batch class2"] | None:
+        """Computes the image's logits from the patch classes' at every position.
+
+        A patch classifier has none of a whole image.
+        """
+        return None
 
     def slide(
         self, images: Float[Array, "batch height width 3"], window: int
@@ -145,7 +163,7 @@ class Classifier(nnx.Module):
 
 
 def _rows_together(features: Array) -> Array:
-    """On a mesh of devices, ends the spreading of an image's rows over them.
+    """Ends the spreading of an image's rows over a mesh's devices.
 
     The trunk holds nearly all of the memory and of the work. After it an image is a
     few rows, and XLA (jaxlib 0.10.2) doubles gradients of strided convolutions where
@@ -154,7 +172,8 @@ def _rows_together(features: Array) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if "spatial" not in mesh.axis_names:
         return features
-    return jax.lax.with_sharding_constraint(features, PartitionSpec("data"))
+    whole: Array = jax.lax.with_sharding_constraint(features, PartitionSpec("data"))
+    return whole
 
 
 class PatchClassifier(Classifier):
@@ -169,18 +188,6 @@ class PatchClassifier(Classifier):
     ) -> Float[Array, "batch class"]:
         """Computes the logits of the patch classes."""
         return self.head(global_average(features))
-
-    def class_map(
-        self, images: Float[Array, "batch height width 3"], window: int | None
-    ) -> ClassLogits:
-        """Slides the classifier over whole images."""
-        assert window is not None
-        return ClassLogits(None, self.slide(images, window))
-
-    def windows(self, window: int | None) -> tuple[Window, ...]:
-        """Lists the trunk's layers and the slid window."""
-        assert window is not None
-        return (*self.trunk.windows(), Window(window, 1))
 
 
 class WholeImageClassifier(Classifier):
@@ -251,21 +258,14 @@ class HeatmapClassifier(Classifier):
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
         """Computes the logits of the whole-image classes."""
-        return self._read(heatmap.patch_logits(features, self.head, self.window), train)
+        logits = heatmap.patch_logits(features, self.head, self._own(None))
+        return self.read(logits, train)
 
-    def _read(self, logits: Array, train: bool) -> Array:
+    def read(
+        self, logits: Float[Array, "batch rows columns class"], train: bool
+    ) -> Float[Array, "batch class2"]:
+        """Applies the fully connected layers."""
         return self.top(heatmap.ACTIVATIONS[self.activation](logits), train)
-
-    def class_map(
-        self, images: Float[Array, "batch height width 3"], window: int | None
-    ) -> ClassLogits:
-        """Computes the heatmap, and reads it."""
-        logits = self.slide(images, self.window)
-        return ClassLogits(self._read(logits, False), logits)
-
-    def windows(self, window: int | None) -> tuple[Window, ...]:
-        """Lists the trunk's layers and the slid window."""
-        return (*self.trunk.windows(), Window(self.window, 1))
 
 
 _CLASSIFIERS: dict[type[Top], Callable[..., Classifier]] = {
@@ -291,7 +291,9 @@ def build_model(config: ModelConfig, seed: int) -> Classifier:
     """
     graphdef, *undrawn = variables.split(abstract_model(config))
     drawn = jax.tree.map(jnp.asarray, draw_values(config, seed, *undrawn))
-    return variables.merge(graphdef, *drawn)
+    model: Any = variables.merge(graphdef, *drawn)
+    assert isinstance(model, Classifier)
+    return model
 
 
 def abstract_model(config: ModelConfig) -> Classifier:
@@ -300,7 +302,7 @@ def abstract_model(config: ModelConfig) -> Classifier:
 
 
 def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the trunk's features; 1152x896 gives 36x28."""
+    """Computes rows and columns of the trunk's features; 1152x896 gives 36x28."""
     graphdef, params, stats = variables.split(trunk)
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     features = jax.eval_shape(

@@ -38,7 +38,7 @@ def jit_network(function: Callable[..., Any], **options: Any) -> Any:
     It must not be called from another compiled function.
 
     Args:
-      function: what is compiled.
-      **options: of `jax.jit`.
+      function: function of arrays.
+      **options: options of `jax.jit`.
     """
     return jax.jit(function, compiler_options=compiler_options(), **options)

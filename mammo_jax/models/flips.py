@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-# Axes of (batch, height, width, ...) to reverse.
+# The axes of (batch, height, width, ...) that each flip reverses.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
 NO_FLIP: tuple[tuple[int, ...], ...] = ((),)
 
@@ -23,16 +23,16 @@ def on_flips(
     *,
     at_once: bool,
 ) -> Any:
-    """`function` of every flip of the images.
+    """Applies a function to every flip of the images.
 
     Args:
       function: from images to a tree of arrays, each with the batch first, which
         treats every image by itself.
       images: on the network's grid.
       flips: see `FLIPS`.
-      at_once: in one batch of all flips, not one flip after the other: faster on a
-        CPU, where XLA runs convolutions slowly inside a loop, and elsewhere a waste
-        of memory.
+      at_once: True for one batch of all flips, not one flip after the other. That is
+        faster on a CPU, where XLA runs convolutions slowly inside a loop, and
+        elsewhere a waste of memory.
 
     Returns:
       The function's tree, with an axis of flips before the batch.
@@ -55,6 +55,6 @@ def average_over_flips(
     *,
     at_once: bool,
 ) -> Any:
-    """The mean of `function` over the four flips; see `on_flips`."""
+    """Averages a function over the four flips; see `on_flips`."""
     results = on_flips(function, images, FLIPS, at_once=at_once)
     return jax.tree.map(lambda x: x.mean(0), results)

@@ -37,7 +37,7 @@ PARAMETER_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def groups_of(path: str, trunk: str) -> str:
-    """The group of the parameter at `path`, such as trunk/stage5/unit3/bn1/scale.
+    """Finds the group of the parameter at a path such as trunk/stage5/unit3/bn1/scale.
 
     Raises:
       ValueError: no group's pattern matches the path.

@@ -21,17 +21,18 @@ ACTIVATIONS = {"softmax": jax.nn.softmax, "relu": jax.nn.relu}
 def patch_logits(
     features: Float[Array, "batch rows columns channel"], head: nnx.Linear, window: int
 ) -> Float[Array, "batch rows2 columns2 class"]:
-    """The patch classifier's logits at every position of its sliding window.
+    """Computes the patch classifier's logits at every position of its window.
 
     Args:
-      features: the trunk's.
+      features: features of the trunk.
       head: the patch classifier's dense layer.
       window: side of a patch in the trunk's positions; 7 for 224 pixels.
 
     Returns:
       Logits at `rows - window + 1` by `columns - window + 1` positions.
     """
-    pooled = nnx.avg_pool(features.astype(jnp.float32), (window, window))
+    sides = (window, window)
+    pooled = nnx.avg_pool(features.astype(jnp.float32), sides)  # type: ignore[no-untyped-call]
     return head(pooled)
 
 
@@ -74,7 +75,7 @@ class ConnectedTop(nnx.Module):
     def __call__(
         self, heatmap: Float[Array, "batch rows columns class"], train: bool
     ) -> Float[Array, "batch class2"]:
-        """Logits, float32."""
+        """Computes the logits, float32."""
         pooled = self.pool(heatmap)
         flat = pooled.reshape(pooled.shape[0], -1)
         x = jax.nn.relu(self.bn1(self.fc1(flat), train))

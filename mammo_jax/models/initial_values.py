@@ -16,22 +16,20 @@ from jaxtyping import Float
 
 from mammo_jax.models.model_config import ModelConfig
 
-Rule = Callable[[np.random.Generator, tuple[int, ...]], Float[np.ndarray, "..."]]
+Shape = tuple[int, ...]
+Values = Float[np.ndarray, "..."]
+Rule = Callable[[np.random.Generator, Shape], Values]
 # Keras cuts a normal distribution off at two standard deviations.
 _CUT_OFF = 2.0
 
 
-def glorot_uniform(
-    rng: np.random.Generator, shape: tuple[int, ...]
-) -> Float[np.ndarray, "..."]:
+def glorot_uniform(rng: np.random.Generator, shape: Shape) -> Values:
     """Draws evenly from +-sqrt(6 / (fan in + fan out)), Keras's default."""
     limit = np.float32(np.sqrt(6 / sum(_fans(shape))))
     return limit * (2 * rng.random(shape, np.float32) - 1)
 
 
-def he_normal(
-    rng: np.random.Generator, shape: tuple[int, ...]
-) -> Float[np.ndarray, "..."]:
+def he_normal(rng: np.random.Generator, shape: Shape) -> Values:
     """Draws from a normal of variance 2 / fan in, cut off at two deviations.
 
     As Keras 2.0.8 does, which does not make up for the variance that the cut takes
@@ -43,19 +41,17 @@ def he_normal(
     return values * np.float32(np.sqrt(2 / _fans(shape)[0]))
 
 
-def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+def _fans(shape: Shape) -> tuple[int, int]:
     """Counts the inputs and the outputs of a unit."""
     receptive = int(np.prod(shape[:-2]))
     return receptive * shape[-2], receptive * shape[-1]
 
 
-def _zeros(
-    rng: np.random.Generator, shape: tuple[int, ...]
-) -> Float[np.ndarray, "..."]:
+def _zeros(rng: np.random.Generator, shape: Shape) -> Values:
     return np.zeros(shape, np.float32)
 
 
-def _ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+def _ones(rng: np.random.Generator, shape: Shape) -> Values:
     return np.ones(shape, np.float32)
 
 

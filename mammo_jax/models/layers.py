@@ -100,8 +100,8 @@ def make_dense(features_in: int, features_out: int) -> nnx.Linear:
 def global_average(
     x: Float[Array, "batch height width channel"],
 ) -> Float[Array, "batch channel"]:
-    """The mean over all positions, in float32."""
-    return x.astype(jnp.float32).mean(axis=(1, 2))
+    """Averages over all positions, in float32."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
 class Chain(nnx.Module):
@@ -126,14 +126,15 @@ class Chain(nnx.Module):
 def recompute(
     forward: Callable[..., Array], modules: Any, x: Array, train: bool, *, enabled: bool
 ) -> Array:
-    """`forward(modules, x, train)`, computed again in the backward pass.
+    """Calls `forward(modules, x, train)`, and again in the backward pass.
 
     Only `x` is kept until then: less memory for about a third more time. With
     `enabled=False` it is a plain call, which keeps what the backward pass needs.
     """
     if not enabled:
         return forward(modules, x, train)
-    return nnx.remat(lambda modules, x: forward(modules, x, train))(modules, x)
+    y: Array = nnx.remat(lambda modules, x: forward(modules, x, train))(modules, x)
+    return y
 
 
 def map_bands(
@@ -143,7 +144,7 @@ def map_bands(
     bands: int,
     halo: int,
 ) -> Float[Array, "batch height2 width2 channel2"]:
-    """A local function that halves the size, applied to one band of rows at a time.
+    """Applies a local function that halves the size to one band of rows at a time.
 
     Only one band's intermediate values are alive, and the backward pass computes
     them again. The result is that of the whole image, but for rounding.
@@ -174,14 +175,15 @@ def map_bands(
     joined = outputs.swapaxes(0, 1).reshape(
         batch, bands * rows // 2, *outputs.shape[3:]
     )
-    return joined[:, : height // 2]
+    y: Array = joined[:, : height // 2]
+    return y
 
 
 def _with_halo(
     cut: Float[Array, "batch band row *rest"] | Bool[Array, "batch band row *rest"],
     halo: int,
 ) -> Array:
-    """Bands with the neighbours' nearest rows; zeros beyond the first and the last."""
+    """Adds the neighbours' nearest rows to bands; zeros beyond the first and last."""
     beyond = jnp.zeros_like(cut[:, :1, :halo])
     above = jnp.concatenate([beyond, cut[:, :-1, -halo:]], axis=1)
     below = jnp.concatenate([cut[:, 1:, :halo], beyond], axis=1)

@@ -20,16 +20,16 @@ MAX_WIDTH = 16
 _RESIDUAL_DEFAULT = ("512-512-1024x2", "512-512-1024x2")
 
 
-def _blocks(kind: str, first: str, second: str) -> dict:
+def _blocks(kind: str, first: str, second: str) -> dict[str, Any]:
     return {"kind": kind, "blocks": (first, second)}
 
 
-def _heatmap(pool: int, *fc: int) -> dict:
+def _heatmap(pool: int, *fc: int) -> dict[str, Any]:
     return {"kind": "heatmap", "pool": pool, "fc": fc}
 
 
 # name: the keys of `config.top` that make a row of the paper's Table 2 or 3.
-TOPS: dict[str, dict] = {
+TOPS: dict[str, dict[str, Any]] = {
     "patch": {"kind": "patch", "blocks": ()},
     # Table 2, on ResNet50; the second also on VGG16, the paper's hybrid.
     "residual_512-512-2048x1": _blocks("residual", "512-512-2048x1", "512-512-2048x1"),
@@ -51,7 +51,7 @@ TOPS: dict[str, dict] = {
 
 
 def default_model_config() -> ConfigDict:
-    """ResNet50 with two [512-512-1024]x2 blocks, the paper's best single model."""
+    """Returns ResNet50 with two [512-512-1024]x2 blocks, the paper's best model."""
     return ConfigDict(
         {
             "trunk": "resnet50",
@@ -172,14 +172,14 @@ class ModelConfig:
 
 
 class BatchStatistics(NamedTuple):
-    """Which layers normalise by the batch's statistics in training.
+    """The layers that normalise by the batch's statistics in training.
 
     The others use their running statistics in training as in evaluation, and leave
     them as they are.
 
     Attributes:
-      trunk: the layers that may come from ImageNet or from a patch classifier.
-      top: the layers after the trunk.
+      trunk: True if the trunk's layers do.
+      top: True if the layers after the trunk do.
     """
 
     trunk: bool

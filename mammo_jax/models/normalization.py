@@ -20,7 +20,7 @@ class BatchNorm(nnx.Module):
     """Batch normalisation in float32, whatever the dtype around it.
 
     Args:
-      channels: of its input.
+      channels: channels of the input.
       epsilon: added to the variance.
       momentum: share that running statistics keep of themselves at a step.
     """
@@ -51,7 +51,7 @@ class BatchNorm(nnx.Module):
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs."""
+    """The values that the backward pass needs."""
 
     x: Array
     scale: Array
@@ -80,14 +80,14 @@ def _normalize_and_keep(
 def _normalize(
     x: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[Array, Array, Array]:
-    """The normalised batch, its mean and its biased variance; see `_backward`."""
+    """Computes the normalised batch, its mean and biased variance; see `_backward`."""
     return _normalize_and_keep(x, scale, bias, epsilon)[0]
 
 
 def _backward(
     epsilon: float, kept: _Kept, gradients: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """The gradient of the normalised batch; running statistics send none back."""
+    """Computes the gradients; running statistics send none back."""
     del epsilon  # It is part of the deviation.
     x = kept.x.astype(jnp.float32)
     dy = gradients[0].astype(jnp.float32)

@@ -23,14 +23,14 @@ from mammo_jax.models.normalization import BatchNorm
 
 
 class Wiring(NamedTuple):
-    """What the ResNet50 of one library does differently from the others.
+    """The points in which the ResNet50s of the libraries differ.
 
     Attributes:
-      stem_padding: of the 7x7 convolution.
-      pool_padding: of the 3x3 max-pool after it.
+      stem_padding: padding of the 7x7 convolution.
+      pool_padding: padding of the 3x3 max-pool after it.
       strided_conv: which convolution of a unit carries the stride, 1 or 2.
-      use_bias: whether convolutions have a bias.
-      epsilon: of batch normalisation.
+      use_bias: True if convolutions have a bias.
+      epsilon: number that batch normalisation adds to the variance.
       momentum: share of the old running statistics that a step keeps.
     """
 
@@ -75,7 +75,7 @@ class Bottleneck(nnx.Module):
       channels_in: channels of the input.
       filters: channels of the three convolutions.
       stride: 1 or 2; carried by the convolution that the wiring names.
-      project: whether the shortcut is a 1x1 convolution; if not, it keeps every
+      project: True if the shortcut is a 1x1 convolution; if not, it keeps every
         `stride`-th position and `filters[-1]` must equal `channels_in`.
       wiring: see `WIRINGS`.
       dtype: compute dtype.
@@ -151,7 +151,7 @@ def make_residual_block(
     last_stride: int = 1,
     **unit_options: Any,
 ) -> Chain:
-    """`units` bottlenecks; the first has the stride and a projected shortcut."""
+    """Makes `units` bottlenecks; the first has the stride and projects."""
     strides = [stride] + [1] * (units - 1)
     strides[-1] *= last_stride
     blocks: dict[str, nnx.Module] = {}
@@ -222,7 +222,7 @@ class ResNet50(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch rows columns channel"]:
-        """Features at 1/32 of the images' size: 1152x896 gives 36x28x2048."""
+        """Computes features at 1/32 of the images' size: 1152x896 to 36x28x2048."""
         x = recompute(
             self._stem,
             (self.conv1, self.bn1),
@@ -255,5 +255,5 @@ class ResNet50(nnx.Module):
 
 
 def scale_channels(count: int, width: float) -> int:
-    """`count` channels times the width multiplier, at least one."""
+    """Multiplies a number of channels by the width, to at least one."""
     return max(1, round(count * width))

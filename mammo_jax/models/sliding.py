@@ -18,19 +18,21 @@ from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.model_config import HeatmapTop, ModelConfig, PatchTop
 from mammo_jax.models.network_input import network_input
 
+HeatmapStep = Callable[
+    [variables.Variables, variables.Variables, UInt16[Array, "batch height width"]],
+    Float[Array, "batch rows columns class"],
+]
+
 
 def make_heatmap_step(
     config: ModelConfig, window: int, pixel_mean: float
-) -> Callable[
-    [variables.Variables, variables.Variables, UInt16[Array, "batch height width"]],
-    Float[Array, "batch rows columns class"],
-]:
-    """Builds the jitted step from whole images to heatmaps.
+) -> HeatmapStep:
+    """Makes the jitted step from whole images to heatmaps.
 
     Args:
-      config: of a model with a patch classifier's head.
+      config: settings of a model with a patch classifier's head.
       window: side of a patch in the trunk's positions; 7 for 224 pixels.
-      pixel_mean: that the patch classifier was trained with, on the scale 0..255.
+      pixel_mean: mean that the classifier was trained with, on the scale 0..255.
 
     Returns:
       A function from parameters, running statistics and images (uint16) to the
@@ -46,16 +48,13 @@ def make_heatmap_step(
             f"heatmaps need a patch classifier (model.top.kind 'patch' or 'heatmap'); "
             f"this model's top is {config.top.kind!r}"
         )
-    model = abstract_model(config)
-    graphdef = variables.split(model)[0]
+    graphdef = variables.split(abstract_model(config))[0]
 
     def heatmap_step(
-        params: variables.Variables,
-        stats: variables.Variables,
-        images: Array,
+        params: variables.Variables, stats: variables.Variables, images: Array
     ) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
-        inputs = network_input(images, pixel_mean)
-        return jax.nn.softmax(model.slide(inputs, window))
+        return jax.nn.softmax(model.slide(network_input(images, pixel_mean), window))
 
-    return jit_network(heatmap_step)
+    step: HeatmapStep = jit_network(heatmap_step)
+    return step

@@ -6,10 +6,10 @@ weight files and the parameter tables read, and they cost `jax.jit` the least.
 
 from typing import Any
 
-import jax
 from flax import nnx
 
-Variables = dict[str, jax.Array]
+# Path to array; in a model without values, to a `jax.ShapeDtypeStruct`.
+Variables = dict[str, Any]
 
 
 def split(model: nnx.Module) -> tuple[Any, Variables, Variables]:
@@ -28,11 +28,13 @@ def split(model: nnx.Module) -> tuple[Any, Variables, Variables]:
 
 
 def merge(graphdef: Any, params: Variables, stats: Variables) -> nnx.Module:
-    """The model with these values; its own copy, safe inside `jax.grad`."""
-    return nnx.merge(graphdef, _unflatten(params), _unflatten(stats), copy=True)
+    """Puts values into a structure: a copy of its own, safe inside `jax.grad`."""
+    states = _unflatten(params), _unflatten(stats)
+    model: nnx.Module = nnx.merge(graphdef, *states, copy=True)
+    return model
 
 
-def _flatten(state: nnx.State) -> Variables:
+def _flatten(state: Any) -> Variables:
     flat = nnx.to_flat_state(state)
     arrays = {"/".join(map(str, path)): variable.get_value() for path, variable in flat}
     return dict(sorted(arrays.items()))

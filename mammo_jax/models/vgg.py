@@ -82,7 +82,7 @@ class VGGBlock(nnx.Module):
         return recompute(VGGBlock._forward, self, x, train, enabled=self.remat)
 
     def _bands(self, batch: int, height: int, width: int) -> int:
-        """How many bands an activation is recomputed in."""
+        """Counts the bands that an activation is recomputed in."""
         # In an exported model the batch has no number yet, and no gradient follows.
         if self.has_norm or not isinstance(batch, int):
             return 1
@@ -100,7 +100,7 @@ class VGGBlock(nnx.Module):
     def _forward_band(self, x: Array, inside: Array) -> Array:
         for index in range(1, self.depth + 1):
             x = jax.nn.relu(getattr(self, f"conv{index}")(x))
-            # The next convolution's padding, which starts at the image's edge.
+            # Zeros are the next convolution's padding, from the image's edge on.
             x = jnp.where(inside, x, 0)
         return self.pool(x[:, self.depth : -self.depth])
 
@@ -136,7 +136,7 @@ class VGG(Chain):
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch rows columns channel"]:
-        """Features at 1/32 of the images' size: 1152x896 gives 36x28x512."""
+        """Computes features at 1/32 of the images' size: 1152x896 to 36x28x512."""
         return super().__call__(images.astype(self.dtype), train)
 
     def windows(self) -> tuple[Window, ...]:

@@ -121,7 +121,7 @@ class ConvolutionalTop(nnx.Module):
     def __call__(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
-        """Logits, float32; 36x28 features become 18x14 and 9x7 on the way."""
+        """Computes the logits, float32; 36x28 features become 18x14, then 9x7."""
         return self.output(global_average(self._blocks(features, train)))
 
     def _blocks(self, x: Array, train: bool) -> Array:
