@@ -25,7 +25,7 @@ def find_bright_structures(
     breast: Bool[np.ndarray, "height width"],
     patch_size: int,
 ) -> Int[np.ndarray, "structures 2"]:
-    """Centres (row, column) of bright structures in the breast, the brightest first.
+    """Finds centres (row, column) of bright structures, the brightest first.
 
     At most twenty, at least a quarter of a patch from each other; none in a breast of
     one grey.
@@ -52,13 +52,14 @@ def find_bright_structures(
     rows, columns = np.nonzero(peaks)
     order = np.argsort(-contrast[rows, columns], kind="stable")
     found = _keep_apart(np.stack([rows[order], columns[order]], axis=1), reach)
-    return np.minimum(((found + 0.5) / scale).astype(int), [height - 1, width - 1])
+    centres = ((found + 0.5) / scale).astype(int)
+    return np.asarray(np.minimum(centres, [height - 1, width - 1]))
 
 
 def _keep_apart(
     places: Int[np.ndarray, "places 2"], reach: int
 ) -> Int[np.ndarray, "structures 2"]:
-    """The first places that are not within reach of one before: equal peaks touch."""
+    """Keeps the first of places within reach of each other: equal peaks touch."""
     kept = np.zeros((0, 2), int)
     for place in places:
         if len(kept) == _MAX_STRUCTURES:
@@ -73,7 +74,7 @@ def _contrast(
     inside: Bool[np.ndarray, "height width"],
     sigma: float,
 ) -> Float[np.ndarray, "height width"]:
-    """Grey over that of the surrounding, in deviations; averages over the breast."""
+    """Measures grey over that of the surrounding, in deviations, within the breast."""
     weights = inside.astype(np.float32)
 
     def average(sigma: float) -> np.ndarray:

@@ -87,7 +87,7 @@ class Patch:
 
 
 def find_region(mask: Bool[np.ndarray, "height width"]) -> Region | None:
-    """The largest connected part of a mask, holes filled; None for an empty mask."""
+    """Finds the largest connected part of a mask, holes filled; None if it is empty."""
     contours, _ = cv2.findContours(
         mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
     )
@@ -109,7 +109,7 @@ def find_region(mask: Bool[np.ndarray, "height width"]) -> Region | None:
 def find_breast(
     image: UInt16[np.ndarray, "height width"],
 ) -> Bool[np.ndarray, "height width"]:
-    """The largest connected part brighter than 5 % of the brightest grey.
+    """Finds the largest connected part brighter than 5 % of the brightest grey.
 
     Found at a quarter of the resolution, where film grain no longer tears it apart.
     """
@@ -124,9 +124,10 @@ def find_breast(
     if len(stats) < 2:
         return np.zeros(image.shape, bool)
     breast = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    return cv2.resize(
+    enlarged = cv2.resize(
         breast.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
-    ).astype(bool)
+    )
+    return np.asarray(enlarged != 0)
 
 
 def sample_patches(
@@ -178,7 +179,7 @@ def sample_patches(
 
 
 def make_generator(seed: int, image_id: str) -> np.random.Generator:
-    """The generator of one image: the same in whatever order images are worked on."""
+    """Makes the generator of one image: the same in whatever order they are read."""
     digest = hashlib.sha256(image_id.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
@@ -203,7 +204,7 @@ def cut_patches(
 def overlap_with(
     region: Region, centres: Int[np.ndarray, "n 2"], patch_size: int
 ) -> Float[np.ndarray, " n"]:
-    """The larger of the shared pixels' shares of the region and of the patch."""
+    """Returns the larger of the shares of region and patch that they have in common."""
     shared = _count_in_patches(region.counts, region.box[:2], centres, patch_size)
     return shared / min(region.area, patch_size**2)
 
@@ -214,17 +215,13 @@ def _count_in_patches(
     centres: Int[np.ndarray, "n 2"],
     patch_size: int,
 ) -> Int[np.ndarray, " n"]:
-    """Pixels that an integral image, whose top left is at `corner`, has in patches."""
+    """Counts the pixels of patches in an integral image whose corner is `corner`."""
     first = centres - patch_size // 2 - np.asarray(corner)
     limits = np.asarray(counts.shape) - 1
     top, left = np.clip(first, 0, limits).T
     bottom, right = np.clip(first + patch_size, 0, limits).T
-    return (
-        counts[bottom, right]
-        - counts[top, right]
-        - counts[bottom, left]
-        + counts[top, left]
-    )
+    right_part = counts[bottom, right] - counts[top, right]
+    return np.asarray(right_part - counts[bottom, left] + counts[top, left])
 
 
 def _largest_overlap(
@@ -262,7 +259,7 @@ def _draw_background(
     generator: np.random.Generator,
     structures: Int[np.ndarray, "structures 2"] | None = None,
 ) -> Int[np.ndarray, "n 2"]:
-    """Centres on the breast clear of all lesions; near `structures` if they are given.
+    """Draws centres on the breast clear of all lesions; near `structures` if given.
 
     Fewer than `count`, or none, where there is no room.
     """

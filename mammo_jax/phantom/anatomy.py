@@ -201,4 +201,5 @@ def _muscle(
     within = (1 - x / top - y / wall) / normal
     within = within + 0.012 * np.sin(np.pi * np.clip(y / wall, 0, 1))
     edge = np.clip(within / 0.012 + 0.5, 0, 1)
-    return edge * edge * (3 - 2 * edge) * (0.75 + 0.25 * np.clip(within / 0.15, 0, 1))
+    thick = 0.75 + 0.25 * np.clip(within / 0.15, 0, 1)
+    return np.asarray(edge * edge * (3 - 2 * edge) * thick)

@@ -84,17 +84,17 @@ def _nipple(
     y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(height)
     x, y = (x - shape.nipple[0] + 0.012) / 0.016, (y - shape.nipple[1]) / 0.019
     radius = x**2 + y**2
-    return np.exp(-(radius**2)).astype(np.float32)
+    return np.asarray(np.exp(-(radius**2)), np.float32)
 
 
 def _smoothstep(x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    x = np.asarray(np.clip(x, 0, 1))
+    return np.asarray(x * x * (3 - 2 * x))
 
 
 def _skin(fields: Fields) -> Float32[np.ndarray, "height width"]:
     """A thin layer that follows the outline."""
-    return np.exp(-(((fields.depth - 0.004) / 0.004) ** 2)).astype(np.float32)
+    return np.asarray(np.exp(-(((fields.depth - 0.004) / 0.004) ** 2)), np.float32)
 
 
 def _gland_map(
