@@ -6,6 +6,7 @@ For example
 """
 
 import argparse
+from pathlib import Path
 
 from mammo_jax.common.errors import run_command
 from mammo_jax.phantom import LAYOUTS
@@ -36,11 +37,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Writes the set."""
+    """Writes the set and says what it is."""
     arguments = vars(options).copy()
     del arguments["traceback"]
     write = LAYOUTS[arguments.pop("layout")]
-    write(arguments.pop("out"), **arguments)
+    out = Path(arguments.pop("out")).expanduser()
+    write(out, **arguments)
+    images = sum(1 for _ in out.rglob("*.dcm"))
+    print(
+        f"{out}: phantoms of {options.cases} cases, {images} DICOM files, in the layout"
+        f" of {options.layout}"
+    )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ from mammo_jax.common.errors import UserError
 def prepare(config: ConfigDict) -> None:
     """Makes the configured phantoms and packages them, unless that is done.
 
-    Does nothing for `config.phantom.cases == 0`, when the data is the user's own.
+    Does nothing where the data is the user's own: for `config.phantom.cases == 0`, for
+    other data sets than CBIS-DDSM, whose layout the phantoms have, and in a data folder
+    that holds something and no note of phantoms.
 
     Raises:
       UserError: the data folder holds phantoms of other settings.
     """
     if not config.get("phantom") or not config.phantom.cases:
+        return
+    parts = [config.patch, config] if "patch" in config else [config]
+    if any(not part.data.dataset.startswith("cbis_ddsm/") for part in parts):
         return
     # Imported here: real data is packaged beforehand and training needs no builder.
     from tfds_builders.building import build
@@ -24,6 +29,8 @@ def prepare(config: ConfigDict) -> None:
     data_dir = Path(config.data.data_dir).expanduser()
     raw, settings = data_dir / "raw", config.phantom.to_dict()
     settings_file = data_dir / "phantom.json"
+    if not settings_file.exists() and data_dir.is_dir() and any(data_dir.iterdir()):
+        return
     if not raw.exists():
         from mammo_jax.phantom import write_cbis_ddsm  # Takes a second to import.
 
@@ -35,7 +42,6 @@ def prepare(config: ConfigDict) -> None:
             f"{raw} holds phantoms made with {made_with}, not "
             f"{settings}; choose another folder with --config.data.data_dir=DIR"
         )
-    parts = [config.patch, config] if "patch" in config else [config]
     for part in parts:
         # Left alone where it is built already.
         build(part.data.dataset, manual_dir=raw, data_dir=data_dir)

@@ -27,7 +27,11 @@ def test_writes_a_set_and_shows_progress(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "drawing mammograms" in done.stderr
     assert len(list(out.glob("*.csv"))) == 4
-    assert list(out.rglob("*.dcm"))
+    files = list(out.rglob("*.dcm"))
+    assert done.stdout == (
+        f"{out}: phantoms of 3 cases, {len(files)} DICOM files, in the layout of"
+        " cbis_ddsm\n"
+    )
     assert [path.name for path in out.parent.iterdir()] == ["raw"]
 
 
