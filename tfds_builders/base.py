@@ -15,7 +15,7 @@ from mammo_jax.common.parallel import parallel_map
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.records import PATCH, WHOLE, Field
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Packing, View
+from mammo_jax.datasets.views import Packing, Problems, View
 from mammo_jax.images.grid import Grid
 from tfds_builders.beam_runs import beam_map, beam_records
 from tfds_builders.split_files import list_places, read_records, write_split
@@ -85,8 +85,9 @@ def make_configs(
     ]
 
 
-class MammogramBuilder(  # type: ignore[call-arg, misc]  # TFDS has no types
-    tfds.core.GeneratorBasedBuilder, skip_registration=True
+class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
+    tfds.core.GeneratorBasedBuilder,  # type: ignore[misc]
+    skip_registration=True,
 ):
     """A builder whose subclasses say which views there are and how to read one."""
 
@@ -120,8 +121,10 @@ class MammogramBuilder(  # type: ignore[call-arg, misc]  # TFDS has no types
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     @abc.abstractmethod
-    def plan(self, manual_dir: Path) -> Mapping[str, Sequence[View]]:
-        """Plans the views of each split."""
+    def plan(
+        self, manual_dir: Path, problems: Problems
+    ) -> Mapping[str, Sequence[View]]:
+        """Plans the views of each split; adds to `problems` what it leaves out."""
 
     @classmethod
     @abc.abstractmethod
@@ -154,19 +157,21 @@ class MammogramBuilder(  # type: ignore[call-arg, misc]  # TFDS has no types
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Any]:
         config = self.builder_config
+        problems: Problems = []
         finished = packaging.process_views(
-            self.plan(Path(dl_manager.manual_dir)),
+            self.plan(Path(dl_manager.manual_dir), problems),
             type(self).make_examples,
             config.packing,
             self.work_dir,
             self._mapper(),
         )
-        packaging.write_problems(Path(self.data_dir, "problems.csv"), finished.problems)
+        problems += finished.problems
+        packaging.write_problems(Path(self.data_dir, "problems.csv"), problems)
         self.info.metadata.update(
             pixel_mean=finished.pixel_mean,
             pixel_mean_of=finished.pixel_mean_of,
             repairs=finished.repairs,
-            problems=len(finished.problems),
+            problems=len(problems),
             config={
                 "grid": config.packing.to_json(),
                 "split_seed": config.split_seed,
@@ -195,7 +200,10 @@ class MammogramBuilder(  # type: ignore[call-arg, misc]  # TFDS has no types
         download_config: tfds.download.DownloadConfig,
     ) -> Sequence[tfds.core.SplitInfo]:
         if self._beam_options is not None:
-            return super()._generate_splits(dl_manager, download_config)
+            splits: Sequence[tfds.core.SplitInfo] = super()._generate_splits(
+                dl_manager, download_config
+            )
+            return splits
         return [
             write_split(
                 split,

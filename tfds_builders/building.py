@@ -64,6 +64,8 @@ def build(
         no Apache Beam.
     """
     module, config = _find_builder(name)
+    # Shells leave a tilde behind `--data_dir=` as it is.
+    manual_dir, data_dir = (Path(p).expanduser() for p in (manual_dir, data_dir))
     builder = module.Builder(
         config=config,
         data_dir=str(data_dir),
@@ -73,14 +75,14 @@ def build(
     # TFDS writes beside and renames: a folder with this file is whole.
     if Path(builder.data_dir, "dataset_info.json").exists():
         return _report(builder, was_there=True)
-    if not Path(manual_dir).is_dir():
+    if not manual_dir.is_dir():
         raise UserError(
             f"{manual_dir}: no such folder; --manual_dir names the folder with the raw"
             " files"
         )
     pipeline_options = None if beam_options is None else make_beam_options(beam_options)
     with _only_build(builder.work_dir.parent):
-        _prepare(builder, Path(manual_dir), pipeline_options)
+        _prepare(builder, manual_dir, pipeline_options)
     return _report(builder, was_there=False)
 
 
@@ -93,7 +95,7 @@ def take_inventory(name: str, manual_dir: str | Path) -> dict[str, Any]:
     module, config = _find_builder(name)
     builder = module.Builder
     inventory: dict[str, Any] = builder.take_inventory(
-        Path(manual_dir), builder.builder_configs[config]
+        Path(manual_dir).expanduser(), builder.builder_configs[config]
     )
     return inventory
 

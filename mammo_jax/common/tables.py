@@ -1,6 +1,8 @@
 """CSV tables, each cell checked; whatever is wrong names the row and the column."""
 
+import contextlib
 import csv
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from mammo_jax.common.files import replace_file
 MAX_BYTES = 256 << 20
 MAX_ROWS = 1_000_000
 _SHOWN = 40
+_DELIMITERS = (",", ";", "\t")
 
 
 class Column(NamedTuple):
@@ -45,19 +48,50 @@ def text_column(pattern: str, *, needed: bool = True) -> Column:
     return Column(parse, expected, needed)
 
 
-def read_cells(
-    path: Path, *, remedy: str, delimiter: str = ","
-) -> tuple[list[str], list[list[str]]]:
-    """Reads a table's first row and the others as they stand, cells not stripped.
+def word_column(words: Mapping[str, Any], expected: str) -> Column:
+    """Describes cells that hold one of some words, in small or capital letters."""
+    return Column(lambda cell: words[cell.upper()], expected)
+
+
+LABEL = word_column(
+    {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "FALSE": 0, "TRUE": 1}, "0 or 1"
+)
+LATERALITY = word_column(
+    {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}, "LEFT or RIGHT"
+)
+
+
+class OddRow(NamedTuple):
+    """A row that cannot be understood.
+
+    Attributes:
+      number: number of the row; the header is row 1.
+      reason: what is wrong with it.
+      cells: its cells by the columns' names, as far as there are any.
+    """
+
+    number: int
+    reason: str
+    cells: Mapping[str, str]
+
+
+def read_cells(path: Path, *, remedy: str) -> tuple[list[str], list[list[str]]]:
+    """Reads the first row and the others as they stand in a table, cells not stripped.
 
     Args:
-      path: the table, in UTF-8.
-      remedy: advice for a missing table.
-      delimiter: character between cells.
+      path: the table, in UTF-8, or in UTF-16 with its mark; between the cells are
+        commas, semicolons or tabulators, whichever the first row has most of.
+      remedy: what to do if it is missing.
 
     Raises:
       UserError: the table is missing, too large or not such text.
     """
+    header, rows, _ = _read(path, remedy)
+    return header, rows
+
+
+def _read(path: Path, remedy: str) -> tuple[list[str], list[list[str]], str]:
+    """Reads a table; returns its header, the other rows, and the delimiter."""
     if not path.is_file():
         raise UserError(f"{path}: no such table; {remedy}")
     if path.stat().st_size > MAX_BYTES:
@@ -66,18 +100,24 @@ def read_cells(
             "images"
         )
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+        with path.open("rb") as binary:
+            is_utf16 = binary.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        encoding = "utf-16" if is_utf16 else "utf-8-sig"
+        with path.open(newline="", encoding=encoding) as file:
+            first = file.readline()
+            delimiter = max(_DELIMITERS, key=first.count)
+            lines = itertools.chain([first] if first else [], file)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             rows = list(_bounded(path, reader))
         if not rows:
             raise csv.Error("it is empty")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeError, csv.Error) as error:
         raise UserError(
             f"{path}: not a CSV table in UTF-8 ({error}); save or download it again"
         ) from error
-    return rows[0], rows[1:]
+    return rows[0], rows[1:], delimiter
 
 
 def _bounded(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
@@ -88,7 +128,11 @@ def _bounded(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
 
 
 def read_table(
-    path: Path, columns: Mapping[str, Column], *, remedy: str, delimiter: str = ","
+    path: Path,
+    columns: Mapping[str, Column],
+    *,
+    remedy: str,
+    odd_rows: list[OddRow] | None = None,
 ) -> list[tuple[int, dict[str, Any]]]:
     """Reads the rows that are not empty, each with its number; the header is row 1.
 
@@ -99,17 +143,24 @@ def read_table(
       columns: what is read, by name; capitals and underscores for spaces count as
         the same.
       remedy: see `read_cells`.
-      delimiter: character between cells.
+      odd_rows: gets the rows that cannot be understood; None if they are errors.
 
     Raises:
-      UserError: as `read_cells`; a missing or repeated column, a row of
-        another length, a cell that is not what its column says.
+      UserError: what `read_cells` raises, a missing or repeated column; without
+        `odd_rows` also a row of another length, a cell that is not what its column
+        says.
     """
-    header, lines = read_cells(path, remedy=remedy, delimiter=delimiter)
+    header, lines, delimiter = _read(path, remedy)
     names = [_spelling(cell) for cell in header]
     for name, column in columns.items():
         if column.needed and _spelling(name) not in names:
-            raise UserError(f"{path}: row 1: column {name!r} is missing; {remedy}")
+            # One long cell: something else may stand between the names.
+            alone = header[0] if len(header) == 1 else ""
+            other = re.search(r"\w\s*([^\w\s.-])\s*\w", alone)
+            hint = f" (separated by {other[1]!r}?)" if other else ""
+            raise UserError(
+                f"{path}: row 1: column {name!r} is missing{hint}; {remedy}"
+            )
         if names.count(_spelling(name)) > 1:
             raise UserError(f"{path}: row 1: column {name!r} is there twice")
     rows = []
@@ -117,17 +168,23 @@ def read_table(
         cells = [cell.strip() for cell in line]
         if not any(cells):
             continue
-        if len(cells) < len(names) or any(cells[len(names) :]):
-            raise UserError(
-                f"{path}: row {number}: {len(cells)} cells, but the header has "
-                f"{len(names)}"
-            )
         given = dict(zip(names, cells, strict=False))
-        row = {
-            name: _parse(path, number, name, column, given.get(_spelling(name), ""))
-            for name, column in columns.items()
-        }
-        rows.append((number, row))
+        own = {name: given.get(_spelling(name), "") for name in columns}
+        try:
+            if len(cells) < len(names) or any(cells[len(names) :]):
+                raise ValueError(f"{len(cells)} cells, but the header has {len(names)}")
+            row = {
+                name: _parse(name, column, own[name], delimiter)
+                for name, column in columns.items()
+            }
+        except ValueError as error:
+            separator = ": " if len(cells) != len(names) else ", "
+            reason = f"row {number}{separator}{error}"
+            if odd_rows is None:
+                raise UserError(f"{path}: {reason}") from None
+            odd_rows.append(OddRow(number, reason, own))
+        else:
+            rows.append((number, row))
     return rows
 
 
@@ -136,15 +193,17 @@ def _spelling(name: str) -> str:
     return name.strip().lower().replace("_", " ")
 
 
-def _parse(path: Path, number: int, name: str, column: Column, cell: str) -> Any:
-    try:
-        return column.parse(cell)
-    except (ValueError, KeyError):
-        short = cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}..."
-        shown = repr(short) if column.shown else "the cell"
-        raise UserError(
-            f"{path}: row {number}, column {name!r}: {shown} is not {column.expected}"
-        ) from None
+def _parse(name: str, column: Column, cell: str, delimiter: str) -> Any:
+    # Where something else stands between the cells, a comma is a decimal one.
+    spellings = [cell]
+    if delimiter != "," and re.fullmatch(r"[-+]?\d+,\d+(e[-+]?\d+)?", cell.lower()):
+        spellings.append(cell.replace(",", "."))
+    for spelling in spellings:
+        with contextlib.suppress(ValueError, KeyError):
+            return column.parse(spelling)
+    short = cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}..."
+    shown = repr(short) if column.shown else "the cell"
+    raise ValueError(f"column {name!r}: {shown} is not {column.expected}")
 
 
 def write_table(

@@ -40,6 +40,7 @@ def write_contact_sheet(dataset_dir: str | Path, out: str | Path, count: int) ->
     Raises:
       UserError: there is no data set, or `out` cannot be written.
     """
+    dataset_dir, out = (Path(path).expanduser() for path in (dataset_dir, out))
     try:
         builder = tfds.builder_from_directory(dataset_dir)
         sources = {name: builder.as_data_source(name) for name in builder.info.splits}
@@ -68,8 +69,8 @@ def write_contact_sheet(dataset_dir: str | Path, out: str | Path, count: int) ->
         f"<style>{_STYLE}</style>{''.join(parts + sections)}"
     )
     try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(page, encoding="utf-8")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
 

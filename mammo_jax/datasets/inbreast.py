@@ -19,12 +19,13 @@ import numpy as np
 from jaxtyping import Float
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.tables import read_table, text_column
+from mammo_jax.common.tables import OddRow, read_table, text_column
 from mammo_jax.datasets.polygons import parse_points, polygon_regions
 from mammo_jax.datasets.sampling import Region
 from mammo_jax.datasets.splits import hold_out, label_patients
 from mammo_jax.datasets.views import (
     Packing,
+    Problems,
     ViewResult,
     check_image,
     count_views,
@@ -105,12 +106,18 @@ class InbreastView:
         return (self.image, self.xml) if self.xml else (self.image,)
 
 
-def read_views(manual_dir: str | Path) -> list[InbreastView]:
+def read_views(
+    manual_dir: str | Path, problems: Problems | None = None
+) -> list[InbreastView]:
     """Reads every image that the table lists, without those of BI-RADS 3.
 
     An image whose file is missing has the path where it was looked for and the
     table's number for a patient code, so that it is reported when it is read. Of
     several files of one number the first is used; the others are reported likewise.
+
+    Args:
+      manual_dir: the download.
+      problems: gets the table's odd rows, which are left out; None if they are errors.
 
     Raises:
       UserError: the table or the images are missing, or the table is malformed.
@@ -121,7 +128,7 @@ def read_views(manual_dir: str | Path) -> list[InbreastView]:
         raise UserError(f"{root}: holds INbreast.csv but no images; add AllDICOMs")
     regions = _group_files(root, _REGIONS_NAME)
     views = []
-    for row in _read_table(root / "INbreast.csv"):
+    for row in _read_table(root / "INbreast.csv", problems):
         if _POSITIVE[row["bi-rads"]] is None:
             continue
         number = row["file name"]
@@ -147,7 +154,10 @@ def read_views(manual_dir: str | Path) -> list[InbreastView]:
 
 
 def plan_splits(
-    manual_dir: str | Path, seed: int, patients: int | None
+    manual_dir: str | Path,
+    seed: int,
+    patients: int | None,
+    problems: Problems | None = None,
 ) -> dict[str, list[InbreastView]]:
     """Draws 70 % of the patients to train, 30 % to validate, stratified by label.
 
@@ -156,11 +166,12 @@ def plan_splits(
       seed: seed of the split and of the subsets.
       patients: train on so many patients only; the smaller subsets are part of the
         larger ones, and the validation set is always the same.
+      problems: see `read_views`.
 
     Raises:
       UserError: what `read_views` raises, or fewer training patients than asked for.
     """
-    views = read_views(manual_dir)
+    views = read_views(manual_dir, problems)
     positive = label_patients((view.patient_id, view.is_malignant) for view in views)
     validation = hold_out(positive, VALIDATION_SHARE, seed)
     training = order_patients(
@@ -197,7 +208,7 @@ def take_inventory(
     Raises:
       UserError: what `plan_splits` raises.
     """
-    rows = list(_read_table(_find_root(Path(manual_dir)) / "INbreast.csv"))
+    rows = list(_read_table(_find_root(Path(manual_dir)) / "INbreast.csv", []))
     return {
         "seed": seed,
         "images": len(rows),
@@ -210,7 +221,7 @@ def take_inventory(
                 "with_regions": sum(bool(view.xml) for view in views),
                 "images_missing": sum(not Path(view.image).is_file() for view in views),
             }
-            for split, views in plan_splits(manual_dir, seed, patients).items()
+            for split, views in plan_splits(manual_dir, seed, patients, []).items()
         },
     }
 
@@ -298,15 +309,20 @@ def _find_root(manual_dir: Path) -> Path:
     )
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
+def _read_table(path: Path, problems: Problems | None) -> list[dict[str, str]]:
+    """Reads the table's rows; odd ones go to `problems`, or are errors without it."""
+    odd_rows: list[OddRow] | None = None if problems is None else []
     rows: dict[str, dict[str, str]] = {}
     for number, row in read_table(
-        path, _COLUMNS, remedy="download INbreast again", delimiter=";"
+        path, _COLUMNS, remedy="download INbreast again", odd_rows=odd_rows
     ):
-        if row["file name"] in rows:
-            raise UserError(
-                f"{path}: row {number}, column 'file name': {row['file name']} is"
-                " listed twice"
-            )
-        rows[row["file name"]] = row
+        if row["file name"] not in rows:
+            rows[row["file name"]] = row
+            continue
+        reason = f"row {number}, column 'file name': {row['file name']} is listed twice"
+        if odd_rows is None:
+            raise UserError(f"{path}: {reason}")
+        odd_rows.append(OddRow(number, reason, {}))
+    if problems is not None:
+        problems += [(f"row {o.number}", str(path), o.reason) for o in odd_rows or ()]
     return list(rows.values())

@@ -8,17 +8,26 @@ or circle in each row. Paths are relative to the folder and must not lead out of
 import collections
 import dataclasses
 import functools
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.tables import read_table, text_column
+from mammo_jax.common.tables import (
+    LABEL,
+    LATERALITY,
+    OddRow,
+    read_table,
+    text_column,
+    word_column,
+)
 from mammo_jax.datasets.labels import PATCH_CLASSES, SPLITS
 from mammo_jax.datasets.polygons import circle_points, parse_points, polygon_regions
 from mammo_jax.datasets.sampling import Region, find_region
 from mammo_jax.datasets.splits import draw_paper_splits, label_patients
 from mammo_jax.datasets.views import (
     Packing,
+    Problems,
     ViewResult,
     check_image,
     count_views,
@@ -35,9 +44,12 @@ _COLUMNS = {
     "patient_id": text_column(r"[A-Za-z0-9._-]{1,64}")._replace(
         expected="1 to 64 letters, digits, dots, underscores or hyphens", shown=False
     ),
-    "laterality": text_column(r"LEFT|RIGHT"),
-    "view": text_column(r"CC|MLO"),
-    "label": text_column(r"0|1"),
+    "laterality": LATERALITY,
+    "view": word_column(
+        {"CC": "CC", "MLO": "MLO"},
+        "CC or MLO, the views that are packaged (some sets write ML for MLO)",
+    ),
+    "label": LABEL,
     "split": text_column("|".join(SPLITS), needed=False),
 }
 _ROI_COLUMNS = {
@@ -56,8 +68,9 @@ class Roi:
 
     Attributes:
       patch_class: "calc_benign" and so on.
-      shape: "mask", "polygon" or "circle".
-      value: the mask's path; "x y; x y; ..."; or "x y radius"; in image pixels.
+      shape: "mask", "polygon" or "circle"; "" for a row that cannot be understood.
+      value: the mask's path; "x y; x y; ..."; or "x y radius"; in image pixels. What
+        is wrong with a row that cannot be understood.
     """
 
     patch_class: str
@@ -97,30 +110,71 @@ class ManifestView:
         return (self.image, *(r.value for r in self.rois if r.shape == "mask"))
 
 
-def read_views(manual_dir: str | Path) -> list[ManifestView]:
+def read_views(
+    manual_dir: str | Path, problems: Problems | None = None
+) -> list[ManifestView]:
     """Reads the rows of the manifest, with their regions.
 
+    A row is odd if a cell cannot be understood, its path leads out of the folder or is
+    in another row too, or it alone lacks a split. A region of an odd row makes its
+    image's regions unknown.
+
+    Args:
+      manual_dir: folder of the tables and the files.
+      problems: gets the odd rows, which are left out; None if they are errors.
+
     Raises:
-      UserError: a table is missing or malformed, a path leads out of the folder, a
-        file is listed twice, or some rows have a split and some have none.
+      UserError: a table is missing or its header is malformed, no row is usable, or a
+        row is odd and `problems` is None.
     """
     root = Path(manual_dir)
+    table = root / MANIFEST
     columns = ", ".join(name for name, column in _COLUMNS.items() if column.needed)
+    odd_rows: list[OddRow] = []
     rows = read_table(
-        root / MANIFEST, _COLUMNS, remedy=f"write one with the columns {columns}"
+        table,
+        _COLUMNS,
+        remedy=f"write one with the columns {columns}",
+        odd_rows=odd_rows,
     )
-    rois = _read_rois(root)
-    images: dict[str, int] = {}
+    odd = [(table, row.number, row.reason) for row in odd_rows]
+    by_image: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for number, row in rows:
+        try:
+            image = _inside(root, row["path"], number)
+        except ValueError as error:
+            odd.append((table, number, str(error)))
+        else:
+            by_image.setdefault(image, []).append((number, row))
+    kept = []
+    have_split = any(row["split"] for _, row in rows)
+    for image, ((first, row), *others) in by_image.items():
+        reasons = []
+        for number, other in others:
+            reason = f"row {number}, column 'path': {row['path']!r} is also in row"
+            odd.append((table, number, f"{reason} {first}"))
+            if other != row:
+                reasons.append(f": row {number} says otherwise of {row['path']!r}")
+        if have_split and not row["split"]:
+            reasons.append(", column 'split': fill it in every row, or in none")
+        odd += [(table, first, f"row {first}{reason}") for reason in reasons]
+        if not reasons:
+            kept.append((image, row))
+    rois = _read_rois(root, by_image, odd)
+    if odd and (problems is None or not kept):
+        path, _, reason = min(odd, key=lambda found: (found[0] != table, found[1]))
+        raise UserError(f"{path}: {reason}")
+    if problems is not None:
+        problems += [(f"row {n}", str(path), reason) for path, n, reason in odd]
+    return _make_views(kept, rois)
+
+
+def _make_views(
+    rows: list[tuple[str, dict[str, Any]]], rois: dict[str, list[Roi]]
+) -> list[ManifestView]:
     counts: collections.Counter[str] = collections.Counter()
     views = []
-    for number, row in rows:
-        image = _inside(root, row["path"], root / MANIFEST, number)
-        if image in images:
-            raise UserError(
-                f"{root / MANIFEST}: row {number}, column 'path': {row['path']!r} is"
-                f" also in row {images[image]}"
-            )
-        images[image] = number
+    for image, row in rows:
         name = f"{row['patient_id']}_{row['laterality']}_{row['view']}"
         counts[name] += 1
         views.append(
@@ -129,43 +183,52 @@ def read_views(manual_dir: str | Path) -> list[ManifestView]:
                 patient_id=row["patient_id"],
                 laterality=row["laterality"],
                 view=row["view"],
-                is_malignant=row["label"] == "1",
+                is_malignant=bool(row["label"]),
                 split=row["split"],
                 image=image,
-                rois=tuple(rois.pop(image, ())),
+                rois=tuple(rois.get(image, ())),
             )
-        )
-    if rois:
-        raise UserError(
-            f"{root / ROIS}: column 'path': {min(rois)} is not in {MANIFEST}"
-        )
-    if len({bool(view.split) for view in views}) > 1:
-        raise UserError(
-            f"{root / MANIFEST}: column 'split': fill it in every row, or in none"
         )
     return views
 
 
-def plan_splits(manual_dir: str | Path, seed: int) -> dict[str, list[ManifestView]]:
+def plan_splits(
+    manual_dir: str | Path, seed: int, problems: Problems | None = None
+) -> dict[str, list[ManifestView]]:
     """Takes the manifest's splits, or draws the paper's by patient: 15 %, then 10 %.
 
+    Args:
+      manual_dir: folder of the tables and the files.
+      seed: seed of the draw.
+      problems: gets the odd rows and the images of patients in two splits, which are
+        left out; None if they are errors.
+
     Raises:
-      UserError: what `read_views` raises, or a patient is in two splits.
+      UserError: what `read_views` raises, or a patient is in two splits and `problems`
+        is None.
     """
-    views = read_views(manual_dir)
+    table = Path(manual_dir) / MANIFEST
+    views = read_views(manual_dir, problems)
     if not views:
-        raise UserError(f"{Path(manual_dir) / MANIFEST}: lists no image")
-    split_of = {view.patient_id: view.split for view in views}
+        raise UserError(f"{table}: lists no image")
+    given: dict[str, set[str]] = {}
+    for view in views:
+        given.setdefault(view.patient_id, set()).add(view.split)
+    split_of = {patient: min(splits) for patient, splits in given.items()}
     if not views[0].split:
         split_of = _draw_splits(views, seed)
     for view in views:
-        if view.split and split_of[view.patient_id] != view.split:
-            raise UserError(
-                f"{Path(manual_dir) / MANIFEST}: patient {view.patient_id} is in two"
-                " splits; keep each patient's images together"
+        if len(given[view.patient_id]) > 1:
+            reason = (
+                f"patient {view.patient_id} is in two splits; keep each patient's"
+                " images together"
             )
+            if problems is None:
+                raise UserError(f"{table}: {reason}")
+            problems.append((view.image_id, view.image, reason))
+            split_of.pop(view.patient_id, None)
     splits = {
-        split: [view for view in views if split_of[view.patient_id] == split]
+        split: [view for view in views if split_of.get(view.patient_id) == split]
         for split in SPLITS
     }
     return {split: found for split, found in splits.items() if found}
@@ -177,6 +240,7 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
     Raises:
       UserError: what `plan_splits` raises.
     """
+    problems: Problems = []
     return {
         "seed": seed,
         "splits": {
@@ -185,8 +249,9 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
                 "rois": sum(len(view.rois) for view in views),
                 "images_missing": sum(not Path(view.image).is_file() for view in views),
             }
-            for split, views in plan_splits(manual_dir, seed).items()
+            for split, views in plan_splits(manual_dir, seed, problems).items()
         },
+        "rows_left_out": len(problems),
     }
 
 
@@ -216,6 +281,8 @@ def _read_roi(
     grid: Grid,
     repairs: collections.Counter[str],
 ) -> list[tuple[str, Region]]:
+    if not roi.shape:
+        raise UserError(roi.value)
     if roi.shape == "mask":
         mask = read_image(roi.value)
         if (mask.rows, mask.columns) != shape:
@@ -232,7 +299,7 @@ def _read_roi(
         except ValueError as error:
             raise UserError(
                 f"{image}: its {roi.shape} {roi.value[:40]!r} is malformed; write"
-                " 'x y; x y; x y' or 'x y radius'"
+                " 'x y; x y; x y' or 'x y radius', with decimal points"
             ) from error
         found = polygon_regions(points, shape, grid.height, grid.width)
     if not found:
@@ -246,35 +313,57 @@ def _draw_splits(views: list[ManifestView], seed: int) -> dict[str, str]:
     return {patient: split for split, found in splits.items() for patient in found}
 
 
-def _read_rois(root: Path) -> dict[str, list[Roi]]:
+def _read_rois(
+    root: Path, images: Collection[str], odd: list[tuple[Path, int, str]]
+) -> dict[str, list[Roi]]:
+    """Reads the regions of each image; odd rows are added to `odd`."""
     path = root / ROIS
     rois: dict[str, list[Roi]] = {}
     if not path.exists():
         return rois
-    for number, row in read_table(path, _ROI_COLUMNS, remedy="write one"):
+    odd_rows: list[OddRow] = []
+    rows = read_table(path, _ROI_COLUMNS, remedy="write one", odd_rows=odd_rows)
+    found: list[tuple[int, Mapping[str, str], str]] = [
+        *((number, row, "") for number, row in rows),
+        *((row.number, row.cells, row.reason) for row in odd_rows),
+    ]
+    for number, row, reason in sorted(found, key=lambda row: row[0]):
         given = [shape for shape in _SHAPES if row[shape]]
-        if len(given) != 1:
-            raise UserError(
-                f"{path}: row {number}: give one of {', '.join(_SHAPES)}, not"
-                f" {len(given)}"
-            )
-        (shape,) = given
-        value = row[shape]
-        if shape == "mask":
-            value = _inside(root, value, path, number)
-        image = _inside(root, row["path"], path, number)
-        rois.setdefault(image, []).append(Roi(row["class"], shape, value))
+        if not reason and len(given) != 1:
+            shapes = ", ".join(_SHAPES)
+            reason = f"row {number}: give one of {shapes}, not {len(given)}"
+        image = ""
+        try:
+            image = _inside(root, row["path"], number)
+            if not reason and given == ["mask"]:
+                row = {**row, "mask": _inside(root, row["mask"], number)}
+        except ValueError as error:
+            reason = reason or str(error)
+        if image not in images:
+            where = f"row {number}, column 'path'"
+            reason = reason or f"{where}: {image} is not in {MANIFEST}"
+        if reason:
+            odd.append((path, number, reason))
+            roi = Roi("", "", f"{path}: {reason}")
+        else:
+            roi = Roi(row["class"], given[0], row[given[0]])
+        rois.setdefault(image, []).append(roi)
     return rois
 
 
-def _inside(root: Path, text: str, table: Path, number: int) -> str:
-    """Returns the path of a cell; refuses it if it leads out of the folder."""
+def _inside(root: Path, text: str, number: int) -> str:
+    r"""Returns the path of a cell; a backslash is Windows' separator if it must be.
+
+    Raises:
+      ValueError: it leads out of the folder.
+    """
     path = root / text
+    if "\\" in text and not path.exists():
+        path = root / text.replace("\\", "/")
     try:
         path.resolve().relative_to(root.resolve())
     except (ValueError, OSError, RuntimeError):
-        raise UserError(
-            f"{table}: row {number}: {text[:80]!r} leads out of {root}; copy the file"
-            " into it"
+        raise ValueError(
+            f"row {number}: {text[:80]!r} leads out of {root}; copy the file into it"
         ) from None
     return str(path)

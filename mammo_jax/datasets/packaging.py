@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
 from mammo_jax.datasets.records import read_summary, write_examples
-from mammo_jax.datasets.views import Packing, View, ViewResult
+from mammo_jax.datasets.views import Packing, Problems, View, ViewResult
 
 _LOGGER = logging.getLogger(__name__)
 # It is part of every finished file's name: raise it when the examples change.
@@ -63,7 +63,7 @@ class Finished:
     pixel_mean: float
     pixel_mean_of: str
     repairs: dict[str, int]
-    problems: list[tuple[str, str, str]]
+    problems: Problems
 
 
 def process_views(
@@ -154,7 +154,7 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
     paths: dict[str, list[Path]] = {}
     counts: collections.Counter[str] = collections.Counter()
     repairs: collections.Counter[str] = collections.Counter()
-    problems: list[tuple[str, str, str]] = []
+    problems: Problems = []
     means: dict[str, list[float]] = {}
     first_with: dict[str, str] = {}
     for split, path in zip(split_of, done, strict=True):

@@ -34,6 +34,9 @@ _FACTS = ("image_id", "patient_id", "laterality", "view", "breast_density")
 # Reads the patch class and the place of one region of interest or of several.
 RegionReader = Callable[[], Sequence[tuple[str, Region]]]
 
+# (image id or row, file or folder, reason) of all that is skipped.
+Problems = list[tuple[str, str, str]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:

@@ -124,11 +124,13 @@ _TABLE_COLUMNS = {
     "image_index": _ID,
     "malignant_pred": Column(_share, "a number from 0 to 1"),
     "malignant_label": Column(
-        {"0": 0, "1": 1}.__getitem__,
+        tables.LABEL.parse,
         "0 or 1: without the truth there is nothing to evaluate",
     ),
     "patient_id": _ID,
-    "laterality": text_column("LEFT|RIGHT|"),
+    "laterality": Column(
+        lambda cell: cell and tables.LATERALITY.parse(cell), "LEFT, RIGHT or empty"
+    ),
     "view": text_column("CC|MLO|"),
     "breast_density": Column(
         {"": 0, "0": 0, "1": 1, "2": 2, "3": 3, "4": 4}.__getitem__,

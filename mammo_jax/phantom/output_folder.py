@@ -16,7 +16,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Raises:
       UserError: `path` is there and not an empty folder, or cannot be made.
     """
-    path = Path(path).absolute()
+    path = Path(path).expanduser().absolute()
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -88,6 +88,7 @@ def test_bad_files_are_listed_and_the_others_built(raw, tmp_path, caplog, capfd)
     names = ["good0.dcm", "good1.dcm", *reasons]
     rows = [[n, n.replace(".", "-"), "LEFT", "CC", 0, "train"] for n in names]
     rows[0][1] = "good0"
+    rows.append(["good0.dcm", *SECRETS[:1], "LEFT", "CC", 0, "train"])
     with (raw / "manifest.csv").open("w", newline="") as file:
         header = ["path", "patient_id", "laterality", "view", "label", "split"]
         csv.writer(file).writerows([header, *rows])
@@ -98,7 +99,9 @@ def test_bad_files_are_listed_and_the_others_built(raw, tmp_path, caplog, capfd)
     assert report.metadata["repairs"] == {"masks_resized": 1}
     with (report.path / "problems.csv").open(newline="") as file:
         listed = {row["file"]: row["reason"] for row in csv.DictReader(file)}
-    assert report.problems == len(reasons)
+    assert report.problems == len(reasons) + 1
+    odd = listed.pop(str(raw / "manifest.csv"))
+    assert odd.startswith(f"row {len(rows) + 1}, column 'patient_id': the cell is not")
     assert set(listed) == {str(raw / name) for name in reasons}
     for name, reason in reasons.items():
         assert reason in listed[str(raw / name)]

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.contact_sheet import write_contact_sheet
 from tfds_builders.building import build, take_inventory
 from tfds_builders.inbreast.inbreast_dataset_builder import Builder as Inbreast
@@ -101,8 +102,10 @@ def test_inventories(inbreast):
     assert list(inventory["splits"]) == ["train", "validation"]
 
 
-def test_manifest(tmp_path):
-    raw = tmp_path / "raw"
+def test_manifest(tmp_path, monkeypatch):
+    """In folders whose names hold brackets, given with a tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    raw = tmp_path / "raw [2]"
     raw.mkdir()
     rows = []
     for n in range(12):
@@ -118,7 +121,7 @@ def test_manifest(tmp_path):
     (raw / "rois.csv").write_text(rois)
 
     whole, patches = (
-        build(f"manifest/{name}_h288", raw, tmp_path / "out", num_workers=1)
+        build(f"manifest/{name}_h288", "~/raw [2]", "~/[out]", num_workers=1)
         for name in ("whole", "s10")
     )
 
@@ -127,7 +130,12 @@ def test_manifest(tmp_path):
     found = {e["image_id"]: list(e["rois"]["class"]) for e in read(whole, "train")}
     assert found[b"p0_RIGHT_MLO"] == [3]
     assert found[b"p1_RIGHT_MLO"] == [2]
-    assert take_inventory("manifest/s10", raw)["splits"]["train"]["rois"] == 2
+    assert take_inventory("manifest/s10", "~/raw [2]")["splits"]["train"]["rois"] == 2
+    opened = pipeline.open_dataset("manifest/whole_h288", "~/[out]")
+    assert len(opened.sources["test"]) == 3
+    assert opened.grid == (288, 224, True)
+    write_contact_sheet(whole.path, "~/[out]/sheet.html", count=1)
+    assert (tmp_path / "[out]" / "sheet.html").exists()
 
 
 @pytest.mark.parametrize("builder", [Inbreast, Manifest])

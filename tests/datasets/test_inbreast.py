@@ -304,6 +304,20 @@ def test_malformed_tables_are_named(tmp_path, old, new, message):
         read_views(tmp_path)
 
 
+def test_one_odd_row_of_the_table_stops_nothing(tmp_path):
+    root = write_inbreast(tmp_path, ["5", "5", "1"])
+    table = root / "INbreast.csv"
+    table.write_text(table.read_text().replace(";20586901;2;5", ";20586901;2;7"))
+    problems = []
+
+    views = read_views(tmp_path, problems)
+
+    assert [view.image_id[:8] for view in views] == ["20586900", "20586902"]
+    ((where, path, reason),) = problems
+    assert (where, path) == ("row 3", str(table))
+    assert "column 'bi-rads': '7'" in reason
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a;" + b"9" * 200_000])
 def test_a_table_that_is_none(tmp_path, content):
     (tmp_path / "INbreast.csv").write_bytes(content)

@@ -156,8 +156,9 @@ def test_a_missing_image_is_listed(root):
     [
         (("../x.png", "p", "LEFT", "CC", 0), "row 2: '../x.png' leads out of"),
         (("/etc/hosts", "p", "LEFT", "CC", 0), "row 2: '/etc/hosts' leads out of"),
-        (("a.png", "p", "left", "CC", 0), "row 2, column 'laterality': 'left'"),
+        (("a.png", "p", "up", "CC", 0), "row 2, column 'laterality': 'up'"),
         (("a.png", "p", "LEFT", "XCC", 0), "row 2, column 'view': 'XCC'"),
+        (("a.png", "p", "LEFT", "ML", 0), "'ML' is not CC or MLO, .* ML for MLO"),
         (("a.png", "p", "LEFT", "CC", 2), "row 2, column 'label': '2' is not 0 or 1"),
         (
             ("a.png", "../p", "LEFT", "CC", 0),
@@ -171,6 +172,78 @@ def test_bad_rows_are_named(tmp_path, row, message):
 
     with pytest.raises(UserError, match=message):
         read_views(tmp_path)
+
+
+def test_one_odd_row_stops_nothing(root):
+    """Each odd row is told of; only rows that contradict each other go together."""
+    rows = [
+        *((f"images/{n}.dcm", f"p{n}", "L", "cc", "1.0", "train") for n in (1, 3)),
+        ("images/5.dcm", "p5", "LEFT", "ML", 0, "train"),
+        ("../x.dcm", "p6", "LEFT", "CC", 0, "train"),
+        ("images/7.dcm", "p7", "LEFT", "CC", 0, ""),
+        ("images/1.dcm", "p1", "L", "cc", "1.0", "train"),
+        ("images/9.dcm", "p9", "LEFT", "CC", 0, "test"),
+        ("images/9.dcm", "p9", "LEFT", "CC", 1, "test"),
+        ("images/11.dcm", "p11", "LEFT", "CC", 1, "test"),
+        ("images/13.dcm", "p11", "RIGHT", "CC", 1, "train"),
+        ("images\\15.dcm", "p15", "R", "MLO", "False", "test"),
+        ("short",),
+    ]
+    write_table(root / "manifest.csv", (*COLUMNS, "split"), rows)
+    problems = []
+
+    splits = plan_splits(root, 0, problems)
+
+    found = {s: [v.image_id for v in views] for s, views in splits.items()}
+    assert found == {
+        "train": ["p1_LEFT_CC", "p3_LEFT_CC"],
+        "test": ["p15_RIGHT_MLO"],
+    }
+    assert all(view.is_malignant for view in splits["train"])
+    assert splits["test"][0].image == str(root / "images/15.dcm")
+    reasons = {where: reason for where, _, reason in problems}
+    for where, reason in {
+        "row 4": "'ML' is not CC or MLO",
+        "row 5": "leads out of",
+        "row 6": "column 'split': fill it in every row",
+        "row 7": "is also in row 2",
+        "row 8": "row 9 says otherwise",
+        "row 9": "is also in row 8",
+        "p11_LEFT_CC": "in two splits",
+        "p11_RIGHT_CC": "in two splits",
+        "row 13": "1 cells, but the header has 6",
+    }.items():
+        assert reason in reasons.pop(where)
+    assert reasons == {}
+    assert take_inventory(root, 0)["rows_left_out"] == 9
+
+
+def test_a_region_of_an_odd_row_makes_its_image_s_regions_unknown(root):
+    columns = ("path", "class", "mask", "circle")
+    rows = [
+        ("images/1.dcm", "mass_benign", "", "30 60 10"),
+        ("images/1.dcm", "mass", "", "30 60 10"),
+        ("images/3.dcm", "mass_benign", "../m.png", ""),
+        ("images/99.dcm", "mass_benign", "", "30 60 10"),
+    ]
+    write_table(root / "rois.csv", columns, rows)
+    problems = []
+
+    views = read_views(root, problems)
+
+    assert [where for where, _, _ in problems] == ["row 3", "row 4", "row 5"]
+    for number, regions, message in ((1, 1, "'mass' is not"), (3, 0, "leads out of")):
+        whole, patches = (make_view_examples(views[number], p) for p in (WHOLE, S10))
+        assert len(whole.examples[0]["rois"]["class"]) == regions
+        assert message in whole.problems[0][1]
+        assert patches.examples == []
+
+
+def test_rows_of_which_none_is_usable_are_an_error(tmp_path):
+    write_table(tmp_path / "manifest.csv", COLUMNS, [("a.png", "p", "up", "CC", 0)])
+
+    with pytest.raises(UserError, match="row 2, column 'laterality'"):
+        plan_splits(tmp_path, 0, [])
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path):

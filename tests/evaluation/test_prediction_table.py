@@ -123,8 +123,8 @@ REFUSED = {
     "no id": ([HEADER, ",0.1,0,p,LEFT,CC"], "'image_index': ''"),
     "no patient": ([HEADER, "a,0.1,0,,LEFT,CC"], "'patient_id': ''"),
     "laterality": (
-        [HEADER, "a,0.1,0,p,L,CC"],
-        "'laterality': 'L' is not LEFT, RIGHT or empty",
+        [HEADER, "a,0.1,0,p,up,CC"],
+        "'laterality': 'up' is not LEFT, RIGHT or empty",
     ),
     "view": ([HEADER, "a,0.1,0,p,LEFT,ML"], "'view': 'ML'"),
     "cells": ([HEADER, "a,0.1,0,p,LEFT"], "row 2: 5 cells, but the header has 6"),

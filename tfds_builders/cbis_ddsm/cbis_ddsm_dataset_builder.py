@@ -11,6 +11,7 @@ from mammo_jax.datasets import cbis_ddsm
 from mammo_jax.datasets.cbis_tables import CbisView
 from mammo_jax.datasets.cbis_views import make_view_examples
 from mammo_jax.datasets.splits import PROTOCOLS
+from mammo_jax.datasets.views import Problems
 from tfds_builders import base
 
 
@@ -34,8 +35,13 @@ class Builder(base.MammogramBuilder):
     )
     make_examples = make_view_examples
 
-    def plan(self, manual_dir: Path) -> Mapping[str, Sequence[CbisView]]:
-        """Plans the views of each split and their files."""
+    def plan(
+        self, manual_dir: Path, problems: Problems
+    ) -> Mapping[str, Sequence[CbisView]]:
+        """Plans the views of each split and their files.
+
+        An odd row stops it: a view's label is the worst of all its rows.
+        """
         config = self.builder_config
         return cbis_ddsm.plan_splits(
             manual_dir, config.options["protocol"], config.split_seed

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mammo_jax.datasets import inbreast
+from mammo_jax.datasets.views import Problems
 from tfds_builders import base
 
 # Number of patients to train on; None for all.
@@ -32,12 +33,13 @@ class Builder(base.MammogramBuilder):
     )
     make_examples = inbreast.make_view_examples
 
-    def plan(self, manual_dir: Path) -> Mapping[str, Sequence[inbreast.InbreastView]]:
-        """Plans the views of each split and their files."""
+    def plan(
+        self, manual_dir: Path, problems: Problems
+    ) -> Mapping[str, Sequence[inbreast.InbreastView]]:
+        """Plans the views of each split; adds odd rows of the table to `problems`."""
         config = self.builder_config
-        return inbreast.plan_splits(
-            manual_dir, config.split_seed, config.options["patients"]
-        )
+        patients = config.options["patients"]
+        return inbreast.plan_splits(manual_dir, config.split_seed, patients, problems)
 
     @classmethod
     def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:

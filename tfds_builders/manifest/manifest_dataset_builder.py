@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mammo_jax.datasets import manifest
+from mammo_jax.datasets.views import Problems
 from tfds_builders import base
 
 
@@ -27,9 +28,12 @@ class Builder(base.MammogramBuilder):
     )
     make_examples = manifest.make_view_examples
 
-    def plan(self, manual_dir: Path) -> Mapping[str, Sequence[manifest.ManifestView]]:
-        """Plans the views of each split and their files."""
-        return manifest.plan_splits(manual_dir, self.builder_config.split_seed)
+    def plan(
+        self, manual_dir: Path, problems: Problems
+    ) -> Mapping[str, Sequence[manifest.ManifestView]]:
+        """Plans the views of each split; adds odd rows of the table to `problems`."""
+        seed = self.builder_config.split_seed
+        return manifest.plan_splits(manual_dir, seed, problems)
 
     @classmethod
     def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
