@@ -127,7 +127,7 @@ def auc_estimate(scores: Scores, labels: Labels, patients: Patients) -> Estimate
     if alone is not None and alone[0, 0] > 0:
         growth = covariance[0, 0] / alone[0, 0]
         counts = np.clip(images / max(growth, 1.0), counts, images)
-    return _newcombe(value, *counts)
+    return _newcombe(value, *map(float, counts))
 
 
 def _newcombe(value: float, positives: float, negatives: float) -> Estimate:

@@ -46,6 +46,7 @@ def test_the_page_names_no_folder_of_this_machine(table):
 
 
 @pytest.mark.parametrize("wrong", [3, [3], {"a": 1}, b"a.csv", [""]])
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_path_is_refused_with_what_was_expected(wrong):
     with pytest.raises(UserError, match="must be the path of a prediction table"):
         evaluate(wrong)
