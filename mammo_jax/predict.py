@@ -13,6 +13,8 @@ or SIGTERM (130, 143) it writes what was scored until then.
 
 import argparse
 import contextlib
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,12 +85,15 @@ def main(options: argparse.Namespace) -> int:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise UserError("--model names a directory twice; every model counts once")
     out = Path(options.out or "").expanduser()
-    files = find_files(options.paths, out)
+    found = find_files(options.paths, out)
+    if found.left_out:
+        kinds = [f"{count} {kind}" for kind, count in found.left_out.most_common()]
+        print(f"left out as no images: {', '.join(kinds)}")
     grids = [load_description(path).grid for path in directories]
     give_back_large_blocks()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with reading(
-        files,
+        found.files,
         grids,
         identifying=[
             *identity.KEYWORDS,
@@ -97,7 +102,9 @@ def main(options: argparse.Namespace) -> int:
         ],
         with_original=options.full_size or options.dicom,
     ) as images:
-        return _score(options, directories, images, len(files))
+        everything = itertools.chain(found.problems, images)
+        count = len(found.files) + len(found.problems)
+        return _score(options, directories, everything, count)
 
 
 def _score(
@@ -121,7 +128,12 @@ def _score(
         check_exportable(models)
     out = Path(options.out or "").expanduser()
     if options.paths:
-        prepare_output(out)  # Before the export, which may lie in it.
+        paths = (Path(path).expanduser() for path in options.paths)
+        inputs = {
+            "models": [os.path.abspath(path) for path in directories],
+            "paths": [os.path.abspath(path) for path in paths],
+        }
+        prepare_output(out, inputs)  # Before the export, which may lie in it.
     if options.export:
         path = Path(options.export).expanduser()
         height, width = export_models(path, models, tta=options.tta)

@@ -9,10 +9,12 @@ import re
 import imagecodecs
 import numpy as np
 
-# A JP2 file has boxes before its codestream; some writers pad what follows the end.
+# A JP2 file has boxes before its codestream.
 _MAX_BYTES_BEFORE = 4096
-_MAX_PADDING = 64
 _END = b"\xff\xd9"  # the end marker of all of them
+# Start of a scan of JPEG and JPEG-LS, and of a tile's data of JPEG 2000.
+_STARTS_OF_DATA = (b"\xff\xda", b"\xff\x93")
+_WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD9)])
 _MORE_DATA = b"\xb6" * 64
 
 
@@ -21,9 +23,12 @@ def find_size(codestream: bytes) -> tuple[int, int] | None:
     return _jpeg_size(codestream) or _jpeg_2000_size(codestream)
 
 
-def has_end(codestream: bytes) -> bool:
-    """Returns True if it ends with the end marker, some padding aside."""
-    return _END in codestream[-_MAX_PADDING:]
+def cut_at_end(codestream: bytes) -> bytes | None:
+    """Takes off what stands behind the end marker; returns None if there is none."""
+    end = codestream.rfind(_END)
+    # Before the image's data the same bytes may stand in a comment.
+    start = max(map(codestream.rfind, _STARTS_OF_DATA))
+    return codestream[: end + len(_END)] if end > start else None
 
 
 def decode_jpeg(codestream: bytes) -> np.ndarray:
@@ -66,8 +71,8 @@ def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:
     at = 2
     while at + 9 <= len(codestream) and codestream[at] == 0xFF:
         marker = codestream[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker == 0xFF or marker in _WITHOUT_LENGTH:
+            at += 1 if marker == 0xFF else 2  # 0xFF is a fill byte
             continue
         if re.match(rb"[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]", bytes([marker])):
             height = int.from_bytes(codestream[at + 5 : at + 7], "big")

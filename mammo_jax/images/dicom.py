@@ -16,16 +16,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import cv2
 import imagecodecs
 import numpy as np
 import pydicom
-from jaxtyping import UInt16
+from jaxtyping import Bool, UInt8, UInt16
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_preamble
-from pydicom.multival import MultiValue
+from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
@@ -42,8 +42,33 @@ _PHOTOMETRICS = re.compile(
     "MONOCHROME[12]|PALETTE COLOR|A?RGB|YBR_(FULL(_422)?|PARTIAL_42[02]|ICT|RCT)|XYB"
     "|HSV|CMYK|"
 )
+# First bytes of a data set without preamble, in explicit or implicit VR.
+_BARE = re.compile(rb"\x02\0\0\0UL|\x08\0.\0(?:[A-Z]{2}|..\0\0)", re.DOTALL)
+_ITEM = b"\xfe\xff\x00\xe0"  # begins compressed pixels
+_MAX_SURPLUS = 2  # bytes behind a segment of RLE
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
-_VIEWS = frozenset(["CC", "MLO", "ML", "LM", "LMO", "XCCL", "XCCM", "FB", "SIO"])
+# Views by their codes in SNOMED CT and SNOMED RT (PS3.16 CID 4014).
+_VIEW_CODES = {
+    **dict.fromkeys(["399162004", "R-10242"], "CC"),
+    **dict.fromkeys(["399368009", "R-10226"], "MLO"),
+    **dict.fromkeys(["399260004", "R-10224"], "ML"),
+    **dict.fromkeys(["399352003", "R-10228"], "LM"),
+    **dict.fromkeys(["399099002", "R-10230"], "LMO"),
+    **dict.fromkeys(["399192008", "R-1024A"], "XCCL"),
+    **dict.fromkeys(["399101009", "R-1024B"], "XCCM"),
+    **dict.fromkeys(["399265009", "R-102CF"], "XCC"),
+    **dict.fromkeys(["399196006", "R-10244"], "FB"),
+    **dict.fromkeys(["399188001", "R-102D0"], "SIO"),
+    **dict.fromkeys(["441555000", "R-40AAA"], "ISO"),
+}
+_VIEWS = frozenset([*_VIEW_CODES.values(), "AT", "CV"])
+# Codes of images that show a part of a breast (CID 4014 and 4015).
+_PARTS = {
+    **dict.fromkeys(["399163009", "R-102D6"], "a magnification view"),
+    **dict.fromkeys(["399055006", "R-102D7"], "a spot compression view"),
+    **dict.fromkeys(["127457009", "G-8310"], "a specimen"),
+}
 
 # Of pydicom's decoders the one that is strict about damage.
 _PLUGINS = {uid.JPEG2000: "pylibjpeg", uid.JPEG2000Lossless: "pylibjpeg"}
@@ -86,7 +111,9 @@ _HEADER_KEYWORDS = (
     *_TEXTS.values(),
     *("Laterality", "ImageLaterality", "ViewPosition", "PatientOrientation"),
     *("PhotometricInterpretation", "SamplesPerPixel", "NumberOfFrames"),
-    *("HighBit", "PixelRepresentation"),
+    *("HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("ModalityLUTSequence", "RescaleSlope", "SOPClassUID", "PresentationIntentType"),
+    "ViewCodeSequence",
 )
 _PIXEL_KEYWORDS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
@@ -107,6 +134,8 @@ class Header:
       sop_instance_uid: SOPInstanceUID (0008,0018), for joining with tables.
       series_instance_uid: SeriesInstanceUID (0020,000E), likewise.
       study_instance_uid: StudyInstanceUID (0020,000D), likewise.
+      not_whole: the reason why it is no mammogram for presentation of a whole breast,
+        such as "a specimen"; empty for most.
       identifying: the further attributes that the reader was asked for. In clinical
         data they identify: a caller must not let them out unless the user asks for
         it (`predict --keep_identifiers`).
@@ -123,6 +152,7 @@ class Header:
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
     study_instance_uid: str = ""
+    not_whole: str = ""
     identifying: Dataset = dataclasses.field(
         default_factory=Dataset, repr=False, compare=False
     )
@@ -134,7 +164,8 @@ class Mammogram(Header):
 
     Attributes:
       pixels: stored values, `0 .. 2**bits_stored - 1`, brighter is larger
-        (MONOCHROME1 is inverted, signed values are shifted up).
+        (MONOCHROME1 and a negative RescaleSlope invert, signed values are shifted up,
+        padding at the edges has the darkest value).
     """
 
     pixels: UInt16[np.ndarray, "rows columns"]
@@ -171,8 +202,12 @@ def read_mammogram(path: str | Path, identifying: Sequence[str] = ()) -> Mammogr
     dataset = _read_dataset(path, keywords, identifying)
     facts = _header_facts(dataset, path, identifying)
     values = _unsigned(_decode(dataset, path), dataset)
-    if facts["photometric"] == "MONOCHROME1":
+    padding = _find_padding(values, dataset)
+    slope = dataset.get("RescaleSlope") or 1
+    if (facts["photometric"] == "MONOCHROME1") != (float(slope) < 0):
         values = np.uint16((1 << facts["bits_stored"]) - 1) - values
+    if padding is not None:
+        values = np.where(padding, values.min(where=~padding, initial=65535), values)
     return Mammogram(**facts, pixels=values)
 
 
@@ -191,7 +226,7 @@ def _read_dataset(
         # pydicom's warnings and log lines may quote values of the header.
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            syntax = _transfer_syntax(file)
+            syntax = _check_start(file)
             if syntax == uid.DeflatedExplicitVRLittleEndian:
                 # Inflating has no limit in pydicom.
                 raise UserError(
@@ -200,6 +235,7 @@ def _read_dataset(
                 )
             dataset = pydicom.dcmread(
                 file,
+                force=True,
                 stop_before_pixels="PixelData" not in keywords,
                 specific_tags=[Tag(keyword) for keyword in (*keywords, *identifying)],
             )
@@ -209,7 +245,8 @@ def _read_dataset(
         raise
     except InvalidDicomError:
         raise UserError(
-            f"{path}: not a DICOM file (no DICM mark at byte 128); download it again"
+            f"{path}: not a DICOM file (no DICM mark at byte 128, no attribute at the"
+            " start); download it again"
             " or remove it"
         ) from None
     except PermissionError:
@@ -221,9 +258,13 @@ def _read_dataset(
     return dataset
 
 
-def _transfer_syntax(file: BinaryIO) -> str:
-    """Reads TransferSyntaxUID (0002,0010), and goes back to the start."""
-    read_preamble(file, force=False)
+def _check_start(file: BinaryIO) -> str:
+    """Reads TransferSyntaxUID (0002,0010), or "", and goes back to the start."""
+    start = file.read(132)
+    if start[128:] != b"DICM":
+        if not _BARE.match(start):
+            raise InvalidDicomError
+        file.seek(0)
     meta = read_dataset(
         file,
         is_implicit_VR=False,
@@ -247,10 +288,11 @@ def _header_facts(
         repr(photometric) if _PHOTOMETRICS.fullmatch(photometric) else "an unknown one"
     )
     frames = dataset.get("NumberOfFrames") or 1
+    many = frames if isinstance(frames, int) else "several"  # any text may stand there
     for is_wrong, complaint in (
         (
             frames != 1,
-            f"holds {frames} frames (tomosynthesis or a series); use the"
+            f"holds {many} frames (tomosynthesis or a series); use the"
             " single-frame 2-D mammogram",
         ),
         (
@@ -258,6 +300,10 @@ def _header_facts(
             or photometric not in ("MONOCHROME1", "MONOCHROME2"),
             f"is not a grey-scale image (PhotometricInterpretation {quoted});"
             " use the original mammogram, not a screen capture",
+        ),
+        (
+            bool(dataset.get("ModalityLUTSequence")),
+            "has a Modality LUT, which is not applied; export it without",
         ),
         (
             facts["rows"] * facts["columns"] > MAX_PIXELS,
@@ -280,6 +326,7 @@ def _header_facts(
         "photometric": photometric,
         "laterality": _laterality(dataset),
         "view": _view(dataset),
+        "not_whole": _not_whole(dataset),
         "identifying": _pick(dataset, identifying),
     }
 
@@ -309,12 +356,35 @@ def _laterality(dataset: Dataset) -> str:
 
 
 def _view(dataset: Dataset) -> str:
-    """Reads ViewPosition (0018,5101), in CBIS-DDSM PatientOrientation."""
-    for keyword in ("ViewPosition", "PatientOrientation"):
-        value = dataset.get(keyword) or ""
-        if not isinstance(value, MultiValue) and str(value).strip().upper() in _VIEWS:
-            return str(value).strip().upper()
-    return ""
+    """Reads ViewPosition (0018,5101), else ViewCodeSequence (0054,0220).
+
+    CBIS-DDSM has neither, but CC or MLO in PatientOrientation (0020,0020).
+    """
+    position, orientation = (
+        str(dataset.get(keyword) or "").strip().upper()
+        for keyword in ("ViewPosition", "PatientOrientation")
+    )
+    codes = [_VIEW_CODES.get(code, "") for code in _codes(dataset)]
+    known = [view for view in (position, *codes, orientation) if view in _VIEWS]
+    return known[0] if known else ""
+
+
+def _not_whole(dataset: Dataset) -> str:
+    intent = str(dataset.get("PresentationIntentType") or "").strip().upper()
+    if intent == "FOR PROCESSING" or dataset.get("SOPClassUID") == _FOR_PROCESSING:
+        return "raw data of the detector (FOR PROCESSING)"
+    return next((_PARTS[code] for code in _codes(dataset) if code in _PARTS), "")
+
+
+def _codes(dataset: Dataset) -> list[str]:
+    """Lists the codes of the view and of its modifiers."""
+    views = list(dataset.get("ViewCodeSequence") or [])
+    modifiers = [
+        modifier
+        for view in views
+        for modifier in view.get("ViewModifierCodeSequence") or []
+    ]
+    return [str(item.get("CodeValue", "")) for item in (*views, *modifiers)]
 
 
 def _decode(dataset: Dataset, path: Path) -> np.ndarray:
@@ -326,7 +396,7 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
+            syntax = _find_syntax(dataset, path)
             if syntax in _PLAIN:
                 return _PLAIN[syntax](dataset)
             if syntax.is_encapsulated:
@@ -354,6 +424,54 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
     return values
 
 
+def _find_syntax(dataset: Dataset, path: Path) -> uid.UID:
+    """Returns the transfer syntax, after comparing it with the pixels."""
+    is_compressed = dataset.PixelData[:4] == _ITEM
+    found = uid.UID(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if not found and not is_compressed:
+        found = dataset.file_meta.TransferSyntaxUID = (
+            uid.ExplicitVRLittleEndian
+            if dataset.original_encoding[1]
+            else uid.ExplicitVRBigEndian
+        )
+    claims = found.is_transfer_syntax and found.is_encapsulated
+    if not found or claims != is_compressed:
+        said = "says otherwise" if found else "is missing"
+        kind = "compressed" if is_compressed else "not compressed"
+        raise UserError(
+            f"{path}: its pixels are {kind}, but its TransferSyntaxUID {said}; export"
+            " it again from where it came from, or correct the attribute"
+        )
+    return found
+
+
+def _find_padding(
+    pixels: UInt16[np.ndarray, "h w"], dataset: Dataset
+) -> Bool[np.ndarray, "h w"] | None:
+    """Finds the pixels of PixelPaddingValue (0028,0120) that are connected to an edge.
+
+    Others with the same value are saturated tissue.
+    """
+    first = dataset.get("PixelPaddingValue")
+    if not isinstance(first, int):
+        return None
+    last = dataset.get("PixelPaddingRangeLimit")
+    values = (first, last if isinstance(last, int) else first)
+    is_signed = dataset.get("PixelRepresentation") == 1
+    lowest, highest = (
+        value + (1 << (dataset.BitsStored - 1)) * is_signed for value in sorted(values)
+    )
+    padding: np.ndarray = (pixels >= lowest) & (pixels <= highest)
+    if not padding.any() or padding.all():
+        return None
+    count, labels = cv2.connectedComponents(padding.astype(np.uint8), connectivity=4)
+    at_edge = np.zeros(count, bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        at_edge[edge] = True
+    padding &= at_edge[labels]
+    return padding
+
+
 def _read_uncompressed(dataset: Dataset) -> np.ndarray:
     """Returns the pixels where they lie; pydicom would copy them."""
     shape = dataset.Rows, dataset.Columns
@@ -372,10 +490,39 @@ def _decode_rle(dataset: Dataset) -> np.ndarray:
     shape = dataset.Rows, dataset.Columns
     out = bytearray(math.prod(shape) * container.itemsize)
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    decoded = imagecodecs.dicomrle_decode(frame, container, out=out)
-    if len(decoded) != len(out):
-        raise ValueError("the decoded image is too small")
+    try:
+        decoded = imagecodecs.dicomrle_decode(frame, container, out=out)
+        if len(decoded) != len(out):
+            raise ValueError("the decoded image is too small")
+    except imagecodecs.DicomrleError:
+        planes = _decode_segments(frame, math.prod(shape), container.itemsize)
+        out[:] = planes.tobytes()
     return np.frombuffer(out, container).reshape(shape)
+
+
+def _decode_segments(frame: bytes, size: int, count: int) -> UInt8[np.ndarray, "s c"]:
+    """Decodes RLE segments that may have a surplus byte behind them, the low one first.
+
+    Raises:
+      ValueError: they are damaged, or of another number or size.
+    """
+    said, *offsets = np.frombuffer(frame[: 4 * (count + 1)], "<u4").tolist()
+    if said != count:
+        raise ValueError("the frame has another number of segments")
+    ends = (*offsets[1:], len(frame))
+    segments = [frame[a:b] for a, b in zip(offsets, ends, strict=True)]
+    planes = [_decode_segment(segment, size) for segment in reversed(segments)]
+    return np.stack([np.frombuffer(plane, np.uint8) for plane in planes], axis=1)
+
+
+def _decode_segment(segment: bytes, size: int) -> bytes:
+    for surplus in range(_MAX_SURPLUS + 1):
+        with contextlib.suppress(imagecodecs.PackbitsError):
+            packed = segment[: len(segment) - surplus]
+            decoded = imagecodecs.packbits_decode(packed, out=size + _MAX_SURPLUS)
+            if len(decoded) >= size:
+                return bytes(decoded[:size])
+    raise ValueError("a segment is damaged")
 
 
 def _container_type(dataset: Dataset) -> np.dtype:
@@ -413,9 +560,10 @@ def _find_codestream(dataset: Dataset, path: Path) -> bytes:
             f"{path}: the compressed image is {size[0]}x{size[1]} but the header says"
             f" {dataset.Rows}x{dataset.Columns}; download it again"
         )
-    if not codestreams.has_end(frame):
+    whole = codestreams.cut_at_end(frame)
+    if whole is None:
         raise ValueError("the codestream has no end")
-    return frame
+    return whole
 
 
 def _unsigned(values: np.ndarray, dataset: Dataset) -> UInt16[np.ndarray, "h w"]:

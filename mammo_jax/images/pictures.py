@@ -1,6 +1,7 @@
 """Readers of pictures, which return what the DICOM reader returns."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from mammo_jax.images.dicom import (
 )
 
 _TOO_LARGE = "claims more pixels than any mammogram has; check the file"
+_TIFF_PHOTOMETRIC, _TIFF_MAXIMUM = 262, 281
+_PGM_MAXIMUM = re.compile(rb"P[25]\s+(?:#.*\n\s*)*\d+\s+\d+\s+(\d{1,5})\s")
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
 
 
@@ -34,13 +37,16 @@ def read_picture(path: str | Path) -> Mammogram:
     """
     path = Path(path)
     content = _read_bytes(path)
-    _check_picture(path, content)
+    bits, is_white_zero = _check_picture(path, content)
     # From memory: OpenCV crashes on a file's name that is not UTF-8.
-    pixels = cv2.imdecode(
-        np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
-    )
+    try:
+        pixels = cv2.imdecode(
+            np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+        )
+    except cv2.error:
+        pixels = None
     if pixels is None:
-        raise UserError(f"{path}: damaged picture; export it again")
+        raise UserError(f"{path}: damaged picture, or too large; export it again")
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise UserError(f"{path}: a picture in colour; export it as grey")
@@ -49,12 +55,14 @@ def read_picture(path: str | Path) -> Mammogram:
         raise UserError(
             f"{path}: holds {pixels.dtype} values; export it with 8 or 16 bits"
         )
-    bits = 8 * pixels.itemsize
+    if is_white_zero and pixels.dtype == np.uint16:  # OpenCV inverts 8 bits itself
+        pixels = np.uint16(65535) - pixels
+    container = 8 * pixels.itemsize
     return Mammogram(
         rows=pixels.shape[0],
         columns=pixels.shape[1],
-        bits_allocated=bits,
-        bits_stored=bits,
+        bits_allocated=container,
+        bits_stored=container if is_white_zero else min(bits, container),
         photometric="MONOCHROME2",
         pixels=np.ascontiguousarray(pixels, np.uint16),
     )
@@ -87,8 +95,13 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_picture(path: Path, content: bytes) -> None:
-    """Refuses what must not be decoded, and damage that OpenCV passes over."""
+def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
+    """Refuses what must not be decoded, and damage that OpenCV passes over.
+
+    Returns:
+      Bits of the highest value that the picture says it may have, 16 if it says
+      nothing; and True if it is a TIFF in which 0 is white.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own limit is lower than ours
@@ -96,6 +109,7 @@ def _check_picture(path: Path, content: bytes) -> None:
                 width, height = picture.size
                 frames = getattr(picture, "n_frames", 1)
                 name = str(picture.format)
+                tags = getattr(picture, "tag_v2", {})
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {_TOO_LARGE}") from error
     except Exception as error:  # malformed headers fail in too many ways to list
@@ -114,6 +128,11 @@ def _check_picture(path: Path, content: bytes) -> None:
             raise UserError(
                 f"{path}: damaged {name} ({type(error).__name__}); export it again"
             ) from None
+    maximum = int(np.max(tags.get(_TIFF_MAXIMUM, 0)))
+    if found := _PGM_MAXIMUM.match(content):
+        maximum = int(found[1])
+    bits = maximum.bit_length() if maximum > 0 else 16
+    return bits, tags.get(_TIFF_PHOTOMETRIC) == 0
 
 
 def _verify_png(content: bytes) -> None:

@@ -1,18 +1,42 @@
 """Finding the files that the arguments of `predict` name."""
 
+import collections
+import dataclasses
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.images.pictures import PICTURE_NAMES
+from mammo_jax.prediction.reading import Problem
 
 _NAMES = (*PICTURE_NAMES, ".dcm", ".dicom")
 _MARK, _MARK_AT = b"DICM", 128
 
 
-def find_files(arguments: Sequence[str], out: Path) -> list[Path]:
-    """Finds the files that the arguments name, each once, in a stable order.
+@dataclasses.dataclass
+class Found:
+    """Files that arguments name.
+
+    Attributes:
+      files: to score, each once, in a stable order.
+      problems: links that were not followed.
+      left_out: number of files in folders that are no images, by their ending.
+    """
+
+    files: list[Path] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    left_out: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+
+
+def find_files(arguments: Sequence[str], out: Path) -> Found:
+    """Finds the files that the arguments name.
+
+    A link to a folder is not followed: one within the folder that is searched leads to
+    files that are found anyway, any other one is a problem.
 
     Args:
       arguments: files, folders (searched to the bottom for DICOM files and pictures)
@@ -22,25 +46,25 @@ def find_files(arguments: Sequence[str], out: Path) -> list[Path]:
     Raises:
       UserError: an argument names nothing, or all lies in `out`.
     """
-    found: dict[Path, None] = {}
+    found, files, written = Found(), {}, out.resolve()
     for argument in arguments:
-        files = list(_files_of(argument))
-        if not files:
+        named = list(_files_of(argument, found))
+        if not named and not found.problems:
             raise UserError(f"{argument}: {_nothing(argument)}")
-        found |= dict.fromkeys(files)
-    written = out.resolve()
-    files = [path for path in found if written not in path.resolve().parents]
-    if found and not files:
+        for path in named:
+            files.setdefault(path.resolve(), path)
+    found.files = [p for real, p in files.items() if written not in real.parents]
+    if files and not found.files:
         raise UserError(f"there is nothing to score but what is in {out} already")
-    return files
+    return found
 
 
-def _files_of(argument: str) -> Iterator[Path]:
+def _files_of(argument: str, found: Found) -> Iterator[Path]:
     path = Path(argument).expanduser()
     names = [path] if path.exists() else map(Path, sorted(_matches(path)))
     for name in names:
         if name.is_dir():
-            yield from _images_below(name)
+            yield from _images_below(name, found)
         else:
             yield name
 
@@ -49,15 +73,29 @@ def _matches(pattern: Path) -> list[str]:
     return glob.glob(str(pattern), recursive=True)
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or path.name == "DICOMDIR":
-            continue
+def _images_below(root: Path, found: Found) -> Iterator[Path]:
+    for path in sorted(_everything_below(root, found)):
         # A link to a file that is gone is read, and so reported.
-        if not path.is_file() and not (path.is_symlink() and not path.exists()):
-            continue
-        if path.suffix.lower() in _NAMES or _has_mark(path):
+        is_gone = path.is_symlink() and not path.exists()
+        suffix = path.suffix.lower()
+        if suffix in _NAMES or (not is_gone and _has_mark(path)):
             yield path
+        elif not is_gone:
+            # An ending may be part of a name.
+            kind = suffix if suffix[1:].isalnum() and len(suffix) < 6 else "others"
+            found.left_out[kind] += 1
+
+
+def _everything_below(root: Path, found: Found) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        for name in folders:
+            link = Path(folder, name)
+            if link.is_symlink() and not link.resolve().is_relative_to(root.resolve()):
+                reason = "a link to a folder outside of the one that is searched; name"
+                found.problems.append(Problem(link, f"{reason} that folder, too"))
+        for name in names:
+            if not name.startswith(".") and name != "DICOMDIR":
+                yield Path(folder, name)
 
 
 def _has_mark(path: Path) -> bool:

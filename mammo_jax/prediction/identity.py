@@ -22,7 +22,9 @@ _CBIS_ID = re.compile(r"(?:Mass|Calc)-(?:Training|Test)_(P_\d{5})_\w+")
 # De-identified files have these instead of a patient's code, INbreast "removed"; they
 # are compared in small letters, without what is neither letter nor digit.
 _NOBODY = re.compile(
-    "|anon|anonym[a-z]*|deidentified|removed|none|null|nobody|noname|na|unknown|xx+|0+"
+    "|anon|anonym[a-z]*|deidentified|removed|redacted|hidden|masked|private|withheld|none"
+    "|null|nobody|no(pa?t(ient)?)?(id|name)|na|notavailable|unknown|unidentified|test"
+    "|test(pa?t(ient)?|id)|dummy|default|empty|blank|pat(ient)?(id|name)?|id|x+|0+"
 )
 
 
@@ -34,11 +36,13 @@ class Identity(NamedTuple):
       case: `case_0001`; all images of one PatientID share it, or of one study where
         PatientID names nobody.
       patient_id: the case, or PatientID where identifiers are kept.
+      exam: number of the examination (study) within the case, from 1.
     """
 
     image_id: str
     case: str
     patient_id: str
+    exam: int
 
 
 class CaseBook:
@@ -52,19 +56,39 @@ class CaseBook:
         self._keep = keep_identifiers
         self._cases: dict[str | Path, str] = {}
         self._counts: collections.Counter[str] = collections.Counter()
+        self._exams: dict[str, dict[str, int]] = {}
+        self._seen: set[tuple[str | Path, object]] = set()
 
     def name(self, image: Input) -> Identity:
         """Names an image; one without PatientID and study is a case of its own."""
-        number = len(self._cases) + 1
-        patient = _patient(image)
-        whose = patient or _study(image) or image.path
+        number, whose = len(self._cases) + 1, _whose(image)
         case = self._cases.setdefault(whose, f"case_{number:04d}")
         name = "_".join(part for part in (case, image.laterality, image.view) if part)
         self._counts[name] += 1
         if self._counts[name] > 1:
             name = f"{name}_{self._counts[name]}"
-        kept = patient if self._keep else ""
-        return Identity(name, case, kept or case)
+        kept = _patient(image) if self._keep else ""
+        exams = self._exams.setdefault(case, {})
+        exam = exams.setdefault(_uid(image.study), len(exams) + 1)
+        return Identity(name, case, kept or case, exam)
+
+    def is_copy(self, image: Input) -> bool:
+        """Returns True if the same image of the same case came before.
+
+        The same is what has the same SOPInstanceUID or the same pixels.
+        """
+        whose = _whose(image)
+        marks: list[object] = [(image.size, hash(image.picture.tobytes()))]
+        if instance := _uid(image.instance):
+            marks.append(instance)
+        seen = {(whose, mark) for mark in marks}
+        is_copy = not self._seen.isdisjoint(seen)
+        self._seen |= seen
+        return is_copy
+
+
+def _whose(image: Input) -> str | Path:
+    return _patient(image) or _uid(image.study) or image.path
 
 
 def _patient(image: Input) -> str:
@@ -76,8 +100,7 @@ def _patient(image: Input) -> str:
     return cbis[1] if cbis else patient
 
 
-def _study(image: Input) -> str:
-    """Returns the study; empty for "REMOVED", "0" and the like, which all share."""
-    study = image.study.strip()
-    uid = UID(study, validation_mode=pydicom_config.IGNORE)
-    return study if "." in study and uid.is_valid else ""
+def _uid(text: str) -> str:
+    """Returns a UID; empty for "REMOVED", "0" and the like, which all files share."""
+    found = UID(text.strip(), validation_mode=pydicom_config.IGNORE)
+    return str(found) if "." in found and found.is_valid else ""

@@ -24,6 +24,8 @@ PICTURE_SIDE = 1024
 # Height over width of mammograms is 1.1 to 3.
 _ASPECTS = (0.8, 5.0)
 _READERS_AT_ONCE = 2
+# An image that uses less of the range that it claims is on another scale.
+_LEAST_SHARE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Input:
       path: its file.
       identifying: attributes of its header that the reader was asked for.
       study: StudyInstanceUID, or empty.
+      instance: SOPInstanceUID, or empty.
       laterality: LEFT, RIGHT or empty.
       view: CC, MLO, another view's DICOM name, or empty.
       is_dicom: True if there is an instance for DICOM output to refer to.
@@ -46,6 +49,7 @@ class Input:
     path: Path
     identifying: Dataset = dataclasses.field(repr=False)
     study: str = dataclasses.field(repr=False)
+    instance: str = dataclasses.field(repr=False)
     laterality: str
     view: str
     is_dicom: bool
@@ -126,6 +130,9 @@ def _read_or_report(
         return Problem(path, str(error).removeprefix(f"{path}: "))
     except OSError as error:
         return Problem(path, error.strerror or type(error).__name__)
+    except Exception as error:  # codecs fail in too many ways to list
+        kind = type(error).__name__
+        return Problem(path, f"cannot be read ({kind}); export it again")
 
 
 def prepare(
@@ -146,6 +153,11 @@ def prepare(
     Raises:
       UserError: the image cannot be a whole mammogram.
     """
+    if mammogram.not_whole:
+        raise UserError(
+            f"{path}: {mammogram.not_whole}; models score images for presentation of"
+            " whole breasts"
+        )
     check_image(str(path), mammogram)
     lowest, highest = _ASPECTS
     if not lowest <= mammogram.rows / mammogram.columns <= highest:
@@ -158,18 +170,26 @@ def prepare(
         path=path,
         identifying=mammogram.identifying,
         study=mammogram.study_instance_uid,
+        instance=mammogram.sop_instance_uid,
         laterality=mammogram.laterality,
         view=mammogram.view,
         is_dicom=path.suffix.lower() not in PICTURE_NAMES,
         size=(mammogram.rows, mammogram.columns),
-        grids={grid: _on_grid(mammogram, grid) for grid in grids},
+        grids={grid: _on_grid(path, mammogram, grid) for grid in grids},
         picture=picture,
         original=levels[mammogram.pixels] if with_original else None,
     )
 
 
-def _on_grid(mammogram: Mammogram, grid: Grid) -> np.ndarray:
-    pixels = mammogram.pixels
+def _on_grid(path: Path, mammogram: Mammogram, grid: Grid) -> np.ndarray:
+    pixels, bits = mammogram.pixels, mammogram.bits_stored
+    span = int(pixels.max()) - int(pixels.min()) + 1
+    if not grid.stretch and span <= (1 << bits) // _LEAST_SHARE:
+        raise UserError(
+            f"{path}: uses {span} grey levels, less than a sixteenth of the range that"
+            " its header claims, and this model depends on the range; correct the"
+            " header's BitsStored, or stretch the pixels"
+        )
     if not grid.stretch and mammogram.bits_stored < 16:
         # Such a grid was filled from 16-bit films; eight bits would be black on it.
         scale = 65535 / ((1 << mammogram.bits_stored) - 1)

@@ -1,4 +1,4 @@
-"""Tables of scores: of images, of breasts and of patients, and of bad files."""
+"""Tables of scores: of images, breasts, examinations and patients; of bad files."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,14 @@ from mammo_jax.prediction.reading import Problem
 # What the prediction table knows; other views have an empty cell.
 _VIEWS = ("CC", "MLO")
 _GROUPED = (*COLUMNS, "malignant_max", "images")
-# Every table that is written, with the header of those of scores.
-PREDICTION_TABLES = {
-    "predictions.csv": COLUMNS,
-    "breasts.csv": _GROUPED,
-    "patients.csv": _GROUPED,
+# What the images of one row share.
+_GROUPS = {
+    "breasts.csv": ("case", "side"),
+    "exams.csv": ("case", "exam", "side"),
+    "patients.csv": ("case",),
 }
+# Every table that is written, with the header of those of scores.
+PREDICTION_TABLES = {"predictions.csv": COLUMNS, **dict.fromkeys(_GROUPS, _GROUPED)}
 TABLES = (*PREDICTION_TABLES, "files.csv", "problems.csv")
 
 
@@ -36,12 +38,13 @@ class ImageScore(NamedTuple):
 def write_tables(
     out: Path, rows: Sequence[ImageScore], problems: Sequence[Problem]
 ) -> None:
-    """Writes predictions.csv, breasts.csv, patients.csv, files.csv, problems.csv.
+    """Writes `TABLES`.
 
-    The first three are prediction tables, in the order of the files, with an empty
+    The first four are prediction tables, in the order of the files, with an empty
     label. A breast's score is the mean of its images' scores, a patient's the higher of
     the two breasts'; the column malignant_max has the highest of all images. Images
-    without laterality are of no breast.
+    without laterality are of no breast. An examination's rows are its breasts, and its
+    images without laterality.
     files.csv and problems.csv alone have paths, which are whatever the files are
     called.
     """
@@ -60,12 +63,8 @@ def write_tables(
             for row in rows
         ),
     )
-    breasts = [row for row in rows if row.laterality]
-    for name, group, is_breast in (
-        ("breasts.csv", breasts, True),
-        ("patients.csv", rows, False),
-    ):
-        write_table(out / name, _GROUPED, _grouped(group, by_breast=is_breast))
+    for name, keys in _GROUPS.items():
+        write_table(out / name, _GROUPED, _grouped(rows, keys))
     write_table(
         out / "files.csv",
         ("image_index", "file"),
@@ -97,19 +96,24 @@ def is_as_written(path: Path) -> bool:
         return False
 
 
-def _grouped(rows: Sequence[ImageScore], *, by_breast: bool) -> Iterable[list[Any]]:
-    groups: dict[tuple[str, str], list[ImageScore]] = {}
+def _grouped(rows: Sequence[ImageScore], keys: Sequence[str]) -> Iterable[list[Any]]:
+    groups: dict[tuple[str, ...], list[ImageScore]] = {}
     for row in rows:
-        side = row.laterality if by_breast else ""
-        groups.setdefault((row.identity.case, side), []).append(row)
-    for (case, side), members in groups.items():
+        parts = {
+            "case": row.identity.case,
+            "exam": f"exam_{row.identity.exam}",
+            "side": row.laterality,
+        }
+        if row.laterality or keys != _GROUPS["breasts.csv"]:
+            groups.setdefault(tuple(parts[key] for key in keys), []).append(row)
+    for group, members in groups.items():
         scores = [row.score for row in members]
         yield [
-            f"{case}_{side}" if side else case,
+            "_".join(part for part in group if part),
             f"{patient_score(scores, [row.laterality for row in members]):.9g}",
             "",
             members[0].identity.patient_id,
-            side,
+            members[0].laterality if "side" in keys else "",
             "",
             f"{max(scores):.9g}",
             len(scores),

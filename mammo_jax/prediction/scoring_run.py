@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import heapq
 import itertools
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +59,23 @@ class Options:
     keep_identifiers: bool
 
 
-def prepare_output(out: Path) -> None:
-    """Makes the directory, or clears it of an earlier prediction.
+def prepare_output(out: Path, inputs: Mapping[str, Sequence[str]]) -> None:
+    """Makes the directory, or clears it of an earlier prediction of the same inputs.
+
+    Args:
+      out: the directory.
+      inputs: what is scored: absolute paths of the models and of the arguments.
 
     Raises:
-      UserError: it holds something else or tables that were filled in since, or
-        cannot be written.
+      UserError: it holds something else, another prediction or tables that were filled
+        in since, or cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         settings = out / SETTINGS_FILE
+        # A digest, since paths may name patients.
+        digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+        there = {"made_by": MADE_BY, "inputs": digest}
         if any(out.iterdir()):
             made = read_json(settings) if settings.is_file() else {}
             if made.get("made_by") != MADE_BY:
@@ -74,8 +83,13 @@ def prepare_output(out: Path) -> None:
                     f"{out} is not empty and holds no prediction; choose another with "
                     "--out=DIR"
                 )
+            if made != there:
+                raise UserError(
+                    f"{out} holds the prediction of other models or files; choose "
+                    "another with --out=DIR, or remove it"
+                )
         _clear(out)
-        write_json(settings, {"made_by": MADE_BY})
+        write_json(settings, there)
         (out / OVERLAYS_DIR).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
@@ -174,6 +188,10 @@ class _Run:
         """PNG of the highest scores by image id."""
         return {image_id: content for _, _, image_id, content in self._best}
 
+    def is_copy(self, image: Input) -> bool:
+        """See `CaseBook.is_copy`."""
+        return self._book.is_copy(image)
+
     def report(self, problem: Problem) -> None:
         """Notes a file that is bad, and says so at once."""
         self.problems.append(problem)
@@ -227,6 +245,8 @@ def _only_images(
 ) -> Iterator[Input]:
     for one in found:
         stop.raise_if_set(f"{len(run.rows)} of {run.files} files were scored")
+        if isinstance(one, Input) and run.is_copy(one):
+            one = Problem(one.path, "a copy of an image of the same case")
         if isinstance(one, Input):
             yield one
         else:

@@ -43,14 +43,17 @@ def _fill_with_secrets(dataset: pydicom.Dataset) -> pydicom.Dataset:
 
 def _write_secret_files(folder: Path) -> None:
     """One good file, and those that are refused in different ways."""
-    for name, changes in {
-        "good": {},
-        "frames": {"NumberOfFrames": 3},
-        "photometric": {"PhotometricInterpretation": "SECRETCODE"},
-        "rows": {"Rows": 900},
-        "uid": {"SeriesInstanceUID": "SECRETUID"},
-    }.items():
-        dataset = _fill_with_secrets(make_dataset(make_breast(4)))
+    for seed, (name, changes) in enumerate(
+        {
+            "good": {},
+            "frames": {"NumberOfFrames": 3},
+            "photometric": {"PhotometricInterpretation": "SECRETCODE"},
+            "rows": {"Rows": 900},
+            "uid": {"SeriesInstanceUID": "SECRETUID"},
+        }.items(),
+        4,
+    ):
+        dataset = _fill_with_secrets(make_dataset(make_breast(seed)))
         for keyword, value in changes.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -113,10 +116,10 @@ def test_identifiers_are_kept_where_asked_for(model, folder, tmp_path):
 
 
 def test_a_table_of_cbis_ddsm_groups_the_views_of_a_patient(model, tmp_path):
-    for view in ("LEFT_CC", "LEFT_MLO"):
+    for seed, view in enumerate(("LEFT_CC", "LEFT_MLO")):
         write_dicom(
             tmp_path / "in" / f"{view}.dcm",
-            make_breast(0),
+            make_breast(seed),
             PatientID=f"Mass-Training_P_00041_{view}",
         )
     out = tmp_path / "out"
@@ -131,10 +134,13 @@ def _read(folder):
         return [*found]
 
 
-@pytest.mark.parametrize(
-    "nobody",
-    ["ANON", "Anonymous", "anonymised^patient", "n/a", "xxx", "Unknown", "000000", ""],
+NOBODY = (
+    *("NOID", "REDACTED", "HIDDEN", "TEST", "Private", "patient", "ANON", "Anonymous"),
+    *("anonymised^patient", "n/a", "xxx", "Unknown", "000000", ""),
 )
+
+
+@pytest.mark.parametrize("nobody", NOBODY)
 def test_patients_without_a_name_are_told_apart_by_study(nobody, tmp_path):
     studies = ["1.2.3", "1.2.3", "1.2.4", None, None]
     for number, study in enumerate(studies):
@@ -171,3 +177,51 @@ def test_a_pseudonym_is_a_patient(pseudonym, tmp_path):
     names = [book.name(image) for image in found]
     assert {name.case for name in names} == {"case_0001"}
     assert {name.patient_id for name in names} == {pseudonym}
+
+
+def test_eight_studies_of_nobody_are_eight_cases(tmp_path):
+    for number, nobody in enumerate(["NOID", "REDACTED", "HIDDEN", "TEST"] * 2):
+        write_dicom(tmp_path / f"{number}.dcm", make_breast(number), PatientID=nobody)
+    book = CaseBook(keep_identifiers=False)
+    assert len({book.name(image).case for image in _read(tmp_path)}) == 8
+
+
+def test_copies_count_once(model, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    study = {"StudyInstanceUID": "1.2.3", "ImageLaterality": "L"}
+    first = make_dataset(make_breast(0), PatientID="A", **study)
+    save(first, folder / "a.dcm")
+    (folder / "b.dcm").write_bytes((folder / "a.dcm").read_bytes())
+    # The same pixels under another UID, and other pixels under the same.
+    save(make_dataset(make_breast(0), PatientID="A", **study), folder / "c.dcm")
+    changed = make_dataset(make_breast(1), PatientID="A", **study)
+    changed.SOPInstanceUID = first.SOPInstanceUID
+    save(changed, folder / "d.dcm")
+    # The same pixels of somebody else, and a view of its own.
+    save(make_dataset(make_breast(0), PatientID="B"), folder / "e.dcm")
+    save(make_dataset(make_breast(2), PatientID="A", **study), folder / "f.dcm")
+    assert run_predict(f"--model={model[0]}", f"--out={out}", folder) == 3
+    (breast,) = read_table(out / "breasts.csv").values()
+    assert breast["images"] == "2"
+    problems = read_table(out / "problems.csv")
+    assert [Path(name).name for name in problems] == ["b.dcm", "c.dcm", "d.dcm"]
+    assert len(read_table(out / "patients.csv")) == 2
+
+
+def test_examinations_have_scores_of_their_own(model, tmp_path):
+    for seed, (study, side) in enumerate([("1", "L"), ("1", "R"), ("2", "L")]):
+        write_dicom(
+            tmp_path / "in" / f"{seed}.dcm",
+            make_breast(seed),
+            PatientID="A",
+            StudyInstanceUID=f"1.2.{study}",
+            ImageLaterality=side,
+        )
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "in") == 0
+    images = read_scores(out / "predictions.csv")
+    assert read_scores(out / "exams.csv") == {
+        "case_0001_exam_1_LEFT": images["case_0001_LEFT"],
+        "case_0001_exam_1_RIGHT": images["case_0001_RIGHT"],
+        "case_0001_exam_2_LEFT": images["case_0001_LEFT_2"],
+    }

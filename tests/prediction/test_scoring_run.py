@@ -1,6 +1,7 @@
 """Overlays, the directory that is written, and what stops a prediction."""
 
 import os
+import shutil
 import signal
 
 import cv2
@@ -73,12 +74,29 @@ def test_a_directory_of_something_else_is_refused(model, folder, tmp_path, capsy
 
 def test_an_earlier_prediction_is_replaced_whole(model, folder, tmp_path):
     out = tmp_path / "out"
-    command = (f"--model={model[0]}", f"--out={out}")
-    assert run_predict(*command, "--dicom", folder / "deep") == 0
-    assert run_predict(*command, folder / "picture.png") == 0
+    command = (f"--model={model[0]}", "--dicom", f"--out={out}")
+    assert run_predict(*command, folder) == 3
+    shutil.rmtree(folder / "deep")
+    assert run_predict(*command, folder) == 3
     assert [path.name for path in (out / "overlays").iterdir()] == ["case_0001.png"]
-    assert not (out / "dicom").exists()
+    assert not list((out / "dicom").iterdir())
     assert len(read_scores(out / "predictions.csv")) == 1
+
+
+def test_a_prediction_of_something_else_is_refused(
+    model, other, folder, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}")
+    assert run_predict(*command, folder) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert run_predict(*command, folder / "picture.png") == 1
+    assert run_predict(f"--model={other[0]}", f"--out={out}", folder) == 1
+    assert "holds the prediction of other models or files" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+    # The same by another name.
+    monkeypatch.chdir(folder.parent)
+    assert run_predict(*command, folder.name) == 0
 
 
 def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
