@@ -1,4 +1,4 @@
-"""Reads a DICOM file: its pixels, and the header facts that matter.
+"""Reader of DICOM files: of the pixels, and of the header facts that matter.
 
 The only module that reads DICOM files. Pixels come back as *stored values*: unsigned,
 `0 .. 2**bits_stored - 1`, darker is smaller, however the file codes them. Of the
@@ -203,18 +203,21 @@ def read_mammogram(path: str | Path, identifying: Sequence[str] = ()) -> Mammogr
     facts = _header_facts(dataset, path, identifying)
     values = _unsigned(_decode(dataset, path), dataset)
     padding = _find_padding(values, dataset)
-    slope = dataset.get("RescaleSlope") or 1
-    if (facts["photometric"] == "MONOCHROME1") != (float(slope) < 0):
+    slope = dataset.get("RescaleSlope")
+    is_falling = isinstance(slope, int | float) and slope < 0
+    if (facts["photometric"] == "MONOCHROME1") != is_falling:
         values = np.uint16((1 << facts["bits_stored"]) - 1) - values
     if padding is not None:
         values = np.where(padding, values.min(where=~padding, initial=65535), values)
     return Mammogram(**facts, pixels=values)
 
 
-def _read_dataset(
-    path: Path, keywords: Sequence[str], identifying: Sequence[str]
-) -> Dataset:
-    """Reads the named attributes; whatever a damaged file does ends as UserError."""
+def check_file(path: Path) -> None:
+    """Refuses what is no file, or too large for one mammogram.
+
+    Raises:
+      UserError: it is.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -222,6 +225,13 @@ def _read_dataset(
             f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, too large for one"
             " mammogram; extract the single image from it"
         )
+
+
+def _read_dataset(
+    path: Path, keywords: Sequence[str], identifying: Sequence[str]
+) -> Dataset:
+    """Reads the named attributes; whatever a damaged file does ends as UserError."""
+    check_file(path)
     try:
         # pydicom's warnings and log lines may quote values of the header.
         with warnings.catch_warnings(), path.open("rb") as file:
@@ -246,8 +256,7 @@ def _read_dataset(
     except InvalidDicomError:
         raise UserError(
             f"{path}: not a DICOM file (no DICM mark at byte 128, no attribute at the"
-            " start); download it again"
-            " or remove it"
+            " start); download it again or remove it"
         ) from None
     except PermissionError:
         raise UserError(f"{path}: not readable; check its permissions") from None

@@ -13,9 +13,9 @@ from PIL import Image
 from mammo_jax.common.errors import UserError
 from mammo_jax.images.codestreams import decode_jpeg
 from mammo_jax.images.dicom import (
-    MAX_FILE_BYTES,
     MAX_PIXELS,
     Mammogram,
+    check_file,
     read_mammogram,
 )
 
@@ -36,7 +36,8 @@ def read_picture(path: str | Path) -> Mammogram:
         format.
     """
     path = Path(path)
-    content = _read_bytes(path)
+    check_file(path)
+    content = path.read_bytes()
     bits, is_white_zero = _check_picture(path, content)
     # From memory: OpenCV crashes on a file's name that is not UTF-8.
     try:
@@ -85,14 +86,6 @@ def read_image(path: str | Path, identifying: Sequence[str] = ()) -> Mammogram:
     if path.suffix.lower() in PICTURE_NAMES:
         return read_picture(path)
     return read_mammogram(path, identifying)
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path}: too large for one mammogram")
-    return path.read_bytes()
 
 
 def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:

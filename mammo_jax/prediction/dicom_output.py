@@ -1,4 +1,4 @@
-"""Results for a PACS: the overlay as Secondary Capture, the score as structured report.
+"""Writer of results for a PACS: overlay as Secondary Capture, structured report.
 
 Both refer to the mammogram by its UIDs and lie in its study, each in a series of its
 own. Without identifiers the patient is called by the case number, and nothing else of
@@ -167,7 +167,7 @@ def _secondary_capture(
         patient_orientation=_ANY_ORIENTATION,
         laterality=side if side in ("L", "R") else None,
         transfer_syntax_uid=pydicom.uid.ExplicitVRLittleEndian,
-        series_description="Where the model looked",
+        series_description="Class map",
         **_series("overlay"),
     )
     image.PatientOrientation = _orientation(reference)
@@ -175,7 +175,7 @@ def _secondary_capture(
     # What is burnt into the source is here too.
     if reference.get("BurnedInAnnotation") in ("YES", "NO"):
         image.BurnedInAnnotation = reference.BurnedInAnnotation
-    image.DerivationDescription = f"Evidence for malignancy. {_CAVEAT}"
+    image.DerivationDescription = f"Class map of malignancy. {_CAVEAT}"
     item = Dataset()
     item.ReferencedSOPClassUID = reference.SOPClassUID
     item.ReferencedSOPInstanceUID = reference.SOPInstanceUID

@@ -46,7 +46,8 @@ def find_files(arguments: Sequence[str], out: Path) -> Found:
     Raises:
       UserError: an argument names nothing, or all lies in `out`.
     """
-    found, files, written = Found(), {}, out.resolve()
+    found, written = Found(), out.resolve()
+    files: dict[Path, Path] = {}
     for argument in arguments:
         named = list(_files_of(argument, found))
         if not named and not found.problems:

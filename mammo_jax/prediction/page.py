@@ -9,11 +9,11 @@ from mammo_jax.prediction.reading import Problem
 from mammo_jax.prediction.score_tables import ImageScore
 
 _COLOURS = (
-    "Colour shows where the evidence lies, on one scale in all pictures: yellow to "
-    "red for malignancy, blue against it. Of whole-image classifiers it shows the "
-    "odds at each place, none at even odds and full colour at 50 to 1; of patch "
-    "classifiers the probability of a malignant patch. It says where the model "
-    "looked, not where a lesion is."
+    "Colour shows the class map, on one scale in all pictures: yellow to red for "
+    "malignancy, blue against it. For whole-image classifiers these are the odds at "
+    "each place, no colour at even odds and full colour at 50 to 1; for patch "
+    "classifiers the probability of a malignant patch. It says what the score is made "
+    "of, not where a lesion is."
 )
 _CAVEAT = "For research. Not a medical device; no clinical decision may rest on it."
 

@@ -154,6 +154,7 @@ CASES = {
         ),
         *(FILM, BREAST),
     ),
+    "two slopes": (_dicom(RescaleSlope=["-1", "1"]), FILM, BREAST),
     "positive slope": (
         _dicom(RescaleSlope="2", RescaleIntercept="-1000"),
         *(FILM, BREAST),
