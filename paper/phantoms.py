@@ -144,7 +144,6 @@ def _pretrain(folder: Path, trunk: str, scale: Scale, train: Train) -> None:
     save_trunk(
         trunk,
         config.model.wiring,
-        config.model.width,
         params | stats,
         f"patch classes of phantoms, {phantoms['cases']} patients of seed "
         f"{phantoms['seed']}",

@@ -54,7 +54,6 @@ def convert(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out={arguments.out} must end in .safetensors")
-    published = None
     if arguments.download:
         published = PUBLISHED[arguments.download]
         architecture = published.architecture
@@ -73,7 +72,7 @@ def convert(arguments: argparse.Namespace) -> None:
         architecture, source = arguments.arch, arguments.source
     if source.resolve() == arguments.out.resolve():
         raise UserError("--out is the source itself; choose another name")
-    metadata = convert_file(architecture, source, arguments.out, published)
+    metadata = convert_file(architecture, source, arguments.out)
     print(f"wrote {arguments.out}")
     for key, value in metadata.items():
         if value:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from mammo_jax.common.errors import UserError
 from mammo_jax.models.variables import Variables
 
-NEW_LAYERS_PREFIX = "top/"
-HEAD_PREFIX = "head/"
+_NEW_LAYERS, _HEAD = "top/", "head/"
 
 
 class ConversionReport(NamedTuple):
@@ -63,49 +62,51 @@ def take_over(
     """
     source = source_params | source_stats
     whole = whole_params | whole_stats
-    kind, wanted, spare = _plan(source, whole)
-    _check(kind, source, whole, wanted, spare)
-
-    report = ConversionReport(
-        source=kind,
-        copied=tuple(sorted(wanted)),
-        new=tuple(sorted(whole.keys() - wanted)),
-        left_out=tuple(sorted(spare)),
+    kind, new, left_out = "whole-image", set[str](), set[str]()
+    if not any(name.startswith(_NEW_LAYERS) for name in source):
+        kind = "patch"
+        new = {name for name in whole if name.startswith(_NEW_LAYERS)}
+        left_out = {n for n in source.keys() - whole.keys() if n.startswith(_HEAD)}
+    problems = compare_shapes(
+        {name: x.shape for name, x in source.items() if name not in left_out},
+        {name: x.shape for name, x in whole.items() if name not in new},
     )
-    params = {name: source.get(name, value) for name, value in whole_params.items()}
-    stats = {name: source.get(name, value) for name, value in whole_stats.items()}
-    return params, stats, report
-
-
-def _plan(source: Variables, whole: Variables) -> tuple[str, set[str], set[str]]:
-    """Returns the source's kind, the names to copy, and those that may be left out."""
-    if any(name.startswith(NEW_LAYERS_PREFIX) for name in source):
-        return "whole-image", set(whole), set()
-    wanted = {name for name in whole if not name.startswith(NEW_LAYERS_PREFIX)}
-    spare = {
-        name for name in source if name.startswith(HEAD_PREFIX) and name not in wanted
-    }
-    return "patch", wanted, spare
-
-
-def _check(
-    kind: str, source: Variables, whole: Variables, wanted: set[str], spare: set[str]
-) -> None:
-    missing = sorted(wanted - source.keys())
-    unexpected = sorted(source.keys() - wanted - spare)
-    misshapen = sorted(
-        name
-        for name in wanted & source.keys()
-        if source[name].shape != whole[name].shape
-    )
-    shapes = [f"{n} {source[n].shape} for {whole[n].shape}" for n in misshapen]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": shapes}
     if details := list_problems(problems):
         raise UserError(
-            f"the {kind} classifier does not fit: the new whole-image model expects "
-            f"{describe(whole)}; the {kind} classifier has {describe(source)}: "
-            f"{details}"
+            f"the {kind} classifier does not fit the whole-image model: {details}"
         )
+    report = ConversionReport(
+        source=kind,
+        copied=tuple(sorted(whole.keys() - new)),
+        new=tuple(sorted(new)),
+        left_out=tuple(sorted(left_out)),
+    )
+    return *put_values(source, whole_params, whole_stats), report
+
+
+def put_values(
+    values: Variables, params: Variables, stats: Variables
+) -> tuple[Variables, Variables]:
+    """Returns a model's variables, with those values in the place of its own."""
+    return (
+        {name: values.get(name, own) for name, own in params.items()},
+        {name: values.get(name, own) for name, own in stats.items()},
+    )
+
+
+def compare_shapes(
+    found: Mapping[str, object], expected: Mapping[str, object]
+) -> dict[str, list[str]]:
+    """Returns the names that are missing, unexpected, or of another shape (or type)."""
+    return {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "misshapen": [
+            f"{name} is {found[name]}, not {expected[name]}"
+            for name in sorted(found.keys() & expected.keys())
+            if found[name] != expected[name]
+        ],
+    }
 
 
 def list_problems(problems: Mapping[str, list[str]], limit: int = 5) -> str:
@@ -121,26 +122,3 @@ def list_names(names: list[str], limit: int = 5) -> str:
     """Returns the first names, and the number of the others."""
     more = [f"and {len(names) - limit} more"] if len(names) > limit else []
     return ", ".join(names[:limit] + more)
-
-
-def describe(variables: Variables) -> str:
-    """Names the trunk and the top that variables are of, for messages."""
-    top = {n: v for n, v in variables.items() if n.startswith(NEW_LAYERS_PREFIX)}
-    if not top:
-        return describe_trunk(variables)
-    parts = dict.fromkeys(name.split("/")[1] for name in sorted(top))
-    size = sum(value.size for value in top.values())
-    return f"{describe_trunk(variables)}, top {'+'.join(parts)} of {size} values"
-
-
-def describe_trunk(variables: Variables) -> str:
-    """Names the trunk that variables are of, for messages."""
-    if "trunk/conv1/kernel" in variables:
-        biases = "with" if "trunk/conv1/bias" in variables else "without"
-        channels = variables["trunk/conv1/kernel"].shape[-1]
-        return f"ResNet50 {biases} convolution biases, {channels} stem channels"
-    if "trunk/block1/conv1/kernel" in variables:
-        name = "VGG19" if "trunk/block5/conv4/kernel" in variables else "VGG16"
-        channels = variables["trunk/block1/conv1/kernel"].shape[-1]
-        return f"{name}, {channels} channels in block 1"
-    return "no known trunk"

@@ -29,7 +29,7 @@ class Description:
       pixel_mean: to subtract, on the scale 0..255.
       height: rows of the grid that whole mammograms are squeezed to.
       width: columns of that grid.
-      stretch: whether each mammogram is stretched to the full range first.
+      stretch: True if each mammogram is stretched to the full range first.
       patch_size: side of the training patches on that grid; 0 for whole images.
     """
 
@@ -70,9 +70,8 @@ def load_description(directory: Path) -> Description:
             "network keeps none)"
         )
     values = run_directory.read_json(path)
-    names = {field.name for field in dataclasses.fields(Description)}
-    if set(values) != names:
-        raise UserError(f"{path} is damaged: it must have {', '.join(sorted(names))}")
+    if values.keys() != _VALID.keys():
+        raise UserError(f"{path} is damaged: it must have {', '.join(sorted(_VALID))}")
     for name, is_valid in _VALID.items():
         if not is_valid(values[name]):
             raise UserError(f"{path} is damaged: {name} is {values[name]!r:.40}")
@@ -119,6 +118,7 @@ def _is_list_of(kind: type, value: Any) -> bool:
     return isinstance(value, list) and value != [] and {*map(type, value)} == {kind}
 
 
+# Rules for the fields' values in JSON.
 _VALID: dict[str, Callable[[Any], bool]] = {
     "task": lambda value: value in ("whole", "patch"),
     "dataset": lambda value: isinstance(value, str),

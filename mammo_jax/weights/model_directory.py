@@ -17,12 +17,8 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.model_config import (
-    HeatmapTop,
-    ModelConfig,
-    read_model_config,
-)
-from mammo_jax.weights.conversion import list_problems
+from mammo_jax.models.model_config import HeatmapTop, ModelConfig, read_model_config
+from mammo_jax.weights.conversion import compare_shapes, list_problems
 from mammo_jax.weights.model_description import (
     Description,
     load_description,
@@ -38,7 +34,6 @@ class LoadedModel:
     """Trained model.
 
     Attributes:
-      directory: of its run.
       config: of the run.
       model_config: of the network.
       window: side, in the trunk's positions, of the window that a patch classifier,
@@ -49,7 +44,6 @@ class LoadedModel:
       description: see `Description`.
     """
 
-    directory: Path
     config: ConfigDict
     model_config: ModelConfig
     window: int | None
@@ -78,7 +72,6 @@ def load_model(directory: Path) -> LoadedModel:
         model: Any = variables.merge(graphdef, params, batch_stats)
         window, _ = feature_size(model.trunk, patch)
     return LoadedModel(
-        directory=directory,
         config=config,
         model_config=model_config,
         window=window,
@@ -115,7 +108,9 @@ def load_variables(
             "command again"
         )
     found = read_weights(path)
-    _check_weights(path, found, params | batch_stats)
+    problems = compare_shapes(_describe(found), _describe(params | batch_stats))
+    if details := list_problems(problems):
+        raise UserError(f"{path} is damaged or of another model: {details}")
     values = jax.device_put(found)
     return (
         graphdef,
@@ -124,20 +119,5 @@ def load_variables(
     )
 
 
-def _check_weights(
-    path: Path, values: Mapping[str, np.ndarray], like: variables.Variables
-) -> None:
-    def described(x: Any) -> str:
-        return f"{x.dtype}{list(x.shape)}"
-
-    problems = {
-        "missing": [name for name in like if name not in values],
-        "unexpected": [name for name in values if name not in like],
-        "misshapen": [
-            f"{name} is {described(values[name])}, not {described(expected)}"
-            for name, expected in like.items()
-            if name in values and described(values[name]) != described(expected)
-        ],
-    }
-    if details := list_problems(problems):
-        raise UserError(f"{path} is damaged or of another model: {details}")
+def _describe(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in values.items()}

@@ -18,9 +18,9 @@ the weights as published.
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,17 +29,11 @@ import safetensors
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import abstract_model
-from mammo_jax.models.model_config import MAX_WIDTH, read_model_config
-from mammo_jax.models.resnet import WIRINGS
-from mammo_jax.weights.conversion import list_names, list_problems
-from mammo_jax.weights.published import (
-    PUBLISHED,
-    Published,
-    file_digest,
-    verify_checksum,
-)
+from mammo_jax.models.model_config import read_model_config
+from mammo_jax.weights.conversion import compare_shapes, list_names, list_problems
+from mammo_jax.weights.published import PUBLISHED, file_digest, verify_checksum
 from mammo_jax.weights.weight_files import read_weights, reading, write_weights
-from mammo_jax.weights.weight_names import SCHEMES, Scheme, our_shape, to_our_layout
+from mammo_jax.weights.weight_names import SCHEMES, Scheme
 
 # Kernels at which a trunk's images enter, which take up the scale of the input.
 _FIRST_KERNEL = {
@@ -84,46 +78,35 @@ def convert(
         misshapen or not of a floating type; all of them are reported together.
     """
     scheme = _recognise(architecture, weights)
-    shapes = trunk_shapes(architecture, scheme.wiring)
-    sources = {name: scheme.rename(name) for name in shapes}
+    sources = {
+        scheme.rename(name): (name, shape)
+        for name, shape in trunk_shapes(architecture, scheme.wiring).items()
+    }
+    ignored = scheme.library.ignored
     found = {
-        name: weights[source] for name, source in sources.items() if source in weights
+        source: scheme.to_our_layout(value)
+        for source, value in weights.items()
+        if not re.fullmatch(ignored, source)
     }
-    missing = [source for source in sources.values() if source not in weights]
-    known = set(sources.values())
-    unexpected = [
-        name
-        for name in weights
-        if name not in known and not re.fullmatch(scheme.ignored, name)
+    problems = compare_shapes(
+        {source: value.shape for source, value in found.items()},
+        {source: shape for source, (_, shape) in sources.items()},
+    )
+    problems["of no floating type"] = [
+        f"{source} {value.dtype}"
+        for source, value in sorted(found.items())
+        if not jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
     ]
-    misshapen = [
-        f"{sources[name]} {our_shape(value, scheme)} for {shapes[name]}"
-        for name, value in found.items()
-        if our_shape(value, scheme) != shapes[name]
-    ]
-    mistyped = [
-        f"{sources[name]} {value.dtype}"
-        for name, value in found.items()
-        if not _is_floating(value)
-    ]
-    problems = {
-        "missing": sorted(missing),
-        "unexpected": sorted(unexpected),
-        "misshapen": sorted(misshapen),
-        "of no floating type": sorted(mistyped),
-    }
     if details := list_problems(problems, limit=20):
         raise UserError(f"not the weights of a {architecture}: {details}")
     with np.errstate(over="ignore"):  # of float64: what follows finds it
-        converted = {name: to_our_layout(v, scheme) for name, v in found.items()}
+        converted = {
+            name: np.ascontiguousarray(found[source], np.float32)
+            for source, (name, _) in sources.items()
+        }
     if not all(np.isfinite(value).all() for value in converted.values()):
         raise UserError(f"the weights of {architecture} are not all finite")
     return converted, scheme
-
-
-def _is_floating(value: np.ndarray) -> bool:
-    """Returns True if the values are floating-point numbers, also bfloat16."""
-    return bool(jax.numpy.issubdtype(value.dtype, jax.numpy.floating))
 
 
 def _recognise(architecture: str, weights: dict[str, np.ndarray]) -> Scheme:
@@ -142,17 +125,13 @@ def _recognise(architecture: str, weights: dict[str, np.ndarray]) -> Scheme:
     return best
 
 
-def convert_file(
-    architecture: str, source: Path, out: Path, published: Published | None = None
-) -> dict[str, str]:
+def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
     """Converts a weight file and writes it with its provenance.
 
     Args:
       architecture: "resnet50", "vgg16" or "vgg19".
       source: see `weight_files.read_weights`.
       out: the safetensors file to write; replaced if it exists.
-      published: what the file must be. None: if it has the name of published files,
-        one of them.
 
     Returns:
       The metadata written: format, architecture, wiring, input_std, source
@@ -162,47 +141,32 @@ def convert_file(
       UserError: the file cannot be read, does not fit, or is not what was
         published under its name.
     """
+    urls = {p.checksum: p.url for p in PUBLISHED.values() if p.file_name == source.name}
     # Before it is read: half a file is to be downloaded again, whatever its format.
-    published = _verify_published(source, published)
+    checked = urls and source.is_file()
+    url = urls[verify_checksum(source, *urls)] if checked else ""
     converted, scheme = convert(architecture, read_weights(source))
     metadata = {
         "format": _FORMAT,
         "architecture": architecture,
         "wiring": scheme.wiring,
-        "input_std": json.dumps(scheme.input_std),
+        "input_std": json.dumps(scheme.library.input_std),
         "source": source.name,
         "source_sha256": file_digest(source, "sha256"),
-        "published_at": published.url if published else "",
+        "published_at": url,
     }
-    _write(out, converted, metadata)
+    write_weights(out, converted, metadata)
     return metadata
 
 
-def _verify_published(source: Path, published: Published | None) -> Published | None:
-    """Returns the published file that `source` is; None if it has another name."""
-    candidates = [p for p in PUBLISHED.values() if p.file_name == source.name]
-    if published:
-        candidates = [published]
-    if not (candidates and source.is_file()):
-        return None
-    found = verify_checksum(source, *(p.checksum for p in candidates))
-    return next(p for p in candidates if p.checksum == found)
-
-
 def save_trunk(
-    architecture: str,
-    wiring: str,
-    width: float,
-    values: Mapping[str, Any],
-    source: str,
-    out: Path,
+    architecture: str, wiring: str, values: Mapping[str, Any], source: str, out: Path
 ) -> None:
     """Writes a trunk that this program trained, for `load_trunk` to read.
 
     Args:
       architecture: "resnet50", "vgg16" or "vgg19".
       wiring: of ResNet50; not read for VGG.
-      width: of the trunk.
       values: a model's variables; those of the trunk are written.
       source: what it was trained on, for the metadata.
       out: the safetensors file to write; replaced if it exists.
@@ -212,32 +176,30 @@ def save_trunk(
         "format": _FORMAT,
         "architecture": architecture,
         "wiring": wiring if architecture == "resnet50" else "",
-        "width": str(width),
         "input_std": json.dumps((1.0, 1.0, 1.0)),
         "source": source,
     }
-    _write(out, trunk, metadata)
+    write_weights(out, trunk, metadata)
 
 
-def _write(out: Path, values: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(out, values, metadata)
-
-
-def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Array]:
+def load_trunk(
+    path: Path, architecture: str, wiring: str, width: float = 1.0
+) -> dict[str, jax.Array]:
     """Reads a converted trunk for networks that see 0..255 less a mean.
 
     Args:
-      path: a file that `convert_file` wrote.
+      path: a file that `convert_file` or `save_trunk` wrote.
       architecture: the trunk of the model that the weights are for.
       wiring: its wiring; not read for VGG.
+      width: its width; published weights have 1.
 
     Returns:
       Name to array of every trunk parameter and statistic. The first kernel is
       divided by the source's input std; see the module's docstring.
 
     Raises:
-      UserError: no such file, or one of another architecture or wiring.
+      UserError: no such file, one of another architecture, wiring or width, or a
+        damaged one.
     """
     if not path.is_file():
         raise UserError(
@@ -253,102 +215,49 @@ def load_trunk(path: Path, architecture: str, wiring: str) -> dict[str, jax.Arra
         raise UserError(
             f"{path} was not written by scripts/convert_weights.py; convert it first"
         )
-    trunk = _parse_metadata(metadata, path)
     expected = (architecture, wiring if architecture == "resnet50" else "")
-    if (trunk.architecture, trunk.wiring) != expected:
+    found = [metadata.get(field, "unknown") for field in ("architecture", "wiring")]
+    if (*found,) != expected:
         raise UserError(
-            f"{path} holds weights of {trunk.architecture} {trunk.wiring}".rstrip()
-            + f", the model expects {' '.join(expected).strip()}"
+            f"{path} holds weights of {' '.join(found).strip()}, the model expects "
+            f"{' '.join(expected).strip()}"
         )
-    _check_values(values, trunk_shapes(*expected, trunk.width), path)
-    first = _FIRST_KERNEL[architecture]
-    std = np.asarray(trunk.input_std, np.float32)
+    _check_values(values, trunk_shapes(*expected, width), path)
+    first, std = _FIRST_KERNEL[architecture], _read_std(metadata, path)
     values[first] = values[first] / std[:, np.newaxis]
     return {name: jax.numpy.asarray(value) for name, value in values.items()}
 
 
-class _Trunk(NamedTuple):
-    """Facts about the weights in a file, from its metadata."""
-
-    architecture: str
-    wiring: str
-    width: float
-    input_std: tuple[float, ...]
-
-
-def _parse_metadata(metadata: Mapping[str, str], path: Path) -> _Trunk:
-    """Reads what `convert_file` and `save_trunk` write.
-
-    Raises:
-      UserError: a field is missing, or is nothing that they write.
-    """
-    parsed: dict[str, Any] = {}
-    for field, (parse, is_valid) in _METADATA.items():
-        # Published weights have no width: theirs is 1.
-        text = metadata.get(field, "1" if field == "width" else None)
-        try:
-            value = parse(text)
-            valid = is_valid(value)
-        except (ValueError, TypeError, RecursionError):
-            valid = False
-        if not valid:
-            raise UserError(f"{path} is damaged: its {field} is {text!r:.40}")
-        parsed[field] = value
-    return _Trunk(**parsed)
-
-
-def _is_std(value: Any) -> bool:
-    """Returns True if an input's three channels can be divided by the value."""
-    is_list = isinstance(value, list) and len(value) == 3
-    return is_list and all(
-        isinstance(number, (int, float)) and 1e-6 < number < 1e6 for number in value
-    )
-
-
-# Each field's text is read by the first function, and its value checked by the second.
-_METADATA: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool]]] = {
-    "architecture": (str, lambda value: value in SCHEMES),
-    "wiring": (str, lambda value: value in ("", *WIRINGS)),
-    "width": (float, lambda value: 0 < value <= MAX_WIDTH),
-    "input_std": (json.loads, _is_std),
-}
+def _read_std(metadata: Mapping[str, str], path: Path) -> np.ndarray:
+    """Returns the divisors of an input's three channels."""
+    text = metadata.get("input_std", "null")
+    try:
+        std = json.loads(text)
+        valid = isinstance(std, list) and len(std) == 3
+        valid = valid and all(1e-6 < number < 1e6 for number in std)
+    except (ValueError, TypeError, RecursionError):
+        valid = False
+    if not valid:
+        raise UserError(f"{path} is damaged: its input_std is {text:.40}")
+    return np.asarray(std, np.float32)
 
 
 def _check_values(
     values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
-    """Refuses values that no network can compute with.
+    """Refuses values that are not those of a trunk with these shapes.
 
     Raises:
       UserError: names or shapes are others, or a value is not a finite float32.
     """
-    if {name: value.shape for name, value in values.items()} != shapes:
-        raise UserError(f"{path} is damaged: its names or shapes have been changed")
+    found = {name: value.shape for name, value in values.items()}
+    if details := list_problems(compare_shapes(found, shapes)):
+        raise UserError(
+            f"{path}: ported weights fit only a model of their own trunk and width "
+            f"(published ones: width 1.0): {details}"
+        )
     for name, value in values.items():
         if value.dtype != np.float32 or not np.isfinite(value).all():
             raise UserError(
                 f"{path} is damaged: {name} is not of finite float32 values"
             )
-
-
-def put_trunk(
-    trunk: dict[str, jax.Array],
-    params: variables.Variables,
-    stats: variables.Variables,
-) -> tuple[variables.Variables, variables.Variables]:
-    """Returns a model's variables with the trunk's replaced by `load_trunk`'s.
-
-    Raises:
-      UserError: the model's trunk is not that of the weights, or of another width.
-    """
-    model = params | stats
-    own = {n: v.shape for n, v in model.items() if n.startswith("trunk/")}
-    if own != {name: value.shape for name, value in trunk.items()}:
-        raise UserError(
-            "ported weights fit only a model of their own trunk and width (published "
-            "ones: width 1.0)"
-        )
-    return (
-        {name: trunk.get(name, value) for name, value in params.items()},
-        {name: trunk.get(name, value) for name, value in stats.items()},
-    )

@@ -10,8 +10,7 @@ import importlib.util
 import logging
 import pickle
 import re
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Names of a Keras layer's arrays, by their number, in the order Keras keeps.
-_KERAS_ARRAYS = {
+_KERAS_ARRAYS: Mapping[int, Iterable[object]] = {
     1: ("kernel",),
     2: ("kernel", "bias"),
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -38,21 +37,6 @@ _KERAS_ARRAYS = {
 _STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # What wrappers for several devices, averaging and compiling put before each name.
 _WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")
-# Errors that reading a damaged or a hostile file ends in, whatever its library.
-_READ_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    safetensors.SafetensorError,
-    struct.error,
-)
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -63,8 +47,8 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         a .safetensors file.
 
     Returns:
-      Name to array; Keras's are named "layer/kernel", "layer/gamma" and so on, and
-      PyTorch's are without the prefix of a wrapper such as "module.".
+      Name to array, without the prefix of a wrapper such as "module."; Keras's are
+      named "layer/kernel", "layer/gamma" and so on.
 
     Raises:
       UserError: no such file, an unknown suffix, a file that is damaged, or one of
@@ -73,7 +57,9 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"there is no weight file {path}")
     check_format(path)
-    return _READERS[path.suffix.lower()](path)
+    kind, reader = _READERS[path.suffix.lower()]
+    with reading(path, kind):
+        return _unwrapped(reader(path))
 
 
 def check_format(path: Path) -> None:
@@ -82,12 +68,12 @@ def check_format(path: Path) -> None:
     Raises:
       UserError: the suffix is unknown, or PyTorch is needed and not installed.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
         raise UserError(
             f"{path.name}: weights are read from {', '.join(_READERS)} files"
         )
-    if reader is _read_torch and importlib.util.find_spec("torch") is None:
+    if _READERS[suffix] is _TORCH and importlib.util.find_spec("torch") is None:
         raise UserError(
             f"{path.name}: PyTorch reads such files, and it is not installed; give "
             "pip install torch, or take model.safetensors of the same weights from "
@@ -101,13 +87,14 @@ def write_weights(
     values: Mapping[str, np.ndarray],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes arrays as safetensors, whole or not at all.
+    """Writes arrays as safetensors, whole or not at all; the folder is made.
 
     Raises:
       UserError: the file cannot be written.
     """
     arrays = {name: np.ascontiguousarray(value) for name, value in values.items()}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as partial:
             safetensors.numpy.save_file(arrays, partial, metadata)
     except (safetensors.SafetensorError, OSError) as error:
@@ -126,37 +113,29 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except _READ_ERRORS as error:
+    except Exception as error:  # The libraries raise nearly every kind.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path.name} is not a readable {kind}: {reason}") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    with reading(path, "safetensors file"):
-        return _unwrapped(safetensors.numpy.load_file(path))
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     import torch
 
-    with reading(path, "PyTorch state dict"):
-        try:
-            # Training programs keep their options beside the weights.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(_refusal(str(error))) from error
-        state = _state_dict(content)
-        tensors = {n: t for n, t in state.items() if isinstance(t, torch.Tensor)}
-        if not tensors:
-            raise ValueError("it holds no dictionary of tensors")
-        # NumPy has no bfloat16 of its own; float32 holds its values exactly.
-        return _unwrapped(
-            {
-                name: (t.float() if t.dtype == torch.bfloat16 else t).detach().numpy()
-                for name, t in tensors.items()
-            }
-        )
+    try:
+        # Training programs keep their options beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(str(error))) from error
+    state = _state_dict(content)
+    tensors = {n: t for n, t in state.items() if isinstance(t, torch.Tensor)}
+    if not tensors:
+        raise ValueError("it holds no dictionary of tensors")
+    # NumPy has no bfloat16 of its own; float32 holds its values exactly.
+    return {
+        name: (t.float() if t.dtype == torch.bfloat16 else t).detach().numpy()
+        for name, t in tensors.items()
+    }
 
 
 def _refusal(message: str) -> str:
@@ -195,11 +174,18 @@ def _unwrapped(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
     import h5py  # Late: a trained model, which is loaded at every start, needs none.
 
-    with reading(path, "Keras weight file"), h5py.File(path, "r") as file:
+    with h5py.File(path, "r") as file:
         # A whole model saved by Keras 2 keeps its weights one level down.
         root = file.get("model_weights", file)
         legacy = "layer_names" in root.attrs
-        datasets = _name_arrays(_legacy_layers(root) if legacy else _layers(file))
+        layers = _legacy_layers(root) if legacy else _layers(file)
+        datasets = {
+            f"{layer}/{name}": array
+            for layer, arrays in layers.items()
+            for name, array in zip(
+                _KERAS_ARRAYS.get(len(arrays), range(len(arrays))), arrays, strict=True
+            )
+        }
         _check_stored(datasets, path)
         return {name: dataset[()] for name, dataset in datasets.items()}
 
@@ -259,9 +245,9 @@ def _layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
         if not len(group):
             continue
         if "name" not in group.attrs:
-            raise UserError(
-                f"{Path(file.filename).name} does not name its layers "
-                f"({group.parent.name}); save it again with Keras 3.6 or later"
+            raise ValueError(
+                f"it does not name its layers ({group.parent.name}); save it again "
+                "with Keras 3.6 or later"
             )
         name = _text(group.attrs["name"])
         if name in layers:
@@ -275,27 +261,17 @@ def _layers(file: "h5py.File") -> "dict[str, list[h5py.Dataset]]":
     return layers
 
 
-def _name_arrays(
-    layers: "dict[str, list[h5py.Dataset]]",
-) -> "dict[str, h5py.Dataset]":
-    named = {}
-    for layer, arrays in layers.items():
-        names = _KERAS_ARRAYS.get(len(arrays), tuple(map(str, range(len(arrays)))))
-        named.update(
-            {f"{layer}/{name}": a for name, a in zip(names, arrays, strict=True)}
-        )
-    return named
-
-
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".h5": _read_keras,
-    ".hdf5": _read_keras,
-    ".pth": _read_torch,
-    ".pt": _read_torch,
-    ".bin": _read_torch,
-    ".safetensors": _read_safetensors,
+_KERAS = ("Keras weight file", _read_keras)
+_TORCH = ("PyTorch state dict", _read_torch)
+_READERS: dict[str, tuple[str, Callable[[Path], dict[str, np.ndarray]]]] = {
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".pth": _TORCH,
+    ".pt": _TORCH,
+    ".bin": _TORCH,
+    ".safetensors": ("safetensors file", safetensors.numpy.load_file),
 }

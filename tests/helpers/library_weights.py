@@ -11,7 +11,7 @@ def library_weights(architecture, scheme, width=1.0):
     weights = {}
     shapes = trunk_shapes(architecture, scheme.wiring, width)
     for index, (name, shape) in enumerate(shapes.items()):
-        if scheme.transpose and len(shape) == 4:
+        if scheme.library.transpose and len(shape) == 4:
             shape = (shape[3], shape[2], shape[0], shape[1])
         weights[scheme.rename(name)] = np.full(shape, 1 + index / 8, np.float32)
     return weights

@@ -11,7 +11,6 @@ import safetensors.numpy
 from mammo_jax.models import abstract_model, build_model, read_model_config, variables
 from mammo_jax.weights.pretrained import convert
 from mammo_jax.weights.weight_files import read_weights
-from mammo_jax.weights.weight_names import to_our_layout
 
 torch = pytest.importorskip("torch", reason="run by `make test-peers`")
 torchvision = pytest.importorskip("torchvision", reason="run by `make test-peers`")
@@ -137,7 +136,7 @@ def test_features_gradients_and_statistics_equal_pytorch(
     assert_close({"features": features}, {"features": expected})
     if smooth:
         trunk = [name for name in params if name[:5] != "head/"]
-        theirs = {n: to_our_layout(values[scheme.rename(n)], scheme) for n in trunk}
+        theirs = {n: scheme.to_our_layout(values[scheme.rename(n)]) for n in trunk}
         assert_close(
             {name: gradients[name] for name in trunk},
             theirs,

@@ -13,11 +13,11 @@ from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import abstract_model, build_model, read_model_config, variables
+from mammo_jax.weights.conversion import put_values
 from mammo_jax.weights.pretrained import (
     convert,
     convert_file,
     load_trunk,
-    put_trunk,
     save_trunk,
     trunk_shapes,
 )
@@ -27,7 +27,7 @@ from mammo_jax.weights.weight_names import SCHEMES
 
 
 def torch_scheme(architecture):
-    return next(s for s in SCHEMES[architecture] if s.transpose)
+    return next(s for s in SCHEMES[architecture] if s.library.transpose)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_all_problems_of_a_file_are_reported_together():
     message = str(caught.value)
     assert "1 missing (features.0.bias)" in message
     assert "1 unexpected (features.99.weight)" in message
-    assert "1 misshapen (features.2.bias (7,) for (64,))" in message
+    assert "1 misshapen (features.2.bias is (7,), not (64,))" in message
 
 
 def test_weights_of_another_architecture_are_refused():
@@ -117,7 +117,7 @@ def test_ported_trunk_replaces_the_trunk_and_nothing_else(vgg_source, tmp_path):
     trunk = load_trunk(out, "vgg16", "")
     config = {"trunk": "vgg16", "top": {"kind": "patch"}, "num_classes": 5}
     _, params, stats = variables.split(build_model(read_model_config(config), 0))
-    new, _ = put_trunk(trunk, params, stats)
+    new, _ = put_values(trunk, params, stats)
     assert new.keys() == params.keys()
     for name in params:
         source = trunk if name.startswith("trunk/") else params
@@ -143,7 +143,7 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
         config = {"wiring": "torchvision", "stem": stem, "top": {"kind": "patch"}}
         model = build_model(read_model_config(config), 0)
         graphdef, params, stats = variables.split(model)
-        net = variables.merge(graphdef, *put_trunk(trunk, params, stats)).trunk
+        net = variables.merge(graphdef, *put_values(trunk, params, stats)).trunk
         x = net.bn1(net.conv1(images), False)
         pooled = net.pool(x)
         features = jax.eval_shape(lambda images: net(images, False), images)
@@ -158,14 +158,11 @@ def test_the_gentle_stem_takes_the_same_file_and_sees_the_same_at_twice_the_reso
     assert gentle[3] == standard[3] == (1, 2, 2, 2048)
 
 
-def test_ported_trunk_is_refused_by_a_narrower_model():
-    config = {"trunk": "vgg16", "width": 0.1, "top": {"kind": "patch"}}
-    _, params, stats = variables.split(build_model(read_model_config(config), 0))
-    trunk = {
-        name: jnp.zeros(shape) for name, shape in trunk_shapes("vgg16", "").items()
-    }
-    with pytest.raises(UserError, match=r"width 1\.0"):
-        put_trunk(trunk, params, stats)
+def test_ported_trunk_is_refused_by_a_narrower_model(vgg_source, tmp_path):
+    out = tmp_path / "trunk.safetensors"
+    convert_file("vgg16", vgg_source, out)
+    with pytest.raises(UserError, match=r"width 1\.0.*26 misshapen"):
+        load_trunk(out, "vgg16", "", 0.1)
 
 
 def test_a_file_under_a_published_name_must_have_its_checksum(tmp_path):
@@ -242,7 +239,6 @@ def narrow_trunk():
         "format": "mammo_jax trunk 1",
         "architecture": "vgg16",
         "wiring": "",
-        "width": "0.0625",
         "input_std": "[1.0, 1.0, 1.0]",
         "source": "made up",
     }
@@ -252,14 +248,13 @@ def narrow_trunk():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[(field, None) for field in ("architecture", "wiring", "input_std")],
+        ("input_std", None),
         *[("input_std", text) for text in ("x", "[1]", "[]", "null", "[1, 2]")],
         *[("input_std", text) for text in ("[0, 1, 1]", "[NaN, 1, 1]", "[-1, 1, 1]")],
         # Zero and infinite in float32.
         *[("input_std", f"[1, 1, {number}]") for number in ("1e-320", "1" + "0" * 400)],
         *[("input_std", text) for text in ("[1, 1, 1, 1]", '"abc"', '{"a": 1}')],
         *[("input_std", text) for text in ("[[1], [1], [1]]", '["1", "1", "1"]')],
-        *[("width", text) for text in ("0", "-1", "nan", "inf", "1e9", "wide", "")],
     ],
 )
 def test_damaged_metadata_is_said_to_be_damaged(field, value, narrow_trunk, tmp_path):
@@ -269,7 +264,16 @@ def test_damaged_metadata_is_said_to_be_damaged(field, value, narrow_trunk, tmp_
         del metadata[field]
     safetensors.numpy.save_file(values, tmp_path / "t.safetensors", metadata)
     with pytest.raises(UserError, match=f"is damaged: its {field}"):
-        load_trunk(tmp_path / "t.safetensors", "vgg16", "")
+        load_trunk(tmp_path / "t.safetensors", "vgg16", "", 1 / 16)
+
+
+@pytest.mark.parametrize("field", ["architecture", "wiring"])
+def test_weights_of_no_known_trunk_are_refused(field, narrow_trunk, tmp_path):
+    values, metadata = narrow_trunk
+    del (metadata := dict(metadata))[field]
+    safetensors.numpy.save_file(values, tmp_path / "t.safetensors", metadata)
+    with pytest.raises(UserError, match=r"holds weights of .*unknown.* expects vgg16"):
+        load_trunk(tmp_path / "t.safetensors", "vgg16", "", 1 / 16)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +290,7 @@ def test_damaged_values_are_said_to_be_damaged(change, narrow_trunk, tmp_path):
     values = {**values, name: change(values[name])}
     safetensors.numpy.save_file(values, tmp_path / "t.safetensors", metadata)
     with pytest.raises(UserError, match=r"is damaged: trunk/block3/conv2/kernel"):
-        load_trunk(tmp_path / "t.safetensors", "vgg16", "")
+        load_trunk(tmp_path / "t.safetensors", "vgg16", "", 1 / 16)
 
 
 @pytest.mark.parametrize("width", [1.5, 2, 0.125, 1e-5, 1 / 3])
@@ -296,5 +300,6 @@ def test_a_trunk_of_any_width_is_written_and_read(width, tmp_path):
     _, params, stats = variables.split(model)
     values = {name: np.zeros(v.shape, v.dtype) for name, v in (params | stats).items()}
     file = tmp_path / "t.safetensors"
-    save_trunk("vgg16", "", width, values, "made up", file)
-    assert load_trunk(file, "vgg16", "").keys() == trunk_shapes("vgg16", "").keys()
+    save_trunk("vgg16", "", values, "made up", file)
+    loaded = load_trunk(file, "vgg16", "", width)
+    assert loaded.keys() == trunk_shapes("vgg16", "").keys()
