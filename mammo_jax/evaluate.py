@@ -49,11 +49,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Evaluates, writes and prints."""
     from mammo_jax.common import run_directory
-    from mammo_jax.evaluation.evaluation import evaluate
+    from mammo_jax.evaluation.evaluation import evaluate_predictions
     from mammo_jax.evaluation.html_writer import REPORT_FILE
 
     validation, compare = options.validation, options.compare
-    evaluation = evaluate(
+    evaluation = evaluate_predictions(
         _split(options.predictions),
         validation=None if validation is None else _split(validation),
         compare=None if compare is None else _split(compare),

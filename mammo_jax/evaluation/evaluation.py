@@ -107,7 +107,7 @@ def _named_from(tables: Tables, folder: Path) -> Tables:
     return replace(tables, **named)
 
 
-def evaluate(
+def evaluate_predictions(
     predictions: Paths,
     *,
     validation: Paths | None = None,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammo_jax.common import run_directory
-from mammo_jax.evaluation.evaluation import evaluate
+from mammo_jax.evaluation.evaluation import evaluate_predictions
 from mammo_jax.evaluation.html_writer import REPORT_FILE
 from mammo_jax.training import ensemble
 
@@ -45,7 +45,7 @@ def write_run_report(workdir: Path, subject: str) -> None:
 def _write(
     folder: Path, title: str, about: Sequence[str], compare: Path | None = None
 ) -> None:
-    evaluation = evaluate(folder, compare=compare)
+    evaluation = evaluate_predictions(folder, compare=compare)
     evaluation.write_html(
         folder / REPORT_FILE, title=title, heading="The run", about=about
     )

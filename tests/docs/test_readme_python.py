@@ -8,8 +8,6 @@ from doc_pages import ROOT, blocks
 from raw_files import write_dicom
 from tiny_runs import write_run
 
-import mammo_jax
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -32,7 +30,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.skipif(not hasattr(mammo_jax, "load"), reason="there is no face")
 def test_the_readmes_python_runs(folder):
     (block,) = blocks(ROOT / "README.md", "python")
     lines = [line for line in block.splitlines() if line and not line.startswith("#")]

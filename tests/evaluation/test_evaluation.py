@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.evaluation.evaluation import evaluate
+from mammo_jax.evaluation.evaluation import evaluate_predictions
 from mammo_jax.evaluation.predictions import COLUMNS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,9 +27,13 @@ def table(tmp_path) -> Path:
 
 
 def test_strings_paths_and_lists_are_alike_and_the_figures_are_json(table):
-    figures = evaluate(str(table))
+    figures = evaluate_predictions(str(table))
     assert isinstance(figures, Mapping)
-    assert dict(figures) == dict(evaluate(table)) == dict(evaluate([table]))
+    assert (
+        dict(figures)
+        == dict(evaluate_predictions(table))
+        == dict(evaluate_predictions([table]))
+    )
     assert json.loads(json.dumps(dict(figures))) == dict(figures)
     # The malignant images outrank 3, 5 and 5 of the 5 others.
     assert figures["auc"]["value"] == pytest.approx(13 / 15)
@@ -37,7 +41,9 @@ def test_strings_paths_and_lists_are_alike_and_the_figures_are_json(table):
 
 def test_the_page_names_no_folder_of_this_machine(table):
     page = table.parent / "report.html"
-    evaluate(table).write_html(str(page), title="Mine", about=["What it is."])
+    evaluate_predictions(table).write_html(
+        str(page), title="Mine", about=["What it is."]
+    )
     text = page.read_text(encoding="utf-8")
     assert "<h1>Mine</h1>" in text
     assert "What it is." in text
@@ -49,7 +55,7 @@ def test_the_page_names_no_folder_of_this_machine(table):
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_path_is_refused_with_what_was_expected(wrong):
     with pytest.raises(UserError, match="must be the path of a prediction table"):
-        evaluate(wrong)
+        evaluate_predictions(wrong)
 
 
 def test_evaluation_loads_no_jax():
