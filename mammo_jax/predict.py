@@ -3,9 +3,9 @@
   python -m mammo_jax.predict --model=runs/demo --out=scores PATH...
 
 PATH is a DICOM, PNG, TIFF, JPEG or PGM file, a folder (searched to the bottom) or a
-glob in quotes. Into the directory of --out go predictions.csv, breasts.csv and
-patients.csv (scores), overlays/ (where the model looked), report.html, files.csv (which
-image is which file) and problems.csv. Patients are called by case numbers.
+glob in quotes. Into the directory of --out go predictions.csv, breasts.csv, exams.csv
+and patients.csv (scores), overlays/ (class maps), report.html, files.csv (which image
+is which file) and problems.csv. Patients are called by case numbers.
 
 Exit code: 0 all files were scored, 3 some could not be, 1 an error. Stopped by Ctrl-C
 or SIGTERM (130, 143) it writes what was scored until then.

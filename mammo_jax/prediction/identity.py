@@ -75,10 +75,11 @@ class CaseBook:
     def is_copy(self, image: Input) -> bool:
         """Returns True if the same image of the same case came before.
 
-        The same is what has the same SOPInstanceUID or the same pixels.
+        Copies share the SOPInstanceUID, or the pixels and the view.
         """
         whose = _whose(image)
-        marks: list[object] = [(image.size, hash(image.picture.tobytes()))]
+        pixels = (image.size, hash(image.picture.tobytes()))
+        marks: list[object] = [(pixels, image.laterality, image.view)]
         if instance := _uid(image.instance):
             marks.append(instance)
         seen = {(whose, mark) for mark in marks}

@@ -200,9 +200,12 @@ def test_copies_count_once(model, tmp_path, capsys):
     # The same pixels of somebody else, and a view of its own.
     save(make_dataset(make_breast(0), PatientID="B"), folder / "e.dcm")
     save(make_dataset(make_breast(2), PatientID="A", **study), folder / "f.dcm")
+    # The same pixels as another view: the header contradicts the copy.
+    other = make_dataset(make_breast(2), PatientID="A", ViewPosition="MLO", **study)
+    save(other, folder / "g.dcm")
     assert run_predict(f"--model={model[0]}", f"--out={out}", folder) == 3
     (breast,) = read_table(out / "breasts.csv").values()
-    assert breast["images"] == "2"
+    assert breast["images"] == "3"
     problems = read_table(out / "problems.csv")
     assert [Path(name).name for name in problems] == ["b.dcm", "c.dcm", "d.dcm"]
     assert len(read_table(out / "patients.csv")) == 2
