@@ -35,6 +35,16 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def raw_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes small phantoms as raw files, which tests leave as they are."""
+    from mammo_jax.phantom import write_cbis_ddsm
+
+    folder = tmp_path_factory.mktemp("raw_phantoms") / "raw"
+    write_cbis_ddsm(folder, cases=14, seed=3, height=160, num_workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Builds a few phantoms, packaged as whole images and as patches."""
     from mammo_jax.phantom import write_cbis_ddsm

@@ -17,7 +17,6 @@ from mammo_jax.datasets.cbis_ddsm import plan_splits
 from mammo_jax.datasets.records import split_outlines
 from mammo_jax.images.dicom import read_mammogram
 from mammo_jax.images.grid import to_grid
-from mammo_jax.phantom import write_cbis_ddsm
 from tfds_builders.building import build, take_inventory
 from tfds_builders.cbis_ddsm.cbis_ddsm_dataset_builder import Builder
 
@@ -25,10 +24,8 @@ WHOLE, S10 = "cbis_ddsm/official_whole_h288", "cbis_ddsm/official_s10_h288"
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms") / "raw"
-    write_cbis_ddsm(folder, cases=14, seed=3, height=288, num_workers=1)
-    return folder
+def raw(raw_phantoms):
+    return raw_phantoms
 
 
 @pytest.fixture(scope="module")

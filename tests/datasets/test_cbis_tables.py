@@ -1,4 +1,5 @@
 import collections
+import functools
 import os
 from pathlib import Path
 
@@ -17,6 +18,12 @@ needs_real_tables = pytest.mark.skipif(
     not REAL_TABLES.is_dir(),
     reason="the real tables are not here; MAMMO_JAX_CBIS_TABLES names their folder",
 )
+
+
+@functools.cache
+def official_inventory():
+    """Counts of the real tables, which take seconds to read with types checked."""
+    return take_inventory(REAL_TABLES, "official", seed=0)
 
 
 def test_rows_are_read_stripped(tmp_path):
@@ -135,7 +142,7 @@ def test_files_that_are_no_tables(tmp_path, content):
 def test_counts_of_the_real_tables(
     table, rows, patients, images, malignant, benign, no_callback
 ):
-    inventory = take_inventory(REAL_TABLES, "official", seed=0)
+    inventory = official_inventory()
 
     assert inventory["tables"][table] == {
         "abnormalities": rows,
@@ -151,7 +158,7 @@ def test_counts_of_the_real_tables(
 
 @needs_real_tables
 def test_counts_of_the_real_release():
-    inventory = take_inventory(REAL_TABLES, "official", seed=0)
+    inventory = official_inventory()
 
     release = inventory["release"]
     assert release["files"] == 3103

