@@ -164,15 +164,12 @@ def is_main_process() -> bool:
 
 def largest_of_processes(mine: int) -> int:
     """Returns the largest number that any process has; all of them must ask."""
-    if jax.process_count() == 1:
-        return mine
     return int(multihost_utils.process_allgather(np.array(mine)).max())
 
 
 def wait_for_all(name: str) -> None:
     """Blocks until every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -186,9 +183,14 @@ def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(mine)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **mine)
+    own = np.frombuffer(buffer.getvalue(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(own.size)).tolist()
+    padded = np.pad(own, (0, max(sizes) - own.size))
     parts = [
-        np.load(io.BytesIO(part), allow_pickle=False)
-        for part in _gather_bytes(buffer.getvalue())
+        np.load(io.BytesIO(part[:size]), allow_pickle=False)
+        for part, size in zip(
+            multihost_utils.process_allgather(padded), sizes, strict=True
+        )
     ]
     lengths = [len(next(iter(part.values()))) for part in parts]
     numbers = [
@@ -197,17 +199,6 @@ def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     ]
     order = np.argsort(np.concatenate(numbers))
     return {key: np.concatenate([part[key] for part in parts])[order] for key in mine}
-
-
-def _gather_bytes(mine: bytes) -> list[bytes]:
-    """Returns every process's bytes, in the order of the processes."""
-    sizes = multihost_utils.process_allgather(np.array(len(mine)))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: len(mine)] = np.frombuffer(mine, np.uint8)
-    rows = multihost_utils.process_allgather(padded)
-    return [
-        row[:size].tobytes() for row, size in zip(rows, sizes.tolist(), strict=True)
-    ]
 
 
 def abstract(mesh: Mesh, tree: Any) -> Any:

@@ -9,10 +9,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-# Exit codes of every command; signals follow the shell's 128 + number.
+# Exit code of every command that fails; signals follow the shell's 128 + number.
 EXIT_ERROR = 1
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 class UserError(Exception):
@@ -39,21 +37,18 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command() or 0
-    except UserError as error:
+    except (UserError, OSError) as error:
         if traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        code = EXIT_ERROR
-    except OSError as error:
-        if traceback:
-            raise
-        where = error.filename or "the disk"
-        print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename or 'the disk'}: {error.strerror or error}"
+        print(f"error: {text}", file=sys.stderr)
         code = EXIT_ERROR
     except RunStoppedError as interruption:
         print(f"stopped: {interruption}", file=sys.stderr)
         code = interruption.exit_code
     except KeyboardInterrupt:
         print("stopped: interrupted from the keyboard", file=sys.stderr)
-        code = EXIT_INTERRUPTED
+        code = 128 + signal.SIGINT
     sys.exit(code)

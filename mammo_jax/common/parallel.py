@@ -23,11 +23,6 @@ Result = TypeVar("Result")
 _TASKS_AHEAD = 4
 
 
-def count_workers(num_workers: int | None) -> int:
-    """Returns the number asked for; for None, one for each usable core."""
-    return num_workers or len(os.sched_getaffinity(0))
-
-
 def parallel_map(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
@@ -53,26 +48,42 @@ def parallel_map(
       UserError: a task cannot be run and there is no `on_death`.
       Exception: whatever `function` raises.
     """
-    num_workers = min(count_workers(num_workers), len(tasks))
+    num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(tasks))
     if num_workers <= 1:
         keep_freed_blocks()
         yield from map(function, tasks)
         return
     todo = collections.deque(tasks)
     while todo:
-        broken = yield from _run_until_death(function, todo, num_workers)
-        yield from _run_one_by_one(function, broken, on_death)
+        suspects = yield from _run_until_death(function, todo, num_workers, ahead=True)
+        while suspects:
+            killers = yield from _run_until_death(function, suspects, 1, ahead=False)
+            for killer in killers:
+                if on_death is None:
+                    raise UserError(
+                        "a worker process was killed, most likely for lack of memory;"
+                        " start again with more memory"
+                    )
+                yield on_death(killer)
 
 
 def _run_until_death(
-    function: Callable[[Task], Result], todo: collections.deque[Task], num_workers: int
-) -> Generator[Result, None, list[Task]]:
-    """Takes tasks from `todo`; returns those under way when a worker died."""
+    function: Callable[[Task], Result],
+    todo: collections.deque[Task],
+    num_workers: int,
+    *,
+    ahead: bool,
+) -> Generator[Result, None, collections.deque[Task]]:
+    """Takes tasks from `todo`; returns those under way when a worker died.
+
+    Unless some are handed out `ahead`, each worker has only the one that it runs.
+    """
+    most = (1 + _TASKS_AHEAD * ahead) * num_workers
     waiting: collections.deque[tuple[Task, Future[Result]]] = collections.deque()
     pool = _make_pool(num_workers)
     try:
         while todo or waiting:
-            while todo and len(waiting) < (_TASKS_AHEAD + 1) * num_workers:
+            while todo and len(waiting) < most:
                 waiting.append((todo[0], pool.submit(function, todo[0])))
                 todo.popleft()
             result = waiting[0][1].result()
@@ -82,31 +93,7 @@ def _run_until_death(
         pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return [task for task, _ in waiting]
-
-
-def _run_one_by_one(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    on_death: Callable[[Task], Result] | None,
-) -> Iterator[Result]:
-    pool = _make_pool(1)
-    try:
-        for task in tasks:
-            try:
-                result = pool.submit(function, task).result()
-            except BrokenProcessPool:
-                if on_death is None:
-                    raise UserError(
-                        "a worker process was killed, most likely for lack of memory;"
-                        " start again with more memory"
-                    ) from None
-                pool.shutdown()
-                pool = _make_pool(1)
-                result = on_death(task)
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return collections.deque(task for task, _ in waiting)
 
 
 def _make_pool(num_workers: int) -> ProcessPoolExecutor:

@@ -1,8 +1,8 @@
 """Progress line, with the time left, for everything that takes long."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
 import tqdm
 
@@ -13,21 +13,17 @@ _REFRESH_SECONDS = {True: 0.2, False: 20.0}
 
 
 def progress(
-    iterable: Iterable[T], description: str, *, total: int | None = None, unit: str
-) -> Iterator[T]:
-    """Yields from `iterable` and shows how far it is and the time left."""
-    return iter(progress_bar(description, iterable=iterable, total=total, unit=unit))
-
-
-def progress_bar(
+    iterable: Iterable[T] | None,
     description: str,
     *,
-    iterable: Iterable[Any] | None = None,
     total: int | None = None,
     initial: int = 0,
     unit: str,
 ) -> tqdm.tqdm:
-    """Returns a progress line that the caller advances with `update()` and closes."""
+    """Yields from `iterable` and shows how far it is and the time left.
+
+    Without one, the caller advances the line with `update()` and closes it.
+    """
     return tqdm.tqdm(
         iterable,
         desc=description,

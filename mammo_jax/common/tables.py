@@ -4,7 +4,7 @@ import contextlib
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +108,7 @@ def _read(path: Path, remedy: str) -> tuple[list[str], list[list[str]], str]:
             delimiter = max(_DELIMITERS, key=first.count)
             lines = itertools.chain([first] if first else [], file)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
-            rows = list(_bounded(path, reader))
+            rows = list(itertools.islice(reader, MAX_ROWS + 2))
         if not rows:
             raise csv.Error("it is empty")
     except OSError as error:
@@ -117,14 +117,9 @@ def _read(path: Path, remedy: str) -> tuple[list[str], list[list[str]], str]:
         raise UserError(
             f"{path}: not a CSV table in UTF-8 ({error}); save or download it again"
         ) from error
+    if len(rows) > MAX_ROWS + 1:
+        raise UserError(f"{path}: more than {MAX_ROWS} rows")
     return rows[0], rows[1:], delimiter
-
-
-def _bounded(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    for number, row in enumerate(rows):
-        if number > MAX_ROWS:
-            raise UserError(f"{path}: more than {MAX_ROWS} rows")
-        yield row
 
 
 def read_table(

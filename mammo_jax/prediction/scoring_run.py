@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from mammo_jax.common.errors import RunStoppedError, UserError
-from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.progress import progress
 from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.images import overlays
@@ -161,7 +161,7 @@ def predict(
 def _score(
     scorer: Scorer, inputs: Iterator[Input | Problem], run: "_Run", stop: StopRequest
 ) -> None:
-    with progress_bar("scoring", total=run.files, unit="image") as bar:
+    with progress(None, "scoring", total=run.files, unit="image") as bar:
         images = _only_images(inputs, run, bar, stop)
         for batch in _batches(images, scorer.batch_size):
             found = scorer.score(batch)

@@ -13,7 +13,7 @@ from etils import epy
 from jaxtyping import Bool, Float, Int
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.progress import progress
 from mammo_jax.datasets.pipeline import evaluation_batches
 from mammo_jax.models.variables import Variables
 from mammo_jax.training.scoring import Columns, joined, true_rows
@@ -154,7 +154,7 @@ def describe_split(
       UserError: a heatmap is not finite: the classifier or the image is damaged.
     """
     parts = []
-    with progress_bar("heatmaps", total=len(source), unit="image") as bar:
+    with progress(None, "heatmaps", total=len(source), unit="image") as bar:
         for batch in evaluation_batches(source, batch_size, threads=threads):
             heatmaps = np.asarray(heatmap_step(params, stats, batch["image"]))
             true = batch["weight"] > 0

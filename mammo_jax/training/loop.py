@@ -14,7 +14,7 @@ import numpy as np
 
 from mammo_jax.common.devices import is_main_process
 from mammo_jax.common.errors import RunStoppedError, UserError
-from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.images.grid import shrink
@@ -122,7 +122,8 @@ def _train_epoch(
     if position.step_in_epoch == 0:
         fresh = dataclasses.replace(state, metrics=EpochMetrics.empty())
         state = run.experiment.placed(fresh)
-    bar = progress_bar(
+    bar = progress(
+        None,
         f"{config.task} {stage.name} epoch {position.epoch + 1}/{stage.epochs}",
         total=run.experiment.steps_per_epoch,
         initial=position.step_in_epoch,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from mammo_jax.common.devices import gather_rows
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.evaluation import metrics
@@ -41,7 +41,8 @@ def predict(
       RunStoppedError: a signal asked the run to stop.
     """
     parts: list[Columns] = []
-    with progress_bar(
+    with progress(
+        None,
         f"{experiment.config.task} {role}",
         total=len(experiment.source(role)),
         unit="image",

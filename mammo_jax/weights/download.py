@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.progress import progress_bar
+from mammo_jax.common.progress import progress
 from mammo_jax.weights.published import Published, verify_checksum
 
 _TIMEOUT_SECONDS = 30
@@ -44,7 +44,7 @@ def _fetch(published: Published, path: Path) -> None:
 
     try:
         # pooch sets the length later; without one, a bar of tqdm has no truth value.
-        with progress_bar(path.name, total=1, unit="B") as bar:
+        with progress(None, path.name, total=1, unit="B") as bar:
             pooch.retrieve(
                 published.url,
                 known_hash=None,  # torchvision publishes the first digits alone.
