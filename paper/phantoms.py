@@ -12,9 +12,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mammo_jax import config as base
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
+from mammo_jax.config import (
+    patch_config,
+    stage_table,
+)
 from mammo_jax.phantom import LAYOUTS
 from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.pretrained import save_trunk
@@ -98,11 +101,11 @@ def _package(raw: Path, data: Path, name: str) -> None:
 
 def pretraining_config(folder: Path, trunk: str, scale: Scale) -> ConfigDict:
     """Returns the configuration of the patch classifier that stands in for ImageNet."""
-    config = base.patch_config()
+    config = patch_config()
     config.model.trunk = trunk
     config.model.width = scale.width
     config.pretrained = ""
-    config.stages = base.stage_table("patch_random")
+    config.stages = stage_table("patch_random")
     config.data.data_dir = str(folder / _PRETRAINING)
     config.data.dataset = f"{_PRETRAINING_SET}_h{scale.height}"
     config.update_from_flattened_dict(dict(scale.fields["patch"]))

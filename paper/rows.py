@@ -8,8 +8,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mammo_jax import config as base
 from mammo_jax.common.errors import UserError
+from mammo_jax.config import (
+    FOREST,
+    PRESETS,
+    STAGES,
+    patch_config,
+    set_top,
+    stage_table,
+    whole_config,
+)
 from mammo_jax.models.model_config import TOPS
 
 KINDS = ("patch", "whole", "forest", "transfer")
@@ -79,7 +87,7 @@ def by_name(rows: Sequence[Row]) -> dict[str, Row]:
         choices = {
             "table": (row.table, TABLES),
             "kind": (row.kind, KINDS),
-            "stages": (row.stages, ("", *base.STAGES)),
+            "stages": (row.stages, ("", *STAGES)),
             "top": (row.top, ("", *TOPS)),
             "start": (row.start, ("", *known)),
         }
@@ -122,11 +130,11 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
     `runs/ROW`, in `init_from`.
     """
     if row.kind == "patch":
-        config = base.patch_config()
+        config = patch_config()
         _apply_patch(config, row)
         config.model.trunk = row.trunk
     else:
-        config = base.whole_config()
+        config = whole_config()
         config.model.trunk = row.trunk
         start = rows[row.start]
         if start.kind == "patch":
@@ -137,7 +145,7 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
             config.init_from = f"runs/{row.start}"
         _apply_whole(config, row)
     if row.stages:
-        config.stages = base.stage_table(row.stages)
+        config.stages = stage_table(row.stages)
     config.update_from_flattened_dict(dict(row.fields))
     return config
 
@@ -146,7 +154,7 @@ def _apply_data(config: ConfigDict, row: Row) -> None:
     if not row.original:
         config.data.dataset = row.dataset
         return
-    fields = base.PRESETS["full_resolution"]
+    fields = PRESETS["full_resolution"]
     own = {name: v for name, v in fields.items() if not name.startswith("patch.")}
     if row.kind == "patch":
         own |= {name[6:]: v for name, v in fields.items() if name.startswith("patch.")}
@@ -157,16 +165,16 @@ def _apply_data(config: ConfigDict, row: Row) -> None:
 def _apply_patch(config: ConfigDict, row: Row) -> None:
     _apply_data(config, row)
     config.pretrained = f"weights/{row.trunk}.safetensors" if row.pretrained else ""
-    config.stages = base.stage_table(row.stages)
+    config.stages = stage_table(row.stages)
 
 
 def _apply_whole(config: ConfigDict, row: Row) -> None:
     _apply_data(config, row)
     if row.kind == "forest":
         config.model.top.kind = "forest"
-        config.forest = ConfigDict(base.FOREST)
+        config.forest = ConfigDict(FOREST)
     else:
-        base.set_top(config, row.top)
+        set_top(config, row.top)
     if row.kind == "transfer":
         # The paper's figures are of the validation images.
         config.data.test_split = "validation"

@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
 from benchmarks.train_steps import STEPS_PER_EPOCH, AbstractStep
-from mammo_jax import config as base
 from mammo_jax.common.memory import give_back_large_blocks
+from mammo_jax.config import whole_config
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.training import step
 from mammo_jax.training.experiment import abstract_batch
@@ -24,7 +24,7 @@ def prepare(workload: Workload) -> Steps:
 
 def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
     """The same, and the train step as it is compiled."""
-    config = base.whole_config()
+    config = whole_config()
     if workload.task == "patch":
         config = config.patch
     config.batch_size, config.accum_steps = workload.batch, workload.accumulation

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.labels import PATCH_CLASSES
-from mammo_jax.models import flips as flipping
 from mammo_jax.models import variables
 from mammo_jax.models.classifier import Classifier, abstract_model
+from mammo_jax.models.flips import on_flips
 from mammo_jax.models.model_config import ModelConfig
 from mammo_jax.models.network_input import network_input
 
@@ -93,7 +93,7 @@ def make_class_map_step(
             )
             return ClassMaps(jax.nn.sigmoid(odds), maps)
 
-        maps: ClassMaps = flipping.on_flips(map_classes, images, flips, at_once=at_once)
+        maps: ClassMaps = on_flips(map_classes, images, flips, at_once=at_once)
         return maps
 
     return class_map_step

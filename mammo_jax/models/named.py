@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.classifier import Classifier
-from mammo_jax.models.classifier import build_model as build_configured
+from mammo_jax.models import classifier
 from mammo_jax.models.model_config import TOPS, read_model_config
 
 
@@ -15,7 +14,7 @@ def build_model(
     top: str | Sequence[str] = "residual_512-512-1024x2",
     seed: int = 0,
     **settings: Any,
-) -> Classifier:
+) -> classifier.Classifier:
     """Builds a network with its first values.
 
     Args:
@@ -41,7 +40,7 @@ def build_model(
     fields = {"trunk": trunk, "top": _top_fields(top), **settings}
     if fields["top"]["kind"] == "patch":
         fields.setdefault("num_classes", 5)
-    return build_configured(read_model_config(fields, "model"), seed)
+    return classifier.build_model(read_model_config(fields, "model"), seed)
 
 
 def _top_fields(top: str | Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from doc_pages import OF_TODAY, PAGES, ROOT, anchors, code_spans, links, name, p
 
 import mammo_jax
 from benchmarks.pages import split_at_markers
-from mammo_jax import config as configuration
+from mammo_jax.config import PRESETS, patch_config, whole_config
 
 README, TRAINING = ROOT / "README.md", ROOT / "docs" / "training.md"
 FIGURES = ROOT / "docs" / "figures.md"
@@ -59,7 +59,7 @@ def test_files_in_inline_code_exist(page):
 def test_fields_of_the_configuration_exist(page):
     known = {
         f"config.{field}"
-        for config in (configuration.whole_config(), configuration.patch_config())
+        for config in (whole_config(), patch_config())
         for field in _fields(config)
     }
     for span in code_spans(page):
@@ -77,7 +77,7 @@ def _fields(config, prefix=""):
 
 def test_the_page_of_training_lists_every_preset():
     table = re.search(r"^\| preset \|.*?\n\n", prose(TRAINING), re.DOTALL | re.M)
-    assert {*re.findall(r"^\| `(\w+)`", table[0], re.M)} == {*configuration.PRESETS}
+    assert {*re.findall(r"^\| `(\w+)`", table[0], re.M)} == {*PRESETS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

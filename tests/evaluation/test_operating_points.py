@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mammo_jax.evaluation import operating_points as points
+from mammo_jax.evaluation import operating_points
 
 CLASS = st.lists(st.integers(0, 8), min_size=1, max_size=20)
 
@@ -28,23 +28,23 @@ def _problem(positives, negatives):
     return scores, np.repeat([1, 0], [len(positives), len(negatives)])
 
 
-@pytest.mark.parametrize("target", points.TARGETS)
+@pytest.mark.parametrize("target", operating_points.TARGETS)
 @given(positives=CLASS, negatives=CLASS)
 def test_fixed_specificity_gives_the_most_sensitivity(target, positives, negatives):
     scores, labels = _problem(positives, negatives)
-    threshold = points.threshold_for_specificity(scores, labels, target)
-    got = points.at_threshold(scores, labels, _alone(labels), threshold)
+    threshold = operating_points.threshold_for_specificity(scores, labels, target)
+    got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     reached = [(s, t) for s, t in _all_points(scores, labels) if t >= target]
     found = got["sensitivity"][0], got["specificity"][0]
     assert found == pytest.approx(max(reached))
 
 
-@pytest.mark.parametrize("target", points.TARGETS)
+@pytest.mark.parametrize("target", operating_points.TARGETS)
 @given(positives=CLASS, negatives=CLASS)
 def test_fixed_sensitivity_gives_the_most_specificity(target, positives, negatives):
     scores, labels = _problem(positives, negatives)
-    threshold = points.threshold_for_sensitivity(scores, labels, target)
-    got = points.at_threshold(scores, labels, _alone(labels), threshold)
+    threshold = operating_points.threshold_for_sensitivity(scores, labels, target)
+    got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     reached = [(t, s) for s, t in _all_points(scores, labels) if s >= target]
     found = got["specificity"][0], got["sensitivity"][0]
     assert found == pytest.approx(max(reached))
@@ -53,8 +53,8 @@ def test_fixed_sensitivity_gives_the_most_specificity(target, positives, negativ
 @given(positives=CLASS, negatives=CLASS)
 def test_youden_is_the_largest_gain(positives, negatives):
     scores, labels = _problem(positives, negatives)
-    threshold = points.youden_threshold(scores, labels)
-    got = points.at_threshold(scores, labels, _alone(labels), threshold)
+    threshold = operating_points.youden_threshold(scores, labels)
+    got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     best = max(s + t - 1 for s, t in _all_points(scores, labels))
     assert got["sensitivity"][0] + got["specificity"][0] - 1 == pytest.approx(best)
 
@@ -62,7 +62,7 @@ def test_youden_is_the_largest_gain(positives, negatives):
 @given(positives=CLASS, negatives=CLASS, threshold=st.floats(0, 1))
 def test_counts_add_up(positives, negatives, threshold):
     scores, labels = _problem(positives, negatives)
-    got = points.at_threshold(scores, labels, _alone(labels), threshold)
+    got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     assert got["true_positive"] + got["false_negative"] == len(positives)
     assert got["true_negative"] + got["false_positive"] == len(negatives)
     assert got["true_positive"] + got["false_positive"] == (scores >= threshold).sum()
@@ -77,9 +77,9 @@ def test_a_share_has_wilsons_interval():
     half *= np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     hits = np.array([True] * 8 + [False] * 2)
     expected = [0.8, centre - half, centre + half]
-    assert points.share(hits, _alone(hits)) == pytest.approx(expected)
+    assert operating_points.share(hits, _alone(hits)) == pytest.approx(expected)
     # Two equal views of each patient say no more than one.
-    twice = points.share(hits.repeat(2), np.repeat(_alone(hits), 2))
+    twice = operating_points.share(hits.repeat(2), np.repeat(_alone(hits), 2))
     assert twice == pytest.approx(expected, abs=0.02)
 
 
@@ -90,19 +90,19 @@ def test_the_interval_of_a_share_covers_it_although_views_are_alike(truth):
         first = rng.random(50) < truth
         second = np.where(rng.random(50) < 0.7, first, rng.random(50) < truth)
         hits = np.stack([first, second], axis=1).ravel()
-        _, low, high = points.share(hits, np.repeat(_alone(first), 2))
+        _, low, high = operating_points.share(hits, np.repeat(_alone(first), 2))
         covered += low <= truth <= high
     assert 0.92 <= covered / 400 <= 0.985
 
 
 def test_nothing_has_no_share():
-    assert points.share(np.zeros(0, bool), []) is None
+    assert operating_points.share(np.zeros(0, bool), []) is None
 
 
 def test_a_threshold_above_every_score_calls_nothing_malignant():
     scores, labels = np.array([0.2, 0.9]), np.array([1, 0])
-    threshold = points.threshold_for_specificity(scores, labels, 0.95)
-    got = points.at_threshold(scores, labels, _alone(labels), threshold)
+    threshold = operating_points.threshold_for_specificity(scores, labels, 0.95)
+    got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     assert got["threshold"] is None
     assert got["true_positive"] == got["false_positive"] == 0
     assert got["positive_predictive_value"] is None

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mammo_jax import config as configuration
-from mammo_jax.common import run_directory as workdirs
+from mammo_jax.common import run_directory
+from mammo_jax.config import patch_config, whole_config
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.weights.model_description import Description, save_description
@@ -17,10 +17,7 @@ MEAN = 30.0
 
 def make_config(task: str = "whole", **model: object) -> ConfigDict:
     """Returns a configuration whose model computes in milliseconds."""
-    config = {
-        "whole": configuration.whole_config,
-        "patch": configuration.patch_config,
-    }[task]()
+    config = {"whole": whole_config, "patch": patch_config}[task]()
     config.eval_batch_size = 2
     config.model.trunk, config.model.width = "vgg16", 1 / 16
     config.model.image_size = (HEIGHT, WIDTH)
@@ -45,8 +42,8 @@ def write_run(
     network = build_model(read_model_config(config.model), seed)
     _, params, stats = variables.split(network)
     directory.mkdir(parents=True)
-    workdirs.write_json(directory / "config.json", workdirs.as_json(config))
-    workdirs.write_json(directory / "metrics.json", {})
+    run_directory.write_json(directory / "config.json", run_directory.as_json(config))
+    run_directory.write_json(directory / "metrics.json", {})
     save_variables(directory, params, stats)
     is_patch = task == "patch"
     save_description(

@@ -12,8 +12,8 @@ from mammo_jax.models import (
     default_model_config,
     read_model_config,
     resnet,
+    variables,
 )
-from mammo_jax.models import variables as model_variables
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def images(batch=2, size=64, seed=0):
 
 def train_step_outputs(config, x):
     """Loss, gradients and new statistics of one jitted training forward pass."""
-    graphdef, params, stats = model_variables.split(build_model(config, 0))
+    graphdef, params, stats = variables.split(build_model(config, 0))
 
     def loss(params, stats, x):
-        model = model_variables.merge(graphdef, params, stats)
+        model = variables.merge(graphdef, params, stats)
         logits = model(x, train=True)
-        return (logits**2).mean(), model_variables.split(model)[2]
+        return (logits**2).mean(), variables.split(model)[2]
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats, x)
 
@@ -65,11 +65,11 @@ def test_logits_are_float32_of_the_asked_classes(trunk, top):
 
 def test_train_mode_moves_the_running_statistics_and_eval_mode_does_not(shallow_resnet):
     model = build_model(tiny(), 0)
-    before = model_variables.split(model)[2]
+    before = variables.split(model)[2]
     model(images(), train=False)
-    after_eval = model_variables.split(model)[2]
+    after_eval = variables.split(model)[2]
     model(images(), train=True)
-    after_train = model_variables.split(model)[2]
+    after_train = variables.split(model)[2]
     assert all(bool((before[n] == after_eval[n]).all()) for n in before)
     assert all(bool((before[n] != after_train[n]).any()) for n in before)
 
@@ -78,18 +78,18 @@ def test_frozen_batch_norm_uses_and_keeps_the_running_statistics_in_training(
     shallow_resnet,
 ):
     model = build_model(tiny(batch_norm="frozen"), 0)
-    before = model_variables.split(model)[2]
+    before = variables.split(model)[2]
     in_training = model(images(), train=True)
-    after = model_variables.split(model)[2]
+    after = variables.split(model)[2]
     assert all(bool((before[n] == after[n]).all()) for n in before)
     np.testing.assert_array_equal(in_training, model(images(), train=False))
 
 
 def test_a_frozen_trunk_leaves_the_statistics_of_the_top_to_the_batch(shallow_resnet):
     model = build_model(tiny(batch_norm="frozen_trunk"), 0)
-    before = model_variables.split(model)[2]
+    before = variables.split(model)[2]
     model(images(), train=True)
-    after = model_variables.split(model)[2]
+    after = variables.split(model)[2]
     moved = {name for name in before if bool((before[name] != after[name]).any())}
     assert moved == {name for name in before if not name.startswith("trunk/")}
     assert moved
@@ -118,7 +118,7 @@ def test_remat_changes_neither_names_nor_numbers(shallow_resnet, trunk, top):
 
 
 def test_parameter_paths_are_readable():
-    _, params, stats = model_variables.split(build_model(tiny(), 0))
+    _, params, stats = variables.split(build_model(tiny(), 0))
     assert {
         "trunk/conv1/kernel",
         "trunk/stage5/unit3/conv2/kernel",
