@@ -51,6 +51,22 @@ STAGES: dict[str, dict[str, dict[str, Any]]] = {
     "whole_extended": _FINE_TUNING,
     # A trained whole-image classifier on another set of images.
     "transfer": _FINE_TUNING,
+    # For the preset of phantoms: few steps, at higher rates.
+    "patch_phantom": {
+        "stage1": {
+            "epochs": 6,
+            "rates": _all_layers(4e-3) | {"new_layers": 1e-3},
+            "decay": "cosine",
+        }
+    },
+    "whole_phantom": {
+        "stage1": {"epochs": 6, "rates": {"new_layers": 1e-3}, "l2": 1e-6},
+        "stage2": {
+            "epochs": 1,
+            "rates": _all_layers(1e-4) | {"head": 1e-6},
+            "l2": 1e-6,
+        },
+    },
     # The paper has no such stages: every group has its own rate from the first step,
     # which layer groups make possible and frozen layers only imitate.
     "patch_one_stage": {
@@ -187,10 +203,6 @@ def set_top(config: ConfigDict, name: str) -> None:
 
     A heatmap's fully connected layers normalise one value of each image: in a
     microbatch of one image nothing would be left of it, so the batch stays whole.
-
-    Args:
-      config: configuration as of `whole_config`.
-      name: key of `mammo_jax.models.TOPS`.
     """
     config.model.top.update(TOPS[name])
     if config.model.top.kind == "heatmap":
@@ -198,37 +210,26 @@ def set_top(config: ConfigDict, name: str) -> None:
 
 
 # The fields that the patch stage of a whole-image run must have in common with it.
-_SHARED = (
-    "seed",
-    "data.data_dir",
-    "data.threads",
-    "devices.data",
-    "reset_optimizer",
-    "ema_decay",
-    "debug_nans",
-    "profile",
-)
-_SHARED_MODEL = (
-    "trunk",
-    "wiring",
-    "stem",
-    "width",
-    "zero_init_residual",
-    "compute_dtype",
-    "remat",
-)
+_SHARED = {
+    "": ("seed", "reset_optimizer", "ema_decay", "debug_nans", "profile"),
+    "data": ("data_dir", "threads"),
+    "devices": ("data",),
+}
+# The fields of `config.model` that they need not have in common.
+_OWN_MODEL = ("batch_norm", "image_size", "num_classes", "top")
 
 
 def share_with_patch(config: ConfigDict) -> None:
     """Ties the patch stage's fields to the run's, so that one override serves both."""
-    for name in (*_SHARED, *(f"model.{field}" for field in _SHARED_MODEL)):
-        *parents, field = name.split(".")
-        ours, theirs = config, config.patch
-        for parent in parents:
-            ours, theirs = ours[parent], theirs[parent]
-        del theirs[field]
-        theirs[field] = ours.get_ref(field)
+    model = tuple(field for field in config.model if field not in _OWN_MODEL)
+    for part, fields in {**_SHARED, "model": model}.items():
+        ours, theirs = (x[part] if part else x for x in (config, config.patch))
+        for field in fields:
+            del theirs[field]
+            theirs[field] = ours.get_ref(field)
 
+
+_FLIPS_ONLY = {"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)}
 
 # Differences from the paper's configuration, as flat fields; `stages` names a table.
 PRESETS: dict[str, dict[str, object]] = {
@@ -254,31 +255,16 @@ PRESETS: dict[str, dict[str, object]] = {
         "steps_per_epoch": 60,
         "eval_batch_size": 8,
         "log_every_steps": 10,
-        "stages.stage1.epochs": 6,
-        "stages.stage1.rates.new_layers": 1e-3,
-        "stages.stage1.l2": 1e-6,
-        "stages.stage2.epochs": 1,
-        "stages.stage2.rates.new_layers": 1e-4,
-        "stages.stage2.rates.top_of_trunk": 1e-4,
-        "stages.stage2.rates.bottom": 1e-4,
-        "stages.stage2.l2": 1e-6,
+        "stages": "whole_phantom",
         "patch.data.dataset": "cbis_ddsm/paper_s10_h576",
         "patch.pretrained": "",
         "patch.steps_per_epoch": 140,
         "patch.log_every_steps": 10,
-        # Random values: one stage, as in the paper; a higher rate, for few steps.
-        "patch.stages": "patch_random",
-        "patch.stages.stage1.epochs": 6,
-        "patch.stages.stage1.decay": "cosine",
+        "patch.stages": "patch_phantom",
         **{
-            f"patch.stages.stage1.rates.{group}": 4e-3
-            for group in ("head", "top_of_trunk", "bottom")
-        },
-        **{f"{part}augment.zoom": (1.0, 1.0) for part in ("", "patch.")},
-        **{
-            f"{part}augment.{field}": 0.0
+            f"{part}augment.{field}": value
             for part in ("", "patch.")
-            for field in ("rotation", "shear")
+            for field, value in _FLIPS_ONLY.items()
         },
     },
     # Section 2.2: patches centred on the lesions only.

@@ -7,7 +7,7 @@ Everything that can go wrong from the outside (files, tables, options) raises
 import io
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 # Exit code of every command that fails; signals follow the shell's 128 + number.
 EXIT_ERROR = 1
@@ -15,6 +15,17 @@ EXIT_ERROR = 1
 
 class UserError(Exception):
     """Something outside the program is wrong; the message says how to mend it."""
+
+
+def refuse(reasons: Mapping[str, object]) -> None:
+    """Raises a `UserError` with the first reason whose value is true, if there is one.
+
+    Args:
+      reasons: messages, and whether each of them holds.
+    """
+    for message, holds in reasons.items():
+        if holds:
+            raise UserError(message)
 
 
 class RunStoppedError(Exception):

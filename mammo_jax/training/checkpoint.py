@@ -39,7 +39,7 @@ class Position:
       epoch: number of epochs finished in this stage.
       epochs_done: number of epochs finished over all stages.
       step_in_epoch: number of steps done in the present epoch.
-      lowest_loss: best validation loss of this stage, for early stopping.
+      lowest_balanced_loss: best validation loss of this stage, for early stopping.
       epochs_without_gain: number of epochs since then.
       best: validation `score` and `loss` of the best epoch of the run.
       best_epoch: number of that epoch (over all stages, from 1).
@@ -52,7 +52,7 @@ class Position:
     epoch: int = 0
     epochs_done: int = 0
     step_in_epoch: int = 0
-    lowest_loss: float | None = None
+    lowest_balanced_loss: float | None = None
     epochs_without_gain: int = 0
     best: dict[str, float] | None = None
     best_epoch: int = 0
@@ -80,18 +80,6 @@ def _state(parts: dict[str, Any]) -> TrainState:
     return TrainState(**{**model, **training}, averages=averages)
 
 
-def _abstract(tree: Any) -> Any:
-    """Returns the shapes, types and places of a tree of arrays."""
-
-    def describe(x: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(
-            jax.local_devices()[0]
-        )
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(describe, tree)
-
-
 class Checkpoints:
     """Checkpoints below one folder."""
 
@@ -108,11 +96,7 @@ class Checkpoints:
                     policies.BestN(
                         n=1,
                         # The first of equals is the best, as in the loop.
-                        get_metric_fn=lambda kept: (
-                            kept["score"],
-                            -kept["loss"],
-                            -kept["step"],
-                        ),
+                        get_metric_fn=lambda x: (x["score"], -x["loss"], -x["step"]),
                         keep_checkpoints_without_metrics=False,
                     ),
                 ]
@@ -152,8 +136,7 @@ class Checkpoints:
           validation: `score` and `loss`, at the end of an epoch.
 
         Raises:
-          UserError: the save before failed, or there is no room for this one. What
-            was saved before that is whole.
+          UserError: the save before failed, or there is no room for this one.
         """
         self._wait()
         self.require_space(state)
@@ -164,9 +147,7 @@ class Checkpoints:
             overwrite=any(
                 kept.step == position.step for kept in self._checkpointer.checkpoints
             ),
-            metrics=None
-            if validation is None
-            else {**validation, "step": position.step},
+            metrics=validation and {**validation, "step": position.step},
             custom_metadata=dataclasses.asdict(position),
         )
 
@@ -205,16 +186,13 @@ class Checkpoints:
     ) -> tuple[TrainState, Position] | None:
         """Reads the latest checkpoint that is whole; None if there is none at all.
 
-        Args:
-          like: function that gives the shapes of the state at a position.
-
         Raises:
           UserError: there are checkpoints, and none of them can be read.
         """
         kept = list(reversed(self._checkpointer.checkpoints))
         for checkpoint in kept:
             try:
-                position = self.position(checkpoint.step)
+                position = self._position(checkpoint.step)
                 parts = self._load(checkpoint.step, _parts(like(position)))
             except UserError as error:
                 _log.warning("%s; going back to the one before", error)
@@ -227,12 +205,7 @@ class Checkpoints:
             )
         return None
 
-    def position(self, step: int) -> Position:
-        """Reads the position of the run at a checkpoint.
-
-        Raises:
-          UserError: the checkpoint is damaged.
-        """
+    def _position(self, step: int) -> Position:
         try:
             metadata = self._checkpointer.checkpointables_metadata(step)
             values = metadata.custom_metadata or {}
@@ -240,6 +213,14 @@ class Checkpoints:
             raise self._damaged(step, first_line(error)) from error
         if values.get("step") != step:
             raise self._damaged(step, "its position cannot be read")
+        # An earlier version watched the unweighted loss, which is of another unit.
+        if values.pop("lowest_loss", None) is not None:
+            values["epochs_without_gain"] = 0
+            _log.warning(
+                "early stopping counts anew from step %d: the validation loss until "
+                "then was not weighted by class",
+                step,
+            )
         return Position(**values)
 
     def load_model(
@@ -253,9 +234,7 @@ class Checkpoints:
     def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         self._wait()
         try:
-            parts: dict[str, Any] = self._checkpointer.load_checkpointables(
-                step, _abstract(like)
-            )
+            parts: dict[str, Any] = self._checkpointer.load_checkpointables(step, like)
         except _DAMAGES as error:
             raise self._damaged(step, first_line(error)) from error
         return parts

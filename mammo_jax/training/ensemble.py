@@ -60,37 +60,34 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
 
 def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
     """Says why the model cannot be averaged with the run's; empty if it can."""
-    said = model.description
-    if said.task != "whole":
-        return "holds a patch classifier; name runs of whole-image classifiers"
-    if said.class_names != dataset.class_names:
-        return f"tells apart {list(said.class_names)}, not {list(dataset.class_names)}"
-    if said.grid != dataset.grid:
-        return (
-            f"wants images of {_size(*said.grid)}; {dataset.name} has "
-            f"{_size(*dataset.grid)}"
-        )
-    if said.dataset != dataset.name:
-        return (
-            f"was trained on {said.dataset}, not on {dataset.name}: images that it "
-            "was trained on could be among those it would be tested on"
-        )
-    split = model.config.data.train_split
-    if split != config.data.train_split:
-        return (
-            f"was trained on the split {split!r}, not on {config.data.train_split!r}: "
-            "it would be tested on images that it was trained on"
-        )
+    said, split = model.description, model.config.data.train_split
+    seen = "images that it was trained on could be among those it would be tested on"
     # Unless it was set by hand, the mean of the training images tells builds apart.
-    if model.config.data.pixel_mean < 0 and not math.isclose(
+    other_build = model.config.data.pixel_mean < 0 and not math.isclose(
         said.pixel_mean, dataset.pixel_mean, rel_tol=1e-6
-    ):
-        return (
-            f"was trained on another build of {dataset.name} (mean grey level "
-            f"{said.pixel_mean:.3f} there, {dataset.pixel_mean:.3f} here): images that "
-            "it was trained on could be among those it would be tested on"
-        )
-    return ""
+    )
+    reasons = {
+        "holds a patch classifier; name runs of whole-image classifiers": (
+            said.task != "whole"
+        ),
+        f"tells apart {[*said.class_names]}, not {[*dataset.class_names]}": (
+            said.class_names != dataset.class_names
+        ),
+        f"wants images of {_size(*said.grid)}; {dataset.name} has "
+        f"{_size(*dataset.grid)}": said.grid != dataset.grid,
+        f"was trained on {said.dataset}, not on {dataset.name}: {seen}": (
+            said.dataset != dataset.name
+        ),
+        f"was trained on the split {split!r}, not on {config.data.train_split!r}: it "
+        "would be tested on images that it was trained on": (
+            split != config.data.train_split
+        ),
+        f"was trained on another build of {dataset.name} (mean grey level "
+        f"{said.pixel_mean:.3f} there, {dataset.pixel_mean:.3f} here): {seen}": (
+            other_build
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _size(height: int, width: int, stretch: bool) -> str:
@@ -105,14 +102,8 @@ def evaluate_ensemble(
 ) -> dict[str, Any]:
     """Scores the same images with every member's model and averages with the run's.
 
-    Writes `ensemble/predictions/*.csv`.
-
-    Args:
-      experiment: fixed parts of the run; its data, devices and `config.tta` hold for
-        all members.
-      own: predictions of the run's own model for each split.
-      workdir: directory of the run.
-      stop: request to stop, checked after every batch.
+    The run's data, devices and `config.tta` hold for all members. `own` has the run's
+    own predictions for each split. Writes `ensemble/predictions/*.csv`.
 
     Returns:
       The figures of the mean for each split, and under `members` those of each model.
@@ -170,11 +161,7 @@ def _score(
 
 
 def average(predictions: Sequence[Predictions]) -> Predictions:
-    """Averages the probabilities that several models give to the same images.
-
-    Args:
-      predictions: predictions of each model; the images are in one order.
-    """
+    """Averages the probabilities of several models for the same images."""
     first = predictions[0]
     mean = np.mean([one.probabilities for one in predictions], axis=0)
     losses = scoring.cross_entropies(mean, first.labels)

@@ -93,28 +93,15 @@ class Experiment:
 
     def evaluation_arrays(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Puts what the evaluation step reads on the devices."""
-        return devices.put_batch(
-            self.mesh, {key: batch[key] for key in DEVICE_KEYS}, leading=0
-        )
+        read = {key: batch[key] for key in DEVICE_KEYS}
+        return devices.put_batch(self.mesh, read, leading=0)
 
     def initial_state(
         self, params: Mapping[str, Any], stats: Mapping[str, Any]
     ) -> TrainState:
         """Returns the state at the start of the first stage, from drawn values."""
-        return self.enter_stage(0, self._drawn_state(params, stats))
-
-    def _drawn_state(
-        self, params: Mapping[str, Any], stats: Mapping[str, Any]
-    ) -> TrainState:
-        """Returns the state before any stage was entered."""
-        averages = jax.tree.map(jnp.copy, params) if self.config.ema_decay else None
-        return TrainState(
-            params=dict(params),
-            batch_stats=dict(stats),
-            opt_state=None,
-            metrics=EpochMetrics.empty(),
-            averages=averages,
-        )
+        state = TrainState.begin(dict(params), dict(stats), self.config.ema_decay)
+        return self.enter_stage(0, state)
 
     def enter_stage(self, index: int, state: TrainState) -> TrainState:
         """Returns the state at the start of a stage, on the devices.
@@ -136,16 +123,14 @@ class Experiment:
         """Returns the shapes and types of the state in a stage."""
 
         def state() -> TrainState:
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract)
-            return self._entered(index, self._drawn_state(*zeros))
+            params, stats = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), self.abstract
+            )
+            begun = TrainState.begin(params, stats, self.config.ema_decay)
+            return self._entered(index, begun)
 
         abstract: TrainState = devices.abstract(self.mesh, jax.eval_shape(state))
         return abstract
-
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the shapes and types of what `training_arrays` gives."""
-        batch = abstract_batch(self.config, self.dataset.image_shape)
-        return devices.abstract_batch(self.mesh, batch, leading=1)
 
     def placed(self, state: TrainState) -> TrainState:
         """Puts the whole state on every device."""
@@ -176,8 +161,11 @@ class Experiment:
         function: Any = self.train_step(index)
         if self.config.debug_nans:
             return lambda: function  # It is taken apart where a NaN arises.
-        arguments = self.abstract_state(index), self.abstract_batch()
-        compiler: Callable[[], step.TrainStep] = function.lower(*arguments).compile
+        batch = abstract_batch(self.config, self.dataset.image_shape)
+        compiler: Callable[[], step.TrainStep] = function.lower(
+            self.abstract_state(index),
+            devices.abstract_batch(self.mesh, batch, leading=1),
+        ).compile
         return compiler
 
 

@@ -1,27 +1,50 @@
-"""Random forest on the regions of patch-probability heatmaps (sections 1, 2.3).
+"""Run of the row "heatmap + random forest" (Table 2; sections 1, 2.3).
 
-A heatmap's probabilities of each lesion class are cut off at four levels, the
-connected regions described, and a random forest reads the descriptions.
+A finished patch classifier is run over the whole images. Its heatmaps' probabilities of
+each lesion class are cut off at four levels and the connected regions described; a
+forest, fitted without gradients, reads the descriptions. The run's directory is like
+any other's, but has no checkpoints: scikit-learn keeps a forest as a pickle, which this
+program does not read. The same command fits the same forest.
 """
 
+import copy
+import dataclasses
+import logging
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epy
 from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
 
-from mammo_jax.common.errors import UserError
-from mammo_jax.common.progress import progress
-from mammo_jax.datasets.pipeline import evaluation_batches
+from mammo_jax.common.errors import UserError, refuse
+from mammo_jax.common.signals import StopRequest
+from mammo_jax.datasets.pipeline import Batch, Dataset, evaluation_batches
+from mammo_jax.evaluation.predictions import write_predictions
+from mammo_jax.models.model_config import (
+    PATCH_CLASSES,
+    ModelConfig,
+    PatchTop,
+    read_model_config,
+)
+from mammo_jax.models.sliding import make_heatmap_step
 from mammo_jax.models.variables import Variables
-from mammo_jax.training.scoring import Columns, joined, true_rows
+from mammo_jax.training import scoring
+from mammo_jax.training.logs import Logs, log_hyperparameters
+from mammo_jax.training.settings import Settings, read_settings
+from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 with epy.lazy_imports():  # A second, which other runs need not wait for.
     import skimage.measure
     import sklearn.ensemble
 
+_log = logging.getLogger(__name__)
+
+FOREST = "forest"
 # Section 2.3.
 CUTOFFS = (0.3, 0.5, 0.7, 0.9)
 # Every patch class but the background.
@@ -133,7 +156,7 @@ def describe_split(
     batch_size: int,
     threads: int,
     after_batch: Callable[[], None] = lambda: None,
-) -> Columns:
+) -> scoring.Columns:
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
     Args:
@@ -147,34 +170,30 @@ def describe_split(
       after_batch: function called after every batch; may raise to stop.
 
     Returns:
-      A row for each image: its labels and names, see `scoring.true_rows`, and
-      `features`, see `heatmap_features`.
+      A row for each image: its labels and names, and `features`, see
+      `heatmap_features`.
 
     Raises:
       UserError: a heatmap is not finite: the classifier or the image is damaged.
     """
-    parts = []
-    with progress(None, "heatmaps", total=len(source), unit="image") as bar:
-        for batch in evaluation_batches(source, batch_size, threads=threads):
-            heatmaps = np.asarray(heatmap_step(params, stats, batch["image"]))
-            true = batch["weight"] > 0
-            _check_finite(heatmaps[true], batch["image_id"][true])
-            features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])
-            parts.append(true_rows(batch, features=features))
-            bar.update(int(true.sum()))
-            after_batch()
-    return joined(parts)
 
+    def describe(batch: Batch) -> scoring.Columns:
+        heatmaps = np.asarray(heatmap_step(params, stats, batch["image"]))
+        damaged = batch["image_id"][~np.isfinite(heatmaps).all(axis=(1, 2, 3))]
+        if damaged.size:
+            raise UserError(
+                f"the patch classifier's heatmap of {damaged[0]} has no finite "
+                "numbers: look at that image, and at the training of the classifier"
+            )
+        return {"features": np.stack([heatmap_features(x) for x in heatmaps])}
 
-def _check_finite(
-    heatmaps: Float[np.ndarray, "batch rows columns class"], image_ids: np.ndarray
-) -> None:
-    damaged = image_ids[~np.isfinite(heatmaps).all(axis=(1, 2, 3))]
-    if damaged.size:
-        raise UserError(
-            f"the patch classifier's heatmap of {damaged[0]} has no finite numbers: "
-            "look at that image, and at the training of the patch classifier"
-        )
+    return scoring.collect(
+        evaluation_batches(source, batch_size, threads=threads),
+        describe,
+        description="heatmaps",
+        total=len(source),
+        after_batch=after_batch,
+    )
 
 
 def fit_forest(
@@ -182,19 +201,13 @@ def fit_forest(
     labels: Int[np.ndarray, " images"],
     *,
     seed: int,
-    trees: int = 500,
-    max_depth: int = 9,
-    min_samples_split: int = 300,
+    trees: int,
+    max_depth: int,
+    min_samples_split: int,
 ) -> "sklearn.ensemble.RandomForestClassifier":
-    """Fits a forest; the defaults are those of the paper's Table 2.
+    """Fits a forest to labels of both kinds: 0 not malignant, 1 malignant.
 
-    Args:
-      features: rows of the training images' heatmaps, see `heatmap_features`.
-      labels: 0 not malignant, 1 malignant; both occur.
-      seed: seed of the bootstrap samples and the split candidates.
-      trees: number of trees.
-      max_depth: largest depth of a tree.
-      min_samples_split: images that a node must have to be split.
+    `mammo_jax.config.FOREST` has the values of the paper's Table 2.
     """
     forest = sklearn.ensemble.RandomForestClassifier(
         n_estimators=trees,
@@ -206,10 +219,162 @@ def fit_forest(
     return forest.fit(features, labels)
 
 
-def splits_no_node(forest: "sklearn.ensemble.RandomForestClassifier") -> bool:
-    """Returns True if every tree is a single leaf, which scores all images alike.
+def read_forest(config: ConfigDict, workdir: Path) -> Settings:
+    """Reads and checks the configuration of a forest.
 
-    A tree sees the images that it drew, about 0.63 of them: a node of so few is not
-    split if they are fewer than `min_samples_split`.
+    Raises:
+      UserError: a field has no value that can run; names it and the allowed values.
     """
-    return all(tree.tree_.node_count == 1 for tree in forest.estimators_)
+    if config.task != "whole" or "forest" not in config:
+        raise UserError(
+            "config.model.top.kind is 'forest', which needs a whole-image "
+            "configuration with config.forest: --config=configs/paper_rows.py:"
+            "resnet50_s10_forest"
+        )
+    least = {"trees": 1, "max_depth": 1, "min_samples_split": 2}
+    refuse(
+        {
+            f"config.forest.{field} is {value}; it must be at least {least[field]}": (
+                value < least[field]
+            )
+            for field, value in config.forest.items()
+        }
+        | {
+            "config.tta: the random forest scores images as they are; leave it out": (
+                config.tta
+            ),
+            "config.ensemble: a random forest is averaged with others by "
+            "python -m mammo_jax.evaluate --predictions=RUN,RUN": (
+                config.get("ensemble")
+            ),
+            "a random forest is fitted by one process; leave --processes": (
+                jax.process_count() > 1
+            ),
+        }
+    )
+    # A forest has no network of its own; the check knows networks only.
+    checked = copy.deepcopy(config)
+    checked.model.top.kind = PatchTop.kind
+    return dataclasses.replace(read_settings(checked), config=config)
+
+
+def describe_forest(config: ConfigDict) -> str:
+    """Names the forest and what it reads."""
+    forest = config.forest
+    return (
+        f"random forest of {forest.trees} trees, at most {forest.max_depth} deep, "
+        f"nodes of at least {forest.min_samples_split} images split, on the heatmaps "
+        f"of a patch classifier, {config.model.trunk}"
+    )
+
+
+def patch_network(config: ConfigDict) -> tuple[ModelConfig, int]:
+    """Returns the settings of the patch classifier below a forest, and its window."""
+    fields = copy.deepcopy(config.model)
+    fields.top.kind = PatchTop.kind
+    fields.num_classes = PATCH_CLASSES
+    return read_model_config(fields), fields.top.window
+
+
+def run_forest(
+    settings: Settings,
+    dataset: Dataset,
+    init_from: str,
+    workdir: Path,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Fits the forest on heatmaps of `init_from`, scores validation and test images.
+
+    Writes `predictions/*.csv` and TensorBoard files.
+
+    Returns:
+      What `metrics.json` holds.
+
+    Raises:
+      UserError: `init_from` is no finished patch classifier on the configured trunk,
+        the training images are all of one class, or too few for the forest to split.
+      RunStoppedError: a signal asked the run to stop; the same command starts anew.
+    """
+    config = settings.config
+    model = _patch_classifier(init_from, config.model.trunk)
+    assert model.window is not None
+    step = make_heatmap_step(
+        model.model_config, model.window, model.description.pixel_mean
+    )
+
+    def described(role: str) -> scoring.Columns:
+        return describe_split(
+            step,
+            model.params,
+            model.batch_stats,
+            dataset.sources[config.data[f"{role}_split"]],
+            batch_size=config.eval_batch_size,
+            threads=config.data.threads,
+            after_batch=lambda: stop.raise_if_set("the same command starts it anew"),
+        )
+
+    fitted = _fit(described("train"), config, dataset.name)
+    metrics: dict[str, Any] = {
+        "task": config.task,
+        "dataset": dataset.name,
+        "best_epoch": 0,
+        "epochs": 0,
+        "steps": 0,
+    }
+    for role in ("validation", "test"):
+        split = described(role)
+        shares = fitted.predict_proba(split["features"])
+        losses = scoring.cross_entropies(shares, split["label"])
+        predictions = scoring.as_predictions(
+            {**split, "probabilities": shares, "losses": losses},
+            settings.task.malignant_classes,
+        )
+        write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
+        metrics[role] = scoring.summary(predictions)
+        _log.info("forest, %s: AUC %s", role, metrics[role]["auc"])
+    with Logs(workdir, resumed_at=0) as logs:
+        log_hyperparameters(logs, config, metrics)
+    return metrics
+
+
+def _fit(train: scoring.Columns, config: ConfigDict, dataset: str) -> Any:
+    """Fits a forest that tells the training images apart."""
+    if len(np.unique(train["label"])) < 2:
+        raise UserError(
+            f"the training images of {dataset} are all of one class: a random forest "
+            "has nothing to tell apart"
+        )
+    fitted = fit_forest(
+        train["features"], train["label"], seed=config.seed, **config.forest
+    )
+    # A tree sees the images that it drew: a node of few is not split, and a tree of
+    # one node scores all images alike.
+    if all(tree.tree_.node_count == 1 for tree in fitted.estimators_):
+        images = len(train["label"])
+        raise UserError(
+            f"config.forest.min_samples_split ({config.forest.min_samples_split}): no "
+            "tree of the forest splits its images, and all would have the same score. "
+            f"Of the {images} training images a tree draws about "
+            f"{round(0.63 * images)} different ones: set the field lower; if it is, "
+            "the heatmaps are all alike"
+        )
+    return fitted
+
+
+def _patch_classifier(init_from: str, trunk: str) -> LoadedModel:
+    directory = Path(init_from).expanduser()
+    try:
+        model = load_model(directory)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from error
+    if model.description.task != "patch":
+        raise UserError(
+            f"config.init_from: {directory} holds a {model.description.task}-image "
+            "classifier; a random forest reads the heatmaps of a patch classifier"
+        )
+    if model.model_config.trunk != trunk:
+        raise UserError(
+            f"config.init_from: {directory} holds a {model.model_config.trunk}, but "
+            f"config.model.trunk is {trunk}"
+        )
+    return model

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from mammo_jax.training.checkpoint import Checkpoints, Position, first_line
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
-from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.shown_class_maps import ShownMap, make_shown_map
 from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
 from mammo_jax.training.step import TrainStep
@@ -42,31 +41,25 @@ class Run:
     experiment: Experiment
     checkpoints: Checkpoints
     logs: Logs
-    trace: StepTrace
     stop: StopRequest
 
 
-class LossWatch:
-    """Guard that stops the run at a loss that is no number, before that is saved."""
+class StepLoss(NamedTuple):
+    """Loss of a step, which is not waited for before `check`."""
 
-    def __init__(self) -> None:
-        self._seen: tuple[jax.Array, Batch, int] | None = None
-
-    def look_at(self, loss: jax.Array, batch: Batch, step: int) -> None:
-        """Remembers a step's loss without waiting for it."""
-        self._seen = loss, batch, step
+    loss: jax.Array
+    batch: Batch
+    step: int
 
     def check(self) -> float:
-        """Waits for the remembered loss and returns it.
+        """Waits for the loss and returns it.
 
         Raises:
           UserError: it is not finite; names the batch's images.
         """
-        if self._seen is None:
-            return 0.0
-        value, batch, step = float(self._seen[0]), *self._seen[1:]
+        value = float(self.loss)
         if not np.isfinite(value):
-            raise _not_finite(f"the loss is {value}", batch, step)
+            raise _not_finite(f"the loss is {value}", self.batch, self.step)
         return value
 
 
@@ -84,13 +77,9 @@ def train(
     position: Position,
     first_step: Future[TrainStep] | None,
 ) -> Position:
-    """Trains from `position` to the end of the last stage.
+    """Trains from `position` and its `state` to the end of the last stage.
 
-    Args:
-      run: parts that stay the same.
-      state: state at `position`.
-      position: position to begin at.
-      first_step: compiled train step of its stage; None if all is done.
+    `first_step` is the compiled train step of the present stage; None if all is done.
 
     Raises:
       RunStoppedError: a signal arrived; the state has been saved.
@@ -99,6 +88,8 @@ def train(
     first = next(batches)
     _log_input_images(run, position, first)
     batches = itertools.chain([first], batches)
+    if run.experiment.config.profile and is_main_process():
+        batches = _traced(batches, run.logs.writer.logdir)
     compiled = {position.stage: first_step.result()} if first_step else {}
     map_of_model = make_shown_map(run.experiment)
     while not position.finished:
@@ -111,6 +102,15 @@ def train(
             )
         state, position = _end_epoch(run, state, position, map_of_model)
     return position
+
+
+def _traced(batches: Iterator[Batch], directory: str) -> Iterator[Batch]:
+    """Yields the batches, and traces a few steps for TensorBoard's profile page."""
+    # The first steps compile and fill the pipeline.
+    yield from itertools.islice(batches, 3)
+    with jax.profiler.trace(directory):
+        yield from itertools.islice(batches, 5)
+    yield from batches
 
 
 def _train_epoch(
@@ -129,28 +129,32 @@ def _train_epoch(
         initial=position.step_in_epoch,
         unit="step",
     )
-    throughput, watch = Throughput(), LossWatch()
+    throughput, seen = Throughput(), None
     with bar:
         while position.step_in_epoch < run.experiment.steps_per_epoch:
             asked = time.perf_counter()
             batch = next(batches)
-            throughput.add(config.batch_size, time.perf_counter() - asked)
-            with run.trace.step(position.step):
+            throughput.waited += time.perf_counter() - asked
+            throughput.images += config.batch_size
+            with jax.profiler.StepTraceAnnotation("train", step_num=position.step):
                 state, loss = _step(run, train_step, state, batch, position.step + 1)
             # The step before is looked at only now, so that the device has work.
-            watch.check()
+            if seen:
+                seen.check()
             position = dataclasses.replace(
                 position,
                 step=position.step + 1,
                 step_in_epoch=position.step_in_epoch + 1,
             )
-            watch.look_at(loss, batch, position.step)
+            seen = StepLoss(loss, batch, position.step)
             bar.update()
             if position.step % config.log_every_steps == 0:
-                bar.set_postfix_str(f"loss {watch.check():.3f}")
+                bar.set_postfix_str(f"loss {seen.check():.3f}")
                 _log_training(run, state, position, throughput)
-            _save_within_epoch(run, state, position, watch)
-    watch.check()
+                throughput = Throughput()
+            _save_within_epoch(run, state, position, seen)
+    if seen:
+        seen.check()
     if throughput.images:
         _log_training(run, state, position, throughput)
     return state, position
@@ -166,13 +170,13 @@ def _step(
 
 
 def _save_within_epoch(
-    run: Run, state: TrainState, position: Position, watch: LossWatch
+    run: Run, state: TrainState, position: Position, seen: StepLoss
 ) -> None:
     every = run.experiment.config.checkpoint_every_steps
     ends = position.step_in_epoch == run.experiment.steps_per_epoch
     stopping = bool(run.stop)  # It is asked once: nothing is saved for a later signal.
     if stopping or (every and position.step % every == 0 and not ends):
-        watch.check()
+        seen.check()
         if not _all_finite(state.params):
             raise UserError(
                 f"step {position.step} made parameters that are not finite, though its "
@@ -209,7 +213,6 @@ def _log_training(
             **throughput.scalars(),
         },
     )
-    throughput.restart()
 
 
 def _end_epoch(
@@ -223,14 +226,9 @@ def _end_epoch(
     Early stopping watches the loss that is trained, in which every class weighs the
     same; TensorBoard shows it as `validation/loss` beside `train/loss`.
     """
+    values = state.evaluated_params, state.batch_stats
     try:
-        predictions = scoring.predict(
-            run.experiment,
-            state.evaluated_params,
-            state.batch_stats,
-            "validation",
-            run.stop,
-        )
+        predictions = scoring.predict(run.experiment, *values, "validation", run.stop)
     except RunStoppedError:
         run.checkpoints.save(state, position)
         raise
@@ -249,8 +247,9 @@ def _end_epoch(
         # Imported late: matplotlib takes a second, and training begins without.
         from mammo_jax.training.validation_figures import log_validation
 
-        shown_map = map_of_model(state.evaluated_params, state.batch_stats)
-        log_validation(run.logs, position.step, run.experiment, predictions, shown_map)
+        log_validation(
+            run.logs, position.step, run.experiment, predictions, map_of_model(*values)
+        )
     score = figures[run.experiment.settings.task.score]
     # One class alone has no AUC: the lowest loss is then the best.
     validation = {"score": -loss if score is None else score, "loss": loss}
@@ -281,17 +280,23 @@ def _advance(
     """Counts an epoch; ends the stage when it is over or stopped gaining."""
     stage = experiment.settings.stages[position.stage]
     epoch, epochs_done = position.epoch + 1, position.epochs_done + 1
-    gained = position.lowest_loss is None or validation["loss"] < position.lowest_loss
+    lowest = position.lowest_balanced_loss
+    gained = lowest is None or validation["loss"] < lowest
     without_gain = 0 if gained else position.epochs_without_gain + 1
     position = dataclasses.replace(
         position,
         epoch=epoch,
         epochs_done=epochs_done,
         step_in_epoch=0,
-        lowest_loss=validation["loss"] if gained else position.lowest_loss,
+        lowest_balanced_loss=validation["loss"] if gained else lowest,
         epochs_without_gain=without_gain,
     )
-    if _is_better(validation, position.best):
+    best = position.best
+    # Of equal scores the lower loss is better, of equals the first.
+    if best is None or (validation["score"], -validation["loss"]) > (
+        best["score"],
+        -best["loss"],
+    ):
         position = dataclasses.replace(
             position, best=validation, best_epoch=epochs_done, best_step=position.step
         )
@@ -304,16 +309,9 @@ def _advance(
         position,
         stage=position.stage + 1,
         epoch=0,
-        lowest_loss=None,
+        lowest_balanced_loss=None,
         epochs_without_gain=0,
     )
-
-
-def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
-    """Returns True for a higher score, or for the same with a lower loss."""
-    if best is None:
-        return True
-    return (new["score"], -new["loss"]) > (best["score"], -best["loss"])
 
 
 def _log_input_images(run: Run, position: Position, batch: Batch) -> None:

@@ -7,7 +7,6 @@ does not differentiate it.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from mammo_jax.common.errors import UserError
@@ -28,11 +27,7 @@ class Optimizer(NamedTuple):
     transform: optax.GradientTransformation
 
     def init(self, params: Leaves) -> Any:
-        """Returns the state before the first step.
-
-        Args:
-          params: all parameters of the model.
-        """
+        """Returns the state before the first step, from all parameters of the model."""
         return self.transform.init(
             {name: params[name] for name in sorted(self.trained)}
         )
@@ -57,12 +52,7 @@ def make_optimizer(
     """Makes Adam for every trained layer group with the group's own rate.
 
     The L2 penalty is coupled: its gradient 2 * l2 * w passes through Adam, as in
-    the paper's Keras, which is not AdamW.
-
-    Args:
-      stage: the rates and the penalty.
-      labels: layer group of every parameter.
-      steps_per_epoch: length of an epoch, which the schedule of the rates needs.
+    the paper's Keras, which is not AdamW. `labels` has every parameter's layer group.
 
     Raises:
       UserError: the stage trains no parameter of this model.
@@ -77,10 +67,7 @@ def make_optimizer(
         )
 
     def penalised(params: Leaves) -> dict[str, bool]:
-        return {
-            name: labels[name] == NEW_LAYERS and name.endswith("/kernel")
-            for name in params
-        }
+        return {x: labels[x] == NEW_LAYERS and x.endswith("/kernel") for x in params}
 
     factor = rate_factor(stage, steps_per_epoch)
 
@@ -102,36 +89,22 @@ def make_optimizer(
 def carry_moments(fresh: Any, previous: Any) -> Any:
     """Returns `fresh` with Adam's moments and count of the groups `previous` has.
 
-    Args:
-      fresh: the optimiser's state at the start of a stage.
-      previous: the state of the stage before, at its end.
+    Both are states of an optimiser: `fresh` at the start of a stage, `previous` at the
+    end of the one before.
     """
 
-    def is_adam(part: Any) -> bool:
-        return isinstance(part, optax.ScaleByAdamState)
-
-    def graft(new: Any, old: Any) -> Any:
+    def take(there: Arrays, here: Arrays) -> Arrays:
         # The names of the other groups are there too, without values.
-        def take(there: Arrays, here: Arrays) -> Arrays:
-            return {name: here.get(name, value) for name, value in there.items()}
-
-        return new._replace(
-            count=old.count, mu=take(new.mu, old.mu), nu=take(new.nu, old.nu)
-        )
+        return {name: here.get(name, value) for name, value in there.items()}
 
     def carry(group: str, state: Any) -> Any:
         if group not in previous.inner_states:
             return state
-        leaves = jax.tree.leaves(previous.inner_states[group], is_leaf=is_adam)
-        (moments,) = filter(is_adam, leaves)
-        return jax.tree.map(
-            lambda part: graft(part, moments) if is_adam(part) else part,
-            state,
-            is_leaf=is_adam,
-        )
+        adam = optax.ScaleByAdamState.__name__
+        new = optax.tree_utils.tree_get(state, adam)
+        old = optax.tree_utils.tree_get(previous.inner_states[group], adam)
+        moments = old._replace(mu=take(new.mu, old.mu), nu=take(new.nu, old.nu))
+        return optax.tree_utils.tree_set(state, **{adam: moments})
 
-    return fresh._replace(
-        inner_states={
-            group: carry(group, state) for group, state in fresh.inner_states.items()
-        }
-    )
+    states = {group: carry(group, x) for group, x in fresh.inner_states.items()}
+    return fresh._replace(inner_states=states)

@@ -16,12 +16,11 @@ from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.model_config import ModelConfig, read_model_config
-from mammo_jax.training import ensemble, forest_run, phantom_data, scoring
+from mammo_jax.training import ensemble, forest, phantom_data, scoring
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Position
 from mammo_jax.training.experiment import Experiment, make_experiment
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
-from mammo_jax.training.profiling import StepTrace
 from mammo_jax.training.settings import Settings, open_data, read_settings
 from mammo_jax.training.state import Arrays, Leaves, TrainState
 from mammo_jax.training.step import TrainStep
@@ -147,10 +146,6 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         yield
 
 
-def _read_network(config: ConfigDict, workdir: Path) -> Settings:
-    return read_settings(take_network(config, workdir))
-
-
 def _train_network(
     settings: Settings,
     dataset: Dataset,
@@ -163,10 +158,8 @@ def _train_network(
     if writes:
         save_description(workdir, _description(experiment))
     like = devices.abstract(experiment.mesh, experiment.abstract)
-    trace = StepTrace(workdir if experiment.config.profile and writes else None)
     with (
         Checkpoints(workdir / "checkpoints") as checkpoints,
-        contextlib.closing(trace),
         contextlib.ExitStack() as ends,
     ):
         helpers = ThreadPoolExecutor(2)
@@ -178,7 +171,7 @@ def _train_network(
             stop.deferred(),
             Logs(workdir, resumed_at=position.step, enabled=writes) as logs,
         ):
-            run = Run(experiment, checkpoints, logs, trace, stop)
+            run = Run(experiment, checkpoints, logs, stop)
             position = train(run, state, position, first_step)
             best = checkpoints.load_model(position.best_step, *like)
             if writes:
@@ -207,8 +200,6 @@ def _evaluate(
         metrics["ensemble"] = ensemble.evaluate_ensemble(
             run.experiment, own, workdir, run.stop
         )
-    figures = {f"test/{key}": metrics["test"][key] for key in ("auc", "accuracy")}
-    run.logs.scalars(position.step, figures)
     if devices.is_main_process():
         log_hyperparameters(run.logs, run.experiment.config, metrics)
     return metrics
@@ -268,21 +259,18 @@ def _known_values(experiment: Experiment, init_from: str) -> tuple[Leaves, Leave
     return params, stats
 
 
-def _describe_network(config: ConfigDict) -> str:
-    return f"{config.task} classifier, {config.model.trunk}"
-
-
-def _network(config: ConfigDict) -> tuple[ModelConfig, None]:
-    return read_model_config(config.model), None
-
-
-_NETWORK = Runner(_read_network, _train_network, _describe_network, _network)
+_NETWORK = Runner(
+    read=lambda config, workdir: read_settings(take_network(config, workdir)),
+    run=_train_network,
+    describe=lambda config: f"{config.task} classifier, {config.model.trunk}",
+    network=lambda config: (read_model_config(config.model), None),
+)
 # The kinds of `config.model.top` that are no network's.
 _RUNNERS = {
-    forest_run.FOREST: Runner(
-        forest_run.read_forest,
-        forest_run.run_forest,
-        forest_run.describe_forest,
-        forest_run.patch_network,
+    forest.FOREST: Runner(
+        forest.read_forest,
+        forest.run_forest,
+        forest.describe_forest,
+        forest.patch_network,
     )
 }

@@ -16,10 +16,6 @@ def write_run_report(workdir: Path, subject: str) -> None:
     patients with the test table. An ensemble is compared with the run, and has a
     report of its own.
 
-    Args:
-      workdir: directory of the run.
-      subject: name of what was trained.
-
     Raises:
       UserError: a table is missing or damaged.
     """

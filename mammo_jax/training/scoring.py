@@ -1,7 +1,7 @@
 """The scores of a whole split, and the figures that sum them up."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -28,66 +28,62 @@ def predict(
     role: str,
     stop: StopRequest,
 ) -> Predictions:
-    """Scores every image of a split once.
-
-    Args:
-      experiment: fixed parts of the run.
-      params: parameters of the model.
-      batch_stats: its running statistics.
-      role: `train`, `validation` or `test`.
-      stop: request to stop, checked after every batch.
+    """Scores every image of the split `train`, `validation` or `test` once.
 
     Raises:
       RunStoppedError: a signal asked the run to stop.
     """
-    parts: list[Columns] = []
-    with progress(
-        None,
-        f"{experiment.config.task} {role}",
+
+    def score(batch: Batch) -> Columns:
+        arrays = experiment.evaluation_arrays(batch)
+        probabilities, losses = experiment.eval_step(params, batch_stats, arrays)
+        own = experiment.own_rows
+        return {"probabilities": own(probabilities), "losses": own(losses)}
+
+    mine = collect(
+        experiment.evaluation_batches(role),
+        score,
+        description=f"{experiment.config.task} {role}",
         total=len(experiment.source(role)),
-        unit="image",
-    ) as bar:
-        for batch in experiment.evaluation_batches(role):
-            probabilities, losses = experiment.eval_step(
-                params,
-                batch_stats,
-                experiment.evaluation_arrays(batch),
-            )
-            parts.append(
-                true_rows(
-                    batch,
-                    probabilities=experiment.own_rows(probabilities),
-                    losses=experiment.own_rows(losses),
-                )
-            )
-            bar.update(len(parts[-1]["label"]))
-            stop.raise_if_set("the same command goes on from the last checkpoint")
-    table = gather_rows(joined(parts))
-    return as_predictions(table, experiment.settings.task.malignant_classes)
+        after_batch=lambda: stop.raise_if_set(
+            "the same command goes on from the last checkpoint"
+        ),
+    )
+    return as_predictions(gather_rows(mine), experiment.settings.task.malignant_classes)
 
 
-def true_rows(batch: Batch, **results: np.ndarray) -> Columns:
-    """Returns labels, names and results of a batch's examples, without its filling."""
-    true = batch["weight"] > 0
-    return {
-        key: np.asarray(value)[true]
-        for key, value in {**batch, **results}.items()
-        if key not in ("image", "weight")
-    }
+def collect(
+    batches: Iterable[Batch],
+    results: Callable[[Batch], Columns],
+    *,
+    description: str,
+    total: int,
+    after_batch: Callable[[], None],
+) -> Columns:
+    """Returns labels, names and results of all examples, without the batches' filling.
 
-
-def joined(parts: Sequence[Columns]) -> Columns:
-    """Joins the rows of batches to one table."""
+    Args:
+      batches: batches of a split, as of `pipeline.evaluation_batches`.
+      results: function from a batch to further columns.
+      description: name of the work on the progress line.
+      total: number of examples.
+      after_batch: function called after every batch; may raise to stop.
+    """
+    parts: list[Columns] = []
+    with progress(None, description, total=total, unit="image") as bar:
+        for batch in batches:
+            true = batch["weight"] > 0
+            columns = {**batch, **results(batch)}
+            for key in ("image", "weight"):
+                del columns[key]
+            parts.append({key: np.asarray(x)[true] for key, x in columns.items()})
+            bar.update(int(true.sum()))
+            after_batch()
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def as_predictions(table: Columns, malignant_classes: tuple[int, ...]) -> Predictions:
-    """Returns the predictions that a table of examples and results holds.
-
-    Args:
-      table: columns as of `true_rows`, with `probabilities` and `losses`.
-      malignant_classes: classes that mean malignancy.
-    """
+    """Returns the predictions in a table of `collect` with the two results."""
     details = None
     if "breast_density" in table:  # Patches have no details.
         details = Details(

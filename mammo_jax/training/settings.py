@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.datasets.pipeline import Dataset, open_dataset
 from mammo_jax.models.model_config import (
@@ -78,16 +78,18 @@ class Settings:
 def read_settings(config: ConfigDict, name: str = "config") -> Settings:
     """Checks a run's configuration, and that of the patch stage within it.
 
-    Args:
-      config: configuration as in `mammo_jax.config`.
-      name: prefix of its fields on the command line.
+    `name` is the prefix of its fields on the command line.
 
     Raises:
       UserError: a field has no value that can run; names it and the allowed values.
     """
     if config.task not in TASKS:
         raise UserError(f"{name}.task is {config.task!r}; it must be one of {[*TASKS]}")
-    _check_numbers(config, name)
+    for field, least in _LEAST.items():
+        value = operator.attrgetter(field)(config)
+        refuse(
+            {f"{name}.{field} is {value}; it must be at least {least}": value < least}
+        )
     model = read_model_config(config.model, f"{name}.model")
     if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
         key = download_name(model.trunk, model.wiring)
@@ -96,60 +98,43 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
             f"with python scripts/convert_weights.py --download={key} "
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
-    _check_microbatches(config, model, name)
-    stages = read_stages(config.stages, f"{name}.stages")
+    zoom = tuple(config.augment.zoom)
+    microbatch = config.batch_size // config.accum_steps
+    cut = f"a microbatch ({name}.batch_size / {name}.accum_steps)"
+    by_batch = isinstance(model.top, HeatmapTop) and BATCH_NORM[model.batch_norm].top
+    uneven = (
+        f"images, which is not divisible by {name}.devices.data ({config.devices.data})"
+    )
+    refuse(
+        {
+            f"{name}.ema_decay is {config.ema_decay}; it must be below 1": (
+                config.ema_decay >= 1
+            ),
+            f"{name}.augment.zoom is {zoom}; it must be (lowest, highest)": (
+                len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]
+            ),
+            f"{name}.batch_size ({config.batch_size}) is not divisible by "
+            f"{name}.accum_steps ({config.accum_steps})": (
+                config.batch_size % config.accum_steps
+            ),
+            f"{cut} has 1 image, but the fully connected layers of a heatmap top "
+            f"normalise over a microbatch's images and need 2; let {name}.batch_size "
+            f"be twice {name}.accum_steps or more, or set "
+            f"{name}.model.batch_norm=frozen": by_batch and microbatch == 1,
+            f"{cut} has {microbatch} {uneven}": microbatch % config.devices.data,
+            f"{name}.eval_batch_size has {config.eval_batch_size} {uneven}": (
+                config.eval_batch_size % config.devices.data
+            ),
+        }
+    )
     patch_first = config.task == "whole" and not config.init_from and "patch" in config
     return Settings(
         config=config,
         model=model,
-        stages=stages,
-        augmentation=_read_augmentation(config, name),
+        stages=read_stages(config.stages, f"{name}.stages"),
+        augmentation=Augmentation(**{**config.augment.to_dict(), "zoom": zoom}),
         patch=read_settings(config.patch, f"{name}.patch") if patch_first else None,
     )
-
-
-def _check_numbers(config: ConfigDict, name: str) -> None:
-    for field, least in _LEAST.items():
-        value = operator.attrgetter(field)(config)
-        if value < least:
-            raise UserError(f"{name}.{field} is {value}; it must be at least {least}")
-    if config.ema_decay >= 1:
-        raise UserError(f"{name}.ema_decay is {config.ema_decay}; it must be below 1")
-
-
-def _read_augmentation(config: ConfigDict, name: str) -> Augmentation:
-    zoom = tuple(config.augment.zoom)
-    if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
-        raise UserError(f"{name}.augment.zoom is {zoom}; it must be (lowest, highest)")
-    return Augmentation(**{**config.augment.to_dict(), "zoom": zoom})
-
-
-def _check_microbatches(config: ConfigDict, model: ModelConfig, name: str) -> None:
-    """Refuses batches of which not every device gets as many images."""
-    if config.batch_size % config.accum_steps:
-        raise UserError(
-            f"{name}.batch_size ({config.batch_size}) is not divisible by "
-            f"{name}.accum_steps ({config.accum_steps})"
-        )
-    microbatch = config.batch_size // config.accum_steps
-    by_batch = BATCH_NORM[model.batch_norm].top
-    if isinstance(model.top, HeatmapTop) and by_batch and microbatch == 1:
-        raise UserError(
-            f"a microbatch ({name}.batch_size / {name}.accum_steps) has 1 image, but "
-            "the fully connected layers of a heatmap top normalise over a microbatch's "
-            f"images and need 2; let {name}.batch_size be twice {name}.accum_steps or "
-            f"more, or set {name}.model.batch_norm=frozen"
-        )
-    sizes = {
-        f"a microbatch ({name}.batch_size / {name}.accum_steps)": microbatch,
-        f"{name}.eval_batch_size": config.eval_batch_size,
-    }
-    for part, size in sizes.items():
-        if size % config.devices.data:
-            raise UserError(
-                f"{part} has {size} images, which is not divisible by "
-                f"{name}.devices.data ({config.devices.data})"
-            )
 
 
 def open_data(settings: Settings) -> Dataset:
@@ -163,33 +148,34 @@ def open_data(settings: Settings) -> Dataset:
     dataset = open_dataset(config.data.dataset, config.data.data_dir)
     for role in ("train", "validation", "test"):
         split = config.data[f"{role}_split"]
-        if split not in dataset.sources:
-            raise UserError(
+        refuse(
+            {
                 f"config.data.{role}_split is {split!r}, but {dataset.name} in "
-                f"{config.data.data_dir} has the splits {sorted(dataset.sources)}"
-            )
-    if len(dataset.class_names) != model.num_classes:
-        raise UserError(
-            f"{dataset.name} has {len(dataset.class_names)} classes "
-            f"{list(dataset.class_names)}, but config.model.num_classes is "
-            f"{model.num_classes}"
+                f"{config.data.data_dir} has the splits {sorted(dataset.sources)}": (
+                    split not in dataset.sources
+                )
+            }
         )
-    height, width = dataset.image_shape
+    names, (height, width) = dataset.class_names, dataset.image_shape
+    spatial, train = config.devices.spatial, config.data.train_split
+    examples = len(dataset.sources[train])
     # Every other model averages over however many positions there are.
-    if isinstance(model.top, HeatmapTop) and model.image_size != (height, width):
-        raise UserError(
+    one_size = isinstance(model.top, HeatmapTop)
+    refuse(
+        {
+            f"{dataset.name} has {len(names)} classes {[*names]}, but "
+            f"config.model.num_classes is {model.num_classes}": (
+                len(names) != model.num_classes
+            ),
             f"the images of {dataset.name} are {height}x{width}, but a heatmap model "
-            f"is made for one size and config.model.image_size is {model.image_size}"
-        )
-    if height % config.devices.spatial:
-        raise UserError(
+            "is made for one size and config.model.image_size is "
+            f"{model.image_size}": one_size and model.image_size != (height, width),
             f"the {height} rows of {dataset.name} cannot be spread evenly over "
-            f"config.devices.spatial ({config.devices.spatial}) devices"
-        )
-    examples = len(dataset.sources[config.data.train_split])
-    if examples < config.batch_size:
-        raise UserError(
-            f"the split {config.data.train_split!r} of {dataset.name} has {examples} "
-            f"examples, fewer than config.batch_size ({config.batch_size})"
-        )
+            f"config.devices.spatial ({spatial}) devices": height % spatial,
+            f"the split {train!r} of {dataset.name} has {examples} examples, fewer "
+            f"than config.batch_size ({config.batch_size})": (
+                examples < config.batch_size
+            ),
+        }
+    )
     return dataset

@@ -1,5 +1,6 @@
 """A train step for a network of one's own, without a data set or a run."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from mammo_jax.models import groups_of, variables
 from mammo_jax.models.classifier import Classifier
 from mammo_jax.training.optimizer import make_optimizer
 from mammo_jax.training.stages import Stage, read_stages
-from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.state import TrainState
 from mammo_jax.training.step import StepOptions, TrainStep, jit_train_step
 
 
@@ -75,13 +76,8 @@ def make_train_step(
     )
     # Copies: a step lets its new state take the memory of the old one.
     params, stats = jax.tree.map(jnp.copy, (params, stats))
-    state = TrainState(
-        params=params,
-        batch_stats=stats,
-        opt_state=optimizer.init(params),
-        metrics=EpochMetrics.empty(),
-        averages=jax.tree.map(jnp.copy, params) if ema_decay else None,
-    )
+    state = TrainState.begin(params, stats, ema_decay)
+    state = dataclasses.replace(state, opt_state=optimizer.init(params))
     return jit_train_step(graphdef, optimizer, options, mesh), state
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.common.run_directory import as_json
 from mammo_jax.models.groups import GROUPS
 
@@ -69,39 +69,34 @@ def _read_stage(name: str, row: Mapping[str, Any], where: str) -> Stage:
         }
         rates = {group: float(rate) for group, rate in row["rates"].items()}
         stage = Stage(name=name, **{**row, **numbers, "rates": rates})
-        _check_groups(stage, where)
-        _check_schedule(stage, where)
+        _check(stage, where)
     except (TypeError, ValueError, KeyError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Stage)[1:])
         raise UserError(f"{where}: {error}; its fields are {fields}") from error
     return stage
 
 
-def _check_groups(stage: Stage, where: str) -> None:
-    if unknown := {*stage.rates} - {*GROUPS}:
-        raise UserError(
+def _check(stage: Stage, where: str) -> None:
+    unknown, missing = {*stage.rates} - {*GROUPS}, {*GROUPS} - {*stage.rates}
+    numbers = {**stage.rates, "l2": stage.l2}
+    refuse(
+        {
             f"{where}.rates: unknown layer groups {sorted(unknown)}; the groups are "
-            f"{', '.join(GROUPS)}"
-        )
-    if missing := {*GROUPS} - {*stage.rates}:
-        raise UserError(
+            f"{', '.join(GROUPS)}": unknown,
             f"{where}.rates gives no rate for {sorted(missing)}; write 0.0 to leave a "
-            "group as it is"
-        )
-    for name, value in {**stage.rates, "l2": stage.l2}.items():
-        if not value >= 0:
-            raise UserError(f"{where}: {name} is {value}; it must be at least 0")
-
-
-def _check_schedule(stage: Stage, where: str) -> None:
-    if stage.epochs < 0:
-        raise UserError(f"{where}.epochs is {stage.epochs}; it must be at least 0")
-    if stage.decay not in DECAYS:
-        raise UserError(
-            f"{where}.decay is {stage.decay!r}; it must be one of {', '.join(DECAYS)}"
-        )
-    if stage.epochs and not 0 <= stage.warmup_epochs <= stage.epochs:
-        raise UserError(
+            "group as it is": missing,
+            **{
+                f"{where}: {name} is {value}; it must be at least 0": not value >= 0
+                for name, value in numbers.items()
+            },
+            f"{where}.epochs is {stage.epochs}; it must be at least 0": (
+                stage.epochs < 0
+            ),
+            f"{where}.decay is {stage.decay!r}; it must be one of "
+            f"{', '.join(DECAYS)}": stage.decay not in DECAYS,
             f"{where}.warmup_epochs is {stage.warmup_epochs}; it must be between 0 and "
-            f"the stage's {stage.epochs} epochs"
-        )
+            f"the stage's {stage.epochs} epochs": (
+                stage.epochs and not 0 <= stage.warmup_epochs <= stage.epochs
+            ),
+        }
+    )

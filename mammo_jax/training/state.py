@@ -6,6 +6,7 @@ from typing import Any
 import clu.metrics
 import flax
 import jax
+import jax.numpy as jnp
 
 Arrays = dict[str, jax.Array]
 # Arrays by name; JAX also builds states of shapes, or of nothing, in their place.
@@ -40,6 +41,14 @@ class TrainState:
     opt_state: Any
     metrics: EpochMetrics
     averages: Leaves | None = None
+
+    @classmethod
+    def begin(
+        cls, params: Leaves, batch_stats: Leaves, ema_decay: float
+    ) -> "TrainState":
+        """Returns the state before any stage was entered."""
+        averages = jax.tree.map(jnp.copy, params) if ema_decay else None
+        return cls(params, batch_stats, None, EpochMetrics.empty(), averages)
 
     @property
     def evaluated_params(self) -> Leaves:

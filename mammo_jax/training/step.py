@@ -1,5 +1,6 @@
 """The train step and the evaluation step, each one jitted function."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -59,31 +60,24 @@ class StepOptions(NamedTuple):
     donate: bool = True
 
 
-def _make_micro_loss(
-    graphdef: nnx.GraphDef[Any], pixel_mean: float
-) -> Callable[..., Any]:
-    """Makes the function from parameters to a microbatch's share of the loss."""
+def _make_accumulate(
+    graphdef: nnx.GraphDef[Any], options: StepOptions
+) -> Callable[[Arrays, Arrays, Arrays, Arrays], tuple[Arrays, Arrays, Array, Array]]:
+    """Makes the function that sums gradients, loss and hits over microbatches."""
 
+    @functools.partial(jax.value_and_grad, has_aux=True)
     def micro_loss(
         params: Arrays, frozen: Arrays, stats: Arrays, micro: Arrays, total: int
     ) -> tuple[Array, tuple[Arrays, Array]]:
         model = variables.merge(graphdef, {**frozen, **params}, stats)
-        images = network_input(micro["image"], pixel_mean, micro["channel_shift"])
+        images = network_input(
+            micro["image"], options.pixel_mean, micro["channel_shift"]
+        )
         logits = model(images, train=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, micro["label"])
         correct = jnp.sum(jnp.argmax(logits, -1) == micro["label"])
         _, _, stats = variables.split(model)
         return jnp.sum(losses * micro["weight"]) / total, (stats, correct)
-
-    return micro_loss
-
-
-def _make_accumulate(
-    graphdef: nnx.GraphDef[Any], options: StepOptions
-) -> Callable[[Arrays, Arrays, Arrays, Arrays], tuple[Arrays, Arrays, Array, Array]]:
-    """Makes the function that sums gradients, loss and hits over microbatches."""
-    micro_loss = _make_micro_loss(graphdef, options.pixel_mean)
-    value_and_grad = jax.value_and_grad(micro_loss, has_aux=True)
 
     def accumulate(
         params: Arrays, frozen: Arrays, stats: Arrays, batch: Arrays
@@ -94,7 +88,7 @@ def _make_accumulate(
 
         def add(carry: Any, micro: Arrays) -> tuple[Any, None]:
             gradients, stats, loss, correct = carry
-            (micro_value, (stats, micro_correct)), micro_gradients = value_and_grad(
+            (micro_value, (stats, micro_correct)), micro_gradients = micro_loss(
                 params, frozen, stats, micro, labels.size
             )
             gradients = jax.tree.map(jnp.add, gradients, micro_gradients)
@@ -106,13 +100,6 @@ def _make_accumulate(
         return jax.lax.scan(add, start, micros, unroll=unroll)[0]
 
     return accumulate
-
-
-def _moved(averages: Arrays | None, params: Arrays, decay: float) -> Arrays | None:
-    """Returns the moving averages after a step, if there are any."""
-    return averages and jax.tree.map(
-        lambda average, new: decay * average + (1 - decay) * new, averages, params
-    )
 
 
 def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
@@ -167,17 +154,13 @@ def jit_train_step(
     differentiated; batch normalisation's statistics move in every layer, as they
     did in the paper's Keras, unless the model freezes them.
 
-    Args:
-      graphdef: model without its variables.
-      optimizer: update of the parameters that the stage trains.
-      options: further options.
-      mesh: devices, see `mammo_jax.common.devices`; one device if left out.
-
-    Returns:
-      A jitted function from the state (donated) and a batch to the new state and the
-      batch's loss; see `mammo_jax.training.stage_step.make_train_step` for the batch.
+    The step takes the state (donated) and a batch, and returns the new state and the
+    batch's loss; see `mammo_jax.training.stage_step.make_train_step` for the batch.
     """
     accumulate = _make_accumulate(graphdef, options)
+
+    def average(before: Array, new: Array) -> Array:
+        return options.ema_decay * before + (1 - options.ema_decay) * new
 
     @devices.on_mesh(mesh)
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
@@ -200,7 +183,8 @@ def jit_train_step(
             batch_stats=stats,
             opt_state=opt_state,
             metrics=state.metrics.merge(metrics),
-            averages=_moved(state.averages, new_params, options.ema_decay),
+            averages=state.averages
+            and jax.tree.map(average, state.averages, new_params),
         )
         return new_state, loss
 
@@ -225,7 +209,7 @@ def make_eval_step(
       graphdef: model without its variables.
       pixel_mean: mean grey level of the training images, 0..255.
       tta: True if the probabilities are averaged over the four flips (section 4).
-      mesh: as in `jit_train_step`.
+      mesh: devices, see `mammo_jax.common.devices`; one device if left out.
 
     Returns:
       A function from parameters, statistics and a batch to class probabilities

@@ -34,14 +34,8 @@ def log_validation(
     """Writes ROC and precision-recall curve, confusion matrix, most wrong images.
 
     Curves are left out where the images are all of one class, the confusion matrix
-    where there are but two classes.
-
-    Args:
-      logs: logs of the run.
-      step: number of the optimiser's step.
-      experiment: fixed parts of the run whose validation split is shown.
-      predictions: predictions for every image of that split, in its order.
-      shown_map: class map of an image, to be drawn over the most wrong images.
+    where there are but two classes. `predictions` are those of the validation split, in
+    its order; `shown_map` gives the class map over the most wrong images.
     """
     scores, labels = predictions.malignant_score, predictions.malignant_label
     if len(np.unique(labels)) == 2:
@@ -76,15 +70,8 @@ def _confusion_figure(predictions: Predictions, names: Sequence[str]) -> Figure:
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(
-            column,
-            row,
-            f"{count}\n{shares[row, column]:.0%}",
-            ha="center",
-            va="center",
-            color=colour,
-            fontsize=8,
-        )
+        text = f"{count}\n{shares[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")

@@ -3,6 +3,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.config import FOREST
 from mammo_jax.training import forest
 from mammo_jax.training.forest import (
     describe_split,
@@ -168,7 +169,7 @@ def test_forest_finds_the_class_with_the_lesions():
         spot = slice(row, row + 4), slice(column, column + 3)
         heatmaps.append(put(background(), lesion, *spot, rng.uniform(0.6, 1)))
     features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])
-    fitted = fit_forest(features, labels, seed=0)
+    fitted = fit_forest(features, labels, seed=0, **FOREST)
     scores = fitted.predict_proba(features)[:, 1]
     assert isinstance(fitted, RandomForestClassifier)
     assert scores[labels == 1].min() > scores[labels == 0].max()

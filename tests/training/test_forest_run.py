@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models.sliding import make_heatmap_step
-from mammo_jax.training import forest, forest_run
+from mammo_jax.training import forest
 from mammo_jax.training.run import train_and_evaluate
 from mammo_jax.weights.model_directory import load_model
 from paper.rows import load_rows, named_config
@@ -131,25 +131,25 @@ def test_numbers_that_fit_no_forest_are_refused(tmp_path, field, value, message)
     config = forest_config(tmp_path, tmp_path)
     config.forest[field] = value
     with pytest.raises(UserError, match=message):
-        forest_run.read_forest(config, tmp_path)
+        forest.read_forest(config, tmp_path)
 
 
 def test_a_forest_does_not_average_over_flips(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     config.tta = True
     with pytest.raises(UserError, match=r"config\.tta: the random forest"):
-        forest_run.read_forest(config, tmp_path)
+        forest.read_forest(config, tmp_path)
 
 
 def test_a_forest_without_its_fields_names_a_configuration_that_has_them(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     del config["forest"]
     with pytest.raises(UserError, match=r"paper_rows.py:\s*resnet50_s10_forest"):
-        forest_run.read_forest(config, tmp_path)
+        forest.read_forest(config, tmp_path)
 
 
 def test_a_forest_has_no_ensemble(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     config.ensemble = str(tmp_path)
     with pytest.raises(UserError, match=r"config\.ensemble: .* mammo_jax\.evaluate"):
-        forest_run.read_forest(config, tmp_path)
+        forest.read_forest(config, tmp_path)
