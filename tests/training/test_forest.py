@@ -192,7 +192,7 @@ def made_up_images(count):
 def test_the_image_of_a_heatmap_that_is_no_numbers_is_named():
     images = made_up_images(3)
 
-    def heatmap_step(params, stats, batch):
+    def heatmap_step(params, stats, images):
         return np.stack([background(), np.full_like(background(), np.nan)])
 
     with pytest.raises(UserError, match=r"P_00001_LEFT_CC has no finite numbers"):
@@ -202,10 +202,10 @@ def test_the_image_of_a_heatmap_that_is_no_numbers_is_named():
 def test_every_image_of_a_split_is_described_once():
     images = made_up_images(5)
 
-    def heatmap_step(params, stats, batch):
+    def heatmap_step(params, stats, images):
         """Wider lesions in brighter images; checks that all batches have one shape."""
-        assert batch["image"].shape == (2, ROWS, COLUMNS)
-        columns = [slice(0, int(image[0, 0]) // 1000) for image in batch["image"]]
+        assert images.shape == (2, ROWS, COLUMNS)
+        columns = [slice(0, int(image[0, 0]) // 1000) for image in images]
         rows = slice(0, 2)
         return np.stack(
             [put(background(), "mass_malignant", rows, c, 0.6) for c in columns]
