@@ -46,6 +46,7 @@ def test_a_name_gives_the_network_of_its_configuration(top, fields):
         ("vgg16", {"seed": "0"}, "seed is '0'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_names_are_refused_with_the_choices(trunk, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         named.build_model(trunk, **settings)
