@@ -114,7 +114,7 @@ def _show(metrics: dict[str, Any], path: Path) -> None:
     if test["auc"] is None:
         print("test AUC: undefined, the test images are all of one class")
         return
-    interval = "no interval: too few images"
+    interval = "no interval: too few patients"
     if test["auc_95_low"] is not None:
         interval = (
             f"95 % interval {test['auc_95_low']:.3f} to {test['auc_95_high']:.3f}"

@@ -53,8 +53,9 @@ def test_a_run_prints_and_writes_the_test_auc(finished):
     workdir, result = finished
     metrics = json.loads((workdir / "metrics.json").read_text())
     test = metrics["test"]
-    assert 0 <= test["auc_95_low"] <= test["auc"] <= test["auc_95_high"] <= 1
-    assert f"test AUC {test['auc']:.3f}" in result.stdout
+    # So few test images: one class has a single patient, and nothing to vary over.
+    assert test["auc_95_low"] is test["auc_95_high"] is None
+    assert f"test AUC {test['auc']:.3f} (no interval: too few pat" in result.stdout
     rows = (workdir / "predictions" / "test.csv").read_text().splitlines()
     assert rows[0].startswith("image_index,malignant_pred,malignant_label")
     assert len(rows) == test["images"] + 1

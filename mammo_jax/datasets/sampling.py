@@ -119,7 +119,7 @@ def find_breast(
         (max(1, width // _SHRINK), max(1, height // _SHRINK)),
         interpolation=cv2.INTER_AREA,
     )
-    bright = (small > _BREAST_THRESHOLD * int(small.max())).astype(np.uint8)
+    bright = (small > _BREAST_THRESHOLD * int(np.max(small))).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
     if len(stats) < 2:
         return np.zeros(image.shape, bool)

@@ -88,7 +88,7 @@ def auc_covariance(
     counts = _patients_of_classes(labels, patients)
     if min(counts) < 2:
         return None
-    sums = np.zeros((2, len(models), of_image.max() + 1))
+    sums = np.zeros((2, len(models), int(np.max(of_image)) + 1))
     for model, scores in enumerate(models):
         parts = structural_components(scores[malignant], scores[~malignant])
         for which, (mask, part) in enumerate(

@@ -94,7 +94,7 @@ class Scorer:
         maps = [
             _laid_over(flipped, axes, model, image)
             for model, one in zip(self._models, found, strict=True)
-            for axes, flipped in zip(flips, one.maps, strict=True)
+            for axes, flipped in zip(flips, np.asarray(one.maps), strict=True)
         ]
         score = float(np.clip(np.mean(scores), 0, 1))
         return Result(score, np.mean(np.stack(maps), axis=0), image.picture)
