@@ -5,6 +5,8 @@ VENV := .venv
 PEERS_VENV := .venv-peers
 CUDA_TARGET := .cuda-target
 RUN := $(VENV)/bin/python
+# Certificates are those of the system, as pip takes them: a hospital may have its own.
+export UV_SYSTEM_CERTS ?= true
 INSTALL := $(VENV)/bin/uv pip install --quiet
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate --no-emit-index-url
