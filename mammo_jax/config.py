@@ -60,7 +60,13 @@ STAGES: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "whole_phantom": {
-        "stage1": {"epochs": 6, "rates": {"new_layers": 1e-3}, "l2": 1e-6},
+        # In so few steps the new layers are only done if their rate is high and falls.
+        "stage1": {
+            "epochs": 12,
+            "rates": {"new_layers": 3e-3},
+            "l2": 1e-6,
+            "decay": "cosine",
+        },
         "stage2": {
             "epochs": 1,
             "rates": _all_layers(1e-4) | {"head": 1e-6},
@@ -252,6 +258,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "model.batch_norm": "frozen_trunk",
         "model.top.blocks": ("64-64-128x1", "64-64-128x1"),
         "batch_size": 4,
+        # The new layers normalise by all four images.
+        "accum_steps": 1,
         "steps_per_epoch": 60,
         "eval_batch_size": 8,
         "log_every_steps": 10,
