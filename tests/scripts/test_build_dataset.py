@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from scripts import run_script
+from script_runs import run_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_dataset.py"
 NAME = "cbis_ddsm/official_whole_h288"

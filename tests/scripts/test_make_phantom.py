@@ -1,6 +1,6 @@
 """The command that writes synthetic sets."""
 
-from scripts import run_script
+from script_runs import run_script
 
 
 def run(*arguments):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-
-from scripts import run_script
+from script_runs import run_script
 
 ROOT = Path(__file__).parents[2]
 TABLES = Path(
