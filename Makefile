@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 export UV_SYSTEM_CERTS ?= true
 INSTALL := $(VENV)/bin/uv pip install --quiet
 LOCK := $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-  --generate-hashes --no-header --no-annotate --no-emit-index-url
+  --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url
 extras = $(addprefix --extra ,$(1))
 DEMO_DIR ?= runs/demo
 # Python's compiled modules are kept, whatever the caller's environment says: the tests
@@ -90,16 +90,16 @@ $(VENV)/bin/uv $(PEERS_VENV)/bin/uv: requirements.lock
 	$(@D)/python -m pip install --quiet --require-hashes --requirement $(@D)/uv.txt
 	touch $@
 
-$(VENV)/.run-installed: pyproject.toml requirements.lock | $(VENV)/bin/uv
+$(VENV)/.run-installed: pyproject.toml setup.py requirements.lock | $(VENV)/bin/uv
 	$(INSTALL) --python $(RUN) --constraint requirements.lock --editable .
 	touch $@
 
-$(VENV)/.test-installed: pyproject.toml requirements.lock | $(VENV)/bin/uv
+$(VENV)/.test-installed: pyproject.toml setup.py requirements.lock | $(VENV)/bin/uv
 	$(INSTALL) --python $(RUN) --constraint requirements.lock --editable '.[test,dev,real]'
 	touch $@ $(VENV)/.run-installed
 
 # TensorFlow wants an older protobuf than the rest.
-$(PEERS_VENV)/.installed: pyproject.toml requirements-peers.lock | $(PEERS_VENV)/bin/uv
+$(PEERS_VENV)/.installed: pyproject.toml setup.py requirements-peers.lock | $(PEERS_VENV)/bin/uv
 	$(PEERS_VENV)/bin/uv pip install --quiet --python $(PEERS_VENV)/bin/python --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
 	touch $@
 
@@ -109,8 +109,7 @@ $(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/uv
 	  jax-cuda12-plugin jax-cuda12-pjrt
 	touch $@
 
-# For every supported Python and platform at once, with hashes. To renew them, remove
-# them first.
+# For every supported Python and platform at once, with hashes.
 lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
 	$(LOCK) $(call extras,test dev docs real dicom cuda12 cuda13) --output-file requirements.lock
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock

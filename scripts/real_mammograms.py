@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.common.tables import read_cells
+from mammo_jax.common.tables import read_cells, spelling
 from mammo_jax.datasets.cbis_tables import (
     REMEDY,
     TABLE_NAMES,
@@ -100,8 +100,9 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _filter_table(source: Path, target: Path, image_ids: set[str]) -> None:
     header, rows = read_cells(source, remedy=REMEDY)
+    names = [spelling(name) for name in header]
     columns = [
-        header.index(name)
+        names.index(spelling(name))
         for name in ("patient_id", "left or right breast", "image view")
     ]
     with target.open("w", newline="", encoding="utf-8") as file:

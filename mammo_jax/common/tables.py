@@ -146,9 +146,9 @@ def read_table(
         says.
     """
     header, lines, delimiter = _read(path, remedy)
-    names = [_spelling(cell) for cell in header]
+    names = [spelling(cell) for cell in header]
     for name, column in columns.items():
-        if column.needed and _spelling(name) not in names:
+        if column.needed and spelling(name) not in names:
             # One long cell: something else may stand between the names.
             alone = header[0] if len(header) == 1 else ""
             other = re.search(r"\w\s*([^\w\s.-])\s*\w", alone)
@@ -156,7 +156,7 @@ def read_table(
             raise UserError(
                 f"{path}: row 1: column {name!r} is missing{hint}; {remedy}"
             )
-        if names.count(_spelling(name)) > 1:
+        if names.count(spelling(name)) > 1:
             raise UserError(f"{path}: row 1: column {name!r} is there twice")
     rows = []
     for number, line in enumerate(lines, start=2):
@@ -164,7 +164,7 @@ def read_table(
         if not any(cells):
             continue
         given = dict(zip(names, cells, strict=False))
-        own = {name: given.get(_spelling(name), "") for name in columns}
+        own = {name: given.get(spelling(name), "") for name in columns}
         try:
             if len(cells) < len(names) or any(cells[len(names) :]):
                 raise ValueError(f"{len(cells)} cells, but the header has {len(names)}")
@@ -183,7 +183,7 @@ def read_table(
     return rows
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
     """Returns a column's name as it is compared: public sets write it in two ways."""
     return name.strip().lower().replace("_", " ")
 

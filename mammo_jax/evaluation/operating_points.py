@@ -9,7 +9,12 @@ import numpy as np
 from etils import epy
 from jaxtyping import Bool
 
-from mammo_jax.evaluation.metrics import Labels, Patients, Scores
+from mammo_jax.evaluation.metrics import (
+    Labels,
+    Patients,
+    Scores,
+    effective_patients,
+)
 
 with epy.lazy_imports():  # They take seconds, and training begins without them.
     import scipy.stats
@@ -56,7 +61,7 @@ def share(hits: Mask, patients: Patients) -> list[float] | None:
 
     The interval is Wilson's with the effective number of images after Rao and Scott
     (1992): fewer than there are where those of one patient are alike, and never fewer
-    than patients. None of no images.
+    than `effective_patients`. None of no images.
     """
     images = len(hits)
     if not images:
@@ -64,7 +69,9 @@ def share(hits: Mask, patients: Patients) -> list[float] | None:
     value = float(hits.mean())
     names, of_image = np.unique(np.asarray(patients), return_inverse=True)
     sums = np.bincount(of_image, weights=hits - value)
-    effective = float(len(names))  # Without a spread nothing says that it is more.
+    effective = effective_patients(
+        patients
+    )  # Without a spread nothing says that it is more.
     if 0 < value < 1 and len(names) > 1:
         spread = float((sums**2).sum()) * len(names) / (len(names) - 1)
         alone = images * value * (1 - value)

@@ -237,3 +237,27 @@ def test_of_one_class_there_is_no_difference():
     scores, labels = np.array([0.1, 0.9]), np.array([1, 1])
     found = metrics.compare_aucs(scores, scores, labels, list("pq"))
     assert found == (metrics.Estimate(None), None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "effective"), [([2, 2, 2], 3.0), ([1, 1, 1, 4], 49 / 19), ([5], 1.0)]
+)
+def test_a_patient_of_many_images_makes_the_others_count_less(sizes, effective):
+    names = np.arange(len(sizes)).repeat(sizes).astype(str)
+    assert metrics.effective_patients(names) == pytest.approx(effective)
+
+
+def test_the_interval_covers_the_truth_although_patients_have_uneven_numbers():
+    rng = np.random.default_rng(0)
+    sizes = np.resize([2, 20], 100)
+    labels = (np.arange(100) // 2 % 5 < 2).repeat(sizes).astype(int)
+    names = np.arange(100).repeat(sizes).astype(str)
+    shift = np.sqrt(2) * scipy.stats.norm.ppf(0.9)
+    held = 0
+    for _ in range(200):
+        common = rng.normal(size=100).repeat(sizes)
+        own = rng.normal(size=len(labels))
+        scores = np.sqrt(0.7) * common + np.sqrt(0.3) * own + shift * labels
+        _, low, high = metrics.auc_estimate(scores, labels, names)
+        held += low <= 0.9 <= high
+    assert held / 200 >= 0.9
