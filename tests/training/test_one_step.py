@@ -130,6 +130,7 @@ def test_a_step_is_that_of_keras():
     np.testing.assert_allclose(float(loss) + penalty, keras_loss, rtol=1e-5)
 
     found = {**after.params, **after.batch_stats}
+    differing, count = 0, 0
     for name, variable in _by_our_names(model).items():
         expected = np.asarray(variable)
         if name.startswith(f"{TOP}/conv") and name.endswith("bias"):
@@ -139,7 +140,10 @@ def test_a_step_is_that_of_keras():
         else:
             limit = 0.02 * RATE
         difference = np.abs(np.asarray(found[name]) - expected)
-        # A gradient near zero has no sign in float32: one in a hundred may differ.
-        share = np.mean(difference > limit + 1e-5 * np.abs(expected))
-        assert share <= 0.01, f"{name}: {share:.1%} of the values differ"
+        wrong = int(np.sum(difference > limit + 1e-5 * np.abs(expected)))
+        # A gradient near zero has no sign in float32: one in a hundred may differ, and
+        # one of the few values of a bias.
+        assert wrong <= max(1, 0.01 * expected.size), f"{name}: {wrong} values differ"
         assert difference.max() <= 2.01 * RATE + 1e-5 * np.abs(expected).max(), name
+        differing, count = differing + wrong, count + expected.size
+    assert differing <= 0.002 * count
