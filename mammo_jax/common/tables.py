@@ -189,7 +189,7 @@ def spelling(name: str) -> str:
 
 
 def _parse(name: str, column: Column, cell: str, delimiter: str) -> Any:
-    # Where something else stands between the cells, a comma is a decimal one.
+    # A comma is a decimal one if something else stands between the cells.
     spellings = [cell]
     if delimiter != "," and re.fullmatch(r"[-+]?\d+,\d+(e[-+]?\d+)?", cell.lower()):
         spellings.append(cell.replace(",", "."))

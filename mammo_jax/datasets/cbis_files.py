@@ -1,4 +1,4 @@
-"""Where CBIS-DDSM's files lie: found by folder names and by UIDs in the headers.
+"""The places of CBIS-DDSM's files: found by folder names and by UIDs in the headers.
 
 The file names in the tables do not exist on disk, and downloads differ in what lies
 between a case's folder and its files. Two things are stable: the name of the case's

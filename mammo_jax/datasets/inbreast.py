@@ -48,7 +48,7 @@ _IMAGE_NAME = re.compile(
 )
 _REGIONS_NAME = re.compile(r"(\d+)\.xml", re.IGNORECASE)
 _MAX_XML_BYTES = 32 << 20
-# What an ROI's name starts with, to its kind; names vary and are misspelt.
+# Beginning of an ROI's name: its kind; names vary and are misspelt.
 _ROI_KINDS = {
     "calc": "calc",
     "cluster": "calc",

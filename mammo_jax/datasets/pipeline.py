@@ -201,5 +201,5 @@ def _read_options(threads: int) -> grain.ReadOptions:
 
 
 def number_of_batches(source: Any, batch_size: int) -> int:
-    """How many batches `evaluation_batches` yields."""
+    """Counts the batches that `evaluation_batches` yields."""
     return -(-len(source) // batch_size)

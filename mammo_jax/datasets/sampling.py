@@ -29,7 +29,7 @@ NO_CENTRES = np.zeros((0, 2), int)
 
 @dataclasses.dataclass(frozen=True)
 class PatchSampling:
-    """How many patches, and what they must overlap with.
+    """Numbers of patches, and what they must overlap with.
 
     Attributes:
       per_roi: patches of each ROI, and background patches for each ROI. 1 means the

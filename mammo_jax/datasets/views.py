@@ -29,7 +29,7 @@ from mammo_jax.images.grid import Grid, to_grid
 
 _MIN_SIDE = 32
 _NETWORK_SCALE = 255 / 65535  # from stored values to what networks see
-# What an example says of its mammogram; the density is not kept with patches.
+# Facts of a mammogram that its example has; the density is not kept with patches.
 _FACTS = ("image_id", "patient_id", "laterality", "view", "breast_density")
 # Reads the patch class and the place of one region of interest or of several.
 RegionReader = Callable[[], Sequence[tuple[str, Region]]]

@@ -1,4 +1,4 @@
-"""The networks: trunks, the paper's tops, and ported weights."""
+"""The networks: trunks, the paper's tops, and weights."""
 
 from mammo_jax.models.classifier import abstract_model, build_model
 from mammo_jax.models.groups import PARAMETER_GROUPS, groups_of

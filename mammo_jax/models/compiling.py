@@ -1,4 +1,4 @@
-"""How programs that contain a network are compiled."""
+"""Compilation of programs that contain a network."""
 
 from collections.abc import Callable
 from typing import Any

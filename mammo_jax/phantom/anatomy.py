@@ -23,7 +23,7 @@ _SUBPIXEL_BITS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-    """What the two views of a breast share.
+    """Traits that the two views of a breast share.
 
     Attributes:
       density: BI-RADS density, 1 (fatty) to 4 (dense).

@@ -90,7 +90,7 @@ class Breast:
 
     @property
     def malignant(self) -> bool:
-        """Whether any finding is."""
+        """True if any finding is malignant."""
         return any(finding.lesion.malignant for finding in self.findings)
 
 

@@ -96,7 +96,7 @@ class _Task:
     layout: str
 
 
-# How downloads differ below a case's folder; `{study}` and `{series}` are UIDs, and
+# Downloads differ below a case's folder; `{study}` and `{series}` are UIDs, and
 # those ending in 5 their last five digits.
 _LAYOUTS = {
     "current": "{date}-DDSM-NA-{study5}/1.000000-{title}-{series5}/1-{number1}.dcm",
@@ -193,7 +193,7 @@ def _list_region(
     if breast.quirk:
         swap_columns = breast.quirk == "swapped" and view == "CC"
         swap_disk = breast.quirk == "swapped" and view == "MLO"
-    # Of the crop and of the mask.
+    # One is of the crop, the other of the mask.
     studies = _name_pair(seed, "study", folder)
     series = _name_pair(seed, "series", folder)
     mask_number = _MASK_NUMBER[finding.lesion.kind]

@@ -84,7 +84,7 @@ class _Image:
 
     @property
     def name(self) -> str:
-        """Of the DICOM file, without its ending."""
+        """Name of the DICOM file, without its ending."""
         return f"{self.number}_{self.patient}_MG_{self.side}_{self.view_in_name}_ANON"
 
 

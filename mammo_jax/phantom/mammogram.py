@@ -19,7 +19,7 @@ _ASPECTS = (0.56, 0.66)
 
 @dataclasses.dataclass(frozen=True)
 class ViewPlan:
-    """What a mammogram is to show.
+    """Plan of what a mammogram is to show.
 
     Attributes:
       name: unique among the set's views, "P_00016_LEFT_CC"; seeds the drawing.

@@ -1,4 +1,4 @@
-"""What the breast is made of: fat, fibroglandular tissue, strands and ducts.
+"""The tissues of a breast: fat, fibroglandular tissue, strands and ducts.
 
 Tissue is given as attenuation: the logarithm of how much of the X-rays it stops, in
 units of the glandular tissue's over the full thickness.
@@ -22,7 +22,7 @@ _STRAND_BLUR = 0.009  # over the height
 
 @dataclasses.dataclass(frozen=True)
 class _Composition:
-    """How a BI-RADS density looks.
+    """Looks of a BI-RADS density.
 
     Attributes:
       threshold: level that the tissue must reach to be glandular; lower is denser.

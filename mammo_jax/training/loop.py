@@ -292,7 +292,7 @@ def _advance(
         epochs_without_gain=without_gain,
     )
     best = position.best
-    # Of equal scores the lower loss is better, of equals the first.
+    # The lower loss is the better of equal scores, and the first of equal losses.
     if best is None or (validation["score"], -validation["loss"]) > (
         best["score"],
         -best["loss"],

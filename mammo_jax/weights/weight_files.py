@@ -35,7 +35,7 @@ _KERAS_ARRAYS: Mapping[int, Iterable[object]] = {
 # Keys of the state dict in a checkpoint of a training program; an average of weights
 # over the training comes first, as in timm.
 _STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# What wrappers for several devices, averaging and compiling put before each name.
+# Prefixes that wrappers for several devices, averaging and compiling give a name.
 _WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")
 
 
