@@ -59,12 +59,12 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
 def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / CONFIG_FILE
     wanted = as_json(config)
-    files = {entry.name for entry in workdir.rglob("*") if entry.is_file()}
-    if files <= _BEFORE_WORK:
+    work = _work(workdir)
+    if not work:
         write_json(path, wanted)  # Nothing has been done here yet.
         return
     if not path.exists():
-        stranger = min(files - _BEFORE_WORK)
+        stranger = min(work)
         raise UserError(
             f"{workdir} is not empty and holds no run ({stranger} is there); choose "
             "another with --workdir=DIR"
@@ -75,6 +75,17 @@ def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{workdir} holds a run with another configuration: "
             f"{'; '.join(differences[:5])}; choose another with --workdir=DIR"
         )
+
+
+def has_begun(workdir: Path) -> bool:
+    """Tells whether a run has begun its work there, and its configuration is fixed."""
+    return (workdir / CONFIG_FILE).exists() and bool(_work(workdir))
+
+
+def _work(workdir: Path) -> set[str]:
+    """Returns the names of the files that a run's work leaves."""
+    files = {entry.name for entry in workdir.rglob("*") if entry.is_file()}
+    return files - _BEFORE_WORK
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:

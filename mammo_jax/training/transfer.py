@@ -13,8 +13,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.run_directory import CONFIG_FILE, as_json, read_json
-from mammo_jax.models import default_model_config
+from mammo_jax.common.run_directory import CONFIG_FILE, as_json, has_begun, read_json
+from mammo_jax.models import default_model_config, read_model_config
 from mammo_jax.weights.model_description import read_config
 
 _log = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Returns the configuration with the network of the run that it starts from.
 
     A field that still has its default becomes that of `config.init_from`, and a log
-    line says which did.
+    line says which did. A run that has begun goes on with its own network, so the run
+    that it started from need not be there any more.
 
     Args:
       config: configuration of a run; it stays as it is.
-      workdir: directory of the run. Once the run has begun there, the run that it
-        started from need not be there any more.
+      workdir: directory of the run.
 
     Raises:
       UserError: there is no finished run to start from, or a field was set to a value
@@ -58,9 +58,18 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     if not config.get("init_from"):
         return config
     directory = Path(config.init_from).expanduser()
-    there = _read_source(config, directory, workdir)
+    own = read_json(workdir / CONFIG_FILE) if has_begun(workdir) else {}
+    if own.get("init_from") == config.init_from:
+        there = _over_defaults(own, workdir)
+        # The run's directory refuses a field that was set otherwise.
+        changes = dict(_changes(as_json(config.model), there, None))
+    else:
+        try:
+            there = _over_defaults(read_config(directory), directory)
+        except UserError as error:
+            raise UserError(f"config.init_from: {error}") from error
+        changes = dict(_changes(as_json(config.model), there, directory))
     taken = copy.deepcopy(config)
-    changes = dict(_changes(as_json(config.model), there, directory))
     taken.model.update_from_flattened_dict(changes)
     if changes:
         _log.info(
@@ -71,34 +80,34 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     return taken
 
 
-def _read_source(config: ConfigDict, directory: Path, workdir: Path) -> Any:
-    """Returns the model configuration of the run that another one starts from."""
-    try:
-        return read_config(directory)["model"]
-    except UserError as error:
-        if (workdir / CONFIG_FILE).is_file():
-            own = read_json(workdir / CONFIG_FILE)
-            if own.get("init_from") == config.init_from:
-                return own["model"]
-        raise UserError(f"config.init_from: {error}") from error
+def _over_defaults(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Returns a run's settings of its network; an older run lacks newer fields."""
+    fields, name = config.get("model"), f"{directory / CONFIG_FILE}: model"
+    if not isinstance(fields, dict):
+        raise UserError(f"{name} is {fields!r:.40}; it must be a table of fields")
+    read_model_config(fields, name)
+    full = default_model_config()
+    full.update(fields)
+    return as_json(full)
 
 
 def _changes(
-    here: Mapping[str, Any], there: Mapping[str, Any], directory: Path
+    here: Mapping[str, Any], there: Mapping[str, Any], source: Path | None
 ) -> Iterator[tuple[str, Any]]:
+    """Finds the fields to take; refuses those that contradict the source, if given."""
     defaults = as_json(default_model_config())
     top = _TOP_FIELDS[there["top"]["kind"]]
     bound = (*_TRUNK_FIELDS[there["trunk"]], *top)
     for field in dict.fromkeys((*bound, *(_MAY_DIFFER if top else ()))):
         ours, theirs, default = (_value(x, field) for x in (here, there, defaults))
-        if theirs is None or ours == theirs:  # An older run lacks newer fields.
+        if ours == theirs:
             continue
         if ours == default:
             yield field, tuple(theirs) if isinstance(theirs, list) else theirs
-        elif field in bound:
+        elif source and field in bound:
             raise UserError(
                 f"config.model.{field} is {ours!r}, but {theirs!r} in the run of "
-                f"config.init_from, {directory}, whose weights fit no other network; "
+                f"config.init_from, {source}, whose weights fit no other network; "
                 "leave the field out"
             )
 

@@ -1,6 +1,7 @@
 """The settings of a network that starts from another run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ ROWS = Path(__file__).parents[2] / "configs" / "paper_rows.py"
 
 def _write_source(directory: Path, task: str, **model: object) -> None:
     """A finished run's files, as far as they are read."""
+    directory.mkdir(exist_ok=True)
     config = tiny_runs.make_config(task)
     config.model.update_from_flattened_dict(
         {name.replace("__", "."): value for name, value in model.items()}
@@ -58,12 +60,83 @@ def test_a_patch_classifier_gives_its_trunk(tmp_path):
     assert (taken.num_classes, taken.batch_norm) == (2, "batch")
 
 
+def _edit_config(directory: Path, **model: object) -> None:
+    """Changes fields of a run's file; None takes one out."""
+    values = json.loads((directory / "config.json").read_text())
+    fields = {**values["model"], **model}
+    values["model"] = {key: x for key, x in fields.items() if x is not None}
+    run_directory.write_json(directory / "config.json", values)
+
+
 def test_a_run_that_started_long_ago_may_lack_newer_fields(tmp_path):
-    _write_source(tmp_path, "whole")
-    values = json.loads((tmp_path / "config.json").read_text())
-    del values["model"]["stem"], values["model"]["batch_norm"]
-    run_directory.write_json(tmp_path / "config.json", values)
-    assert take_network(_config(tmp_path), tmp_path / "run").model.trunk == "vgg16"
+    _write_source(tmp_path, "whole", trunk="resnet50")
+    _edit_config(tmp_path, stem=None, batch_norm=None)
+    taken = take_network(_config(tmp_path), tmp_path / "run").model
+    assert (taken.width, taken.stem) == (1 / 16, "standard")
+    with pytest.raises(UserError, match=r"model.stem is 'gentle', but 'standard' in"):
+        take_network(_config(tmp_path, stem="gentle"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"top": {"kind": "forest"}}, "top.kind is 'forest'; it must be one of"),
+        ({"top": []}, r"top is \[\]; it must be a table"),
+        ({"trunk": "vgg20"}, "trunk is 'vgg20'; it must be one of"),
+    ],
+)
+def test_a_run_without_a_network_is_refused(tmp_path, damage, message):
+    _write_source(tmp_path / "source", "whole")
+    _edit_config(tmp_path / "source", **damage)
+    config = _config(tmp_path / "source")
+    with pytest.raises(
+        UserError, match=rf"config\.init_from: .*json: model.*{message}"
+    ):
+        take_network(config, tmp_path / "run")
+
+
+def _begin(workdir: Path, config: ConfigDict) -> None:
+    with run_directory.claim(workdir, config):
+        (workdir / "checkpoint").write_text("")
+
+
+@pytest.mark.parametrize("source_is_there", [True, False])
+def test_a_run_that_has_begun_goes_on_with_its_own_network(tmp_path, source_is_there):
+    """An earlier version took neither `batch_norm` nor `image_size` from the source."""
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    _write_source(source, "whole", batch_norm="frozen")
+    earlier = _config(source, trunk="vgg16", width=1 / 16, top__blocks=("4-4-8x1",))
+    _begin(workdir, earlier)
+    if not source_is_there:
+        shutil.rmtree(source)
+    taken = take_network(_config(source), workdir)
+    assert taken == earlier
+    _begin(workdir, taken)
+    other = take_network(_config(source, width=0.5), workdir)
+    with pytest.raises(
+        UserError, match=r"another configuration: config.model.width is"
+    ):
+        _begin(workdir, other)
+
+
+def test_a_run_that_has_not_begun_has_the_network_of_its_source(tmp_path):
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    _write_source(source, "whole")
+    with run_directory.claim(workdir, _config(source, width=0.5)):
+        pass
+    assert take_network(_config(source), workdir).model.width == 1 / 16
+
+
+@pytest.mark.parametrize("model", [None, [], {"trunk": 5}, {"top": {"kind": "forest"}}])
+def test_a_begun_run_whose_file_is_damaged_is_refused(tmp_path, model):
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    _write_source(source, "whole")
+    workdir.mkdir()
+    values = {"init_from": str(source), "model": model}
+    run_directory.write_json(workdir / "config.json", values)
+    (workdir / "checkpoint").write_text("")
+    with pytest.raises(UserError, match=rf"{workdir}/config.json: model"):
+        take_network(_config(source), workdir)
 
 
 @pytest.mark.parametrize(
