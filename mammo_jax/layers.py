@@ -4,7 +4,6 @@ Example: python -m mammo_jax.layers --config=configs/whole_res.py
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from clu import parameter_overview
 from flax import nnx
 from jaxtyping import Array
 
-from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
-from mammo_jax.main import parse_flags
+from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.main import parse_or_exit
 from mammo_jax.models import ModelConfig, abstract_model, groups_of, variables
 from mammo_jax.models.layers import MaxPool
 from mammo_jax.models.normalization import BatchNorm
@@ -113,20 +112,10 @@ def _print_table() -> None:
         print(runner.describe(config))
 
 
-def _flags_parser(argv: Sequence[str]) -> list[str]:
-    try:
-        return parse_flags(argv)
-    except UserError as error:
-        if "--traceback" in argv:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
-
-
 def main(_: Sequence[str]) -> None:
     """Runs the command."""
     run_command(_print_table, traceback=flags.FLAGS.traceback)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_flags_parser)
+    app.run(main, flags_parser=parse_or_exit)

@@ -125,7 +125,8 @@ def _show(metrics: dict[str, Any], path: Path) -> None:
     )
 
 
-def _flags_parser(argv: Sequence[str]) -> list[str]:
+def parse_or_exit(argv: Sequence[str]) -> list[str]:
+    """Parses the command line, or shows its help or its error and exits."""
     try:
         return parse_flags(argv)
     except UserError as error:
@@ -150,4 +151,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_flags_parser)
+    app.run(main, flags_parser=parse_or_exit)

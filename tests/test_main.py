@@ -1,6 +1,7 @@
 """The command: overrides, refusals, resuming, what a run leaves behind."""
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -265,6 +266,16 @@ def test_a_wrong_option_is_refused(monkeypatch, argument, message):
         main.parse_flags(sys.argv)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_help_of_the_layers_is_no_failure(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mammo_jax.layers", "--help"])
+    flags.FLAGS.unparse_flags()
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("mammo_jax.layers", run_name="__main__", alter_sys=True)
+    assert end.value.code == 0
+    assert "--config" in capsys.readouterr().out
 
 
 def test_a_refusal_is_one_line(environment, phantom_data, tmp_path):

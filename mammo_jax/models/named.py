@@ -46,11 +46,17 @@ def build_model(
 def _top_fields(top: str | Sequence[str]) -> dict[str, Any]:
     if isinstance(top, str):
         if top not in TOPS:
-            raise UserError(
-                f"top is {top!r}; it must be one of {', '.join(TOPS)}, or a list of "
-                "blocks such as ['512-512-1024x2']"
-            )
+            raise _no_top(top)
         return TOPS[top]
+    if not isinstance(top, Sequence):
+        raise _no_top(top)
     blocks = tuple(top)
     is_residual = any("-" in str(block) for block in blocks)
     return {"kind": "residual" if is_residual else "vgg", "blocks": blocks}
+
+
+def _no_top(top: object) -> UserError:
+    return UserError(
+        f"top is {top!r}; it must be one of {', '.join(TOPS)}, or a list of blocks "
+        "such as ['512-512-1024x2']"
+    )

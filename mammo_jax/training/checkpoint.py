@@ -221,7 +221,10 @@ class Checkpoints:
                 "then was not weighted by class",
                 step,
             )
-        return Position(**values)
+        try:
+            return Position(**values)
+        except TypeError as error:
+            raise self._damaged(step, f"its position: {first_line(error)}") from error
 
     def load_model(
         self, step: int, params: Leaves, batch_stats: Leaves

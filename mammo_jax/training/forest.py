@@ -29,6 +29,7 @@ from mammo_jax.models.model_config import (
     PATCH_CLASSES,
     ModelConfig,
     PatchTop,
+    default_model_config,
     read_model_config,
 )
 from mammo_jax.models.sliding import make_heatmap_step
@@ -254,7 +255,7 @@ def read_forest(config: ConfigDict, workdir: Path) -> Settings:
     )
     # A forest has no network of its own; the check knows networks only.
     checked = copy.deepcopy(config)
-    checked.model.top.kind = PatchTop.kind
+    checked.model.top.update(default_model_config().top.to_dict())
     return dataclasses.replace(read_settings(checked), config=config)
 
 

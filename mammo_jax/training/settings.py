@@ -14,6 +14,7 @@ from mammo_jax.models.model_config import (
     BATCH_NORM,
     HeatmapTop,
     ModelConfig,
+    PatchTop,
     read_model_config,
 )
 from mammo_jax.training.stages import Stage, read_stages
@@ -107,11 +108,17 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
     )
     refuse(
         {
+            f"{name}.model.top.kind is 'patch', but {name}.task is 'whole'; choose "
+            "a top for whole images, such as 'residual'": (
+                config.task == "whole" and isinstance(model.top, PatchTop)
+            ),
             f"{name}.ema_decay is {config.ema_decay}; it must be below 1": (
                 config.ema_decay >= 1
             ),
             f"{name}.augment.zoom is {zoom}; it must be (lowest, highest)": (
-                len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]
+                len(zoom) != 2
+                or not all(isinstance(factor, int | float) for factor in zoom)
+                or not 0 < zoom[0] <= zoom[1]
             ),
             f"{name}.batch_size ({config.batch_size}) is not divisible by "
             f"{name}.accum_steps ({config.accum_steps})": (

@@ -54,6 +54,8 @@ def read_stages(
     """
     # A ConfigDict is iterated in the order of its names, its JSON in that of writing.
     rows = as_json(table) if isinstance(table, ConfigDict) else table
+    if not isinstance(rows, Mapping):
+        raise UserError(f"{where} is {rows!r:.60}; it must be a table of stages")
     stages = [_read_stage(name, row, f"{where}.{name}") for name, row in rows.items()]
     if not any(stage.epochs for stage in stages):
         raise UserError(f"{where}: every stage has 0 epochs; nothing would train")
@@ -61,6 +63,13 @@ def read_stages(
 
 
 def _read_stage(name: str, row: Mapping[str, Any], where: str) -> Stage:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is {row!r:.60}; it must be a table of fields")
+    if not isinstance(row.get("rates", {}), Mapping):
+        raise UserError(
+            f"{where}.rates is {row['rates']!r:.60}; it must give the rate of each of "
+            f"the layer groups {', '.join(GROUPS)}"
+        )
     try:
         numbers = {
             field: float(row[field])

@@ -41,6 +41,8 @@ def test_a_name_gives_the_network_of_its_configuration(top, fields):
         ("vgg16", {"top": "vgg_3x3"}, "top is 'vgg_3x3'; it must be one of patch, res"),
         ("vgg16", {"top": ["4x1", "4-4-8x1"]}, "'4x1' is not a residual block"),
         ("vgg16", {"top": []}, "blocks is empty"),
+        ("vgg16", {"top": None}, "top is None; it must be one of patch, res"),
+        ("vgg16", {"top": {"kind": "vgg"}}, "top is {'kind': 'vgg'}; it must be one"),
         ("vgg16", {"depth": 3}, "depth"),
         ("vgg16", {"seed": -1}, "seed is -1; it must be a whole number"),
         ("vgg16", {"seed": "0"}, "seed is '0'"),

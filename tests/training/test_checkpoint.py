@@ -81,6 +81,13 @@ def test_of_equally_good_checkpoints_the_first_is_kept(tmp_path):
     assert kept == {1, 4, 5}
 
 
+def _name_a_field_of_another_version(step) -> None:
+    path = step / "_CHECKPOINT_METADATA"
+    text = path.read_text()
+    assert "best_epoch" in text
+    path.write_text(text.replace("best_epoch", "best_of_epochs"))
+
+
 def _cut(path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -89,11 +96,12 @@ def _cut(path) -> None:
     "damage",
     [
         lambda step: (step / "_CHECKPOINT_METADATA").write_text(""),
+        _name_a_field_of_another_version,
         lambda step: shutil.rmtree(step / "model"),
         lambda step: [_cut(file) for file in step.rglob("d/*") if file.is_file()],
         lambda step: (shutil.rmtree(step), step.mkdir()),
     ],
-    ids=["metadata", "missing", "truncated", "empty"],
+    ids=["metadata", "version", "missing", "truncated", "empty"],
 )
 def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     _save(tmp_path, [0.1, 0.2, 0.3])

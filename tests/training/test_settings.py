@@ -74,3 +74,20 @@ def test_the_weights_to_get_are_those_of_the_wiring(wiring, key, tmp_path):
     config.model.wiring = wiring
     with pytest.raises(UserError, match=f"--download={key} "):
         read_settings(config)
+
+
+@pytest.mark.parametrize("zoom", [("a", "b"), (1.0, "b"), (1.2, 0.8), (1.0,)])
+def test_a_zoom_that_is_no_range_is_refused(zoom):
+    config = apply_preset(whole_config(), "phantom")
+    config.augment.zoom = zoom
+    with pytest.raises(
+        UserError, match=r"config.augment.zoom is .*it must be \(lowest"
+    ):
+        read_settings(config)
+
+
+def test_a_patch_classifier_is_no_classifier_of_whole_images():
+    config = apply_preset(whole_config(), "phantom")
+    config.model.top.kind = "patch"
+    with pytest.raises(UserError, match=r"config.model.top.kind is 'patch', but conf"):
+        read_settings(config)

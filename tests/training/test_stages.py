@@ -86,6 +86,20 @@ def test_tables_that_cannot_train_are_refused(row, message):
         read_stages({"stage1": {**ROW, **row}})
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([ROW], r"config.stages is \[.*; it must be a table of stages"),
+        ({"stage1": 3}, "config.stages.stage1 is 3; it must be a table of fields"),
+        ({"stage1": {"epochs": 1, "rates": 1e-3}}, "stage1.rates is 0.001; it must gi"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_table_is_refused(table, message):
+    with pytest.raises(UserError, match=message):
+        read_stages(table)
+
+
 def test_the_papers_stages_are_those_of_sections_2_2_and_2_3():
     tables = {
         name: [
