@@ -3,13 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from mammo_jax.common.run_directory import METRICS_FILE
+from mammo_jax.common.files import replace_file
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.training import scoring
 from mammo_jax.training.experiment import open_experiment
-from mammo_jax.weights.model_directory import load_variables
+from mammo_jax.weights.model_directory import WEIGHTS_FILE, load_variables
+from mammo_jax.weights.published import file_digest
 from paper import effects
 from paper.runs import Found, PlannedRun, Setting
 
@@ -91,10 +92,11 @@ class Rescoring:
 
     def is_done(self, run: PlannedRun, setting: Setting) -> bool:
         """Tells whether the scores are there, and of the model as it is now."""
-        table, trained = self.file(run, setting), self.model(run) / METRICS_FILE
-        if not (table.exists() and trained.exists()):
+        table, weights = self.file(run, setting), self.model(run) / WEIGHTS_FILE
+        noted = _digest_file(table)
+        if not (table.exists() and weights.exists() and noted.exists()):
             return False
-        return table.stat().st_mtime >= trained.stat().st_mtime
+        return noted.read_text("utf-8") == file_digest(weights, "sha256")
 
     def score_all(self, found: Found, setting: Setting) -> None:
         """Scores the finished runs of the rows, where that is not done.
@@ -111,9 +113,15 @@ class Rescoring:
         config = run.config.copy_and_resolve_references()
         config.tta = self.flips
         experiment = open_experiment(config)
+        digest = file_digest(self.model(run) / WEIGHTS_FILE, "sha256")
         _, params, stats = load_variables(self.model(run))
         scores = scoring.predict(experiment, params, stats, "test", stop)
-        write_predictions(self.file(run, setting), scores)
+        table = self.file(run, setting)
+        # The digest goes first and comes last: it is never beside another's scores.
+        _digest_file(table).unlink(missing_ok=True)
+        write_predictions(table, scores)
+        with replace_file(_digest_file(table)) as partial:
+            partial.write_text(digest, "utf-8")
 
     def tables(
         self, rows: tuple[str, ...], found: Found, setting: Setting
@@ -125,6 +133,11 @@ class Rescoring:
             if all(self.is_done(run, setting) for run in runs):
                 result[seed] = [read_table(self.file(run, setting)) for run in runs]
         return result
+
+
+def _digest_file(table: Path) -> Path:
+    """Returns the file that says which weights a table's scores are of."""
+    return table.with_suffix(".sha256")
 
 
 FLIPS = Rescoring("flips", FLIPPED_ROWS, flips=True)

@@ -1,5 +1,6 @@
 """Effects, intervals and verdicts against independent computations and simulation."""
 
+import hashlib
 import json
 import math
 import os
@@ -179,6 +180,9 @@ def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path)
         for run in found[row]:
             path = rescoring.FLIPS.file(run, request.setting)
             table = write_table(path, separation + 0.2, 500 + 10 * run.seed + number)
+            (run.directory / "model.safetensors").write_text(f"{row} {run.seed}")
+            digest = hashlib.sha256(f"{row} {run.seed}".encode()).hexdigest()
+            path.with_suffix(".sha256").write_text(digest)
             flips.setdefault(run.seed, []).append(table)
     effects_of = {f.text: f.effect for f in claims.find(found, request.setting)}
     means, bests = [], []
@@ -195,7 +199,11 @@ def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path)
         assert found_effect.value == pytest.approx(np.mean(expected))
     table = result_tables.ensemble_table(request.rows, found, request.setting)
     assert table[4][0] == "CBIS-DDSM: mean of the 3"
-    # A model that was trained anew since is scored anew.
-    trained = found[ensemble.rows[0]][0].directory / "metrics.json"
-    os.utime(trained, (2e9, 2e9))
-    assert not rescoring.FLIPS.is_done(found[ensemble.rows[0]][0], request.setting)
+    # A copied model is the same; one that was trained anew since is scored anew.
+    run = found[ensemble.rows[0]][0]
+    os.utime(run.directory / "metrics.json", (2e9, 2e9))
+    assert rescoring.FLIPS.is_done(run, request.setting)
+    (run.directory / "model.safetensors").write_text("trained anew")
+    os.utime(run.directory / "model.safetensors", (0, 0))
+    os.utime(run.directory / "metrics.json", (0, 0))
+    assert not rescoring.FLIPS.is_done(run, request.setting)
