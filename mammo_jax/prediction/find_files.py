@@ -21,7 +21,7 @@ class Found:
 
     Attributes:
       files: to score, each once, in a stable order.
-      problems: links that were not followed.
+      problems: links that were not followed, folders that cannot be read.
       left_out: number of files in folders that are no images, by their ending.
     """
 
@@ -49,8 +49,9 @@ def find_files(arguments: Sequence[str], out: Path) -> Found:
     found, written = Found(), out.resolve()
     files: dict[Path, Path] = {}
     for argument in arguments:
+        before = len(found.problems)
         named = list(_files_of(argument, found))
-        if not named and not found.problems:
+        if not named and len(found.problems) == before:
             raise UserError(f"{argument}: {_nothing(argument)}")
         for path in named:
             files.setdefault(path.resolve(), path)
@@ -88,7 +89,11 @@ def _images_below(root: Path, found: Found) -> Iterator[Path]:
 
 
 def _everything_below(root: Path, found: Found) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+    def note(error: OSError) -> None:
+        reason = "the folder cannot be read; check its permissions"
+        found.problems.append(Problem(Path(error.filename), reason))
+
+    for folder, folders, names in os.walk(root, onerror=note):
         for name in folders:
             link = Path(folder, name)
             if link.is_symlink() and not link.resolve().is_relative_to(root.resolve()):
@@ -100,12 +105,14 @@ def _everything_below(root: Path, found: Found) -> Iterator[Path]:
 
 
 def _has_mark(path: Path) -> bool:
+    if not path.is_file():  # Opening a pipe would wait for a writer.
+        return False
     try:
         with path.open("rb") as file:
             file.seek(_MARK_AT)
             return file.read(len(_MARK)) == _MARK
     except OSError:
-        return False
+        return True  # It is read again, and so reported.
 
 
 def _nothing(argument: str) -> str:

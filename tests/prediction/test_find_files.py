@@ -1,9 +1,16 @@
 """Which files the arguments name."""
 
+import os
+
+import numpy as np
 import pytest
 from predicting import read_scores, run_predict
+from raw_files import write_dicom
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.prediction.find_files import find_files
+
+PIXELS = np.zeros((40, 30), np.uint16)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,38 @@ def test_a_link_that_leaves_the_folder_is_named(folder, tmp_path):
     # What the user names is followed.
     found = find_files([str(folder / "linked"), str(folder)], tmp_path / "out")
     assert len(found.files) == 5
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    write_dicom(tmp_path / "a.dcm", PIXELS)
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    found = find_files([str(tmp_path)], tmp_path / "out")
+    assert [path.name for path in found.files] == ["a.dcm"]
+    (problem,) = found.problems
+    assert problem.path.name == "closed"
+    assert "permissions" in problem.reason
+
+
+def test_a_pipe_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    write_dicom(tmp_path / "a.dcm", PIXELS)
+    found = find_files([str(tmp_path)], tmp_path / "out")
+    assert [path.name for path in found.files] == ["a.dcm"]
+
+
+def test_a_mistyped_argument_is_refused_though_another_has_a_problem(tmp_path):
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    write_dicom(folder / "a.dcm", PIXELS)
+    (folder / "link").symlink_to(other)
+    with pytest.raises(UserError, match="typo: no such file"):
+        find_files([str(folder), str(tmp_path / "typo")], tmp_path / "out")
