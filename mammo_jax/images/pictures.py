@@ -59,6 +59,8 @@ def read_picture(path: str | Path) -> Mammogram:
     if is_white_zero and pixels.dtype == np.uint16:  # OpenCV inverts 8 bits itself
         pixels = np.uint16(65535) - pixels
     container = 8 * pixels.itemsize
+    # A picture may say less than it has.
+    bits = max(bits, int(pixels.max()).bit_length())
     return Mammogram(
         rows=pixels.shape[0],
         columns=pixels.shape[1],
@@ -103,6 +105,8 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
                 frames = getattr(picture, "n_frames", 1)
                 name = str(picture.format)
                 tags = getattr(picture, "tag_v2", {})
+                maximum = int(np.max(tags.get(_TIFF_MAXIMUM, 0)))
+                is_white_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {_TOO_LARGE}") from error
     except Exception as error:  # malformed headers fail in too many ways to list
@@ -121,11 +125,11 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
             raise UserError(
                 f"{path}: damaged {name} ({type(error).__name__}); export it again"
             ) from None
-    maximum = int(np.max(tags.get(_TIFF_MAXIMUM, 0)))
     if found := _PGM_MAXIMUM.match(content):
-        maximum = int(found[1])
+        # OpenCV stretches plain text of less than 8 bits to 8.
+        maximum = max(int(found[1]), 255 if content[:2] == b"P2" else 0)
     bits = maximum.bit_length() if maximum > 0 else 16
-    return bits, tags.get(_TIFF_PHOTOMETRIC) == 0
+    return bits, is_white_zero
 
 
 def _verify_png(content: bytes) -> None:

@@ -193,7 +193,8 @@ def _on_grid(path: Path, mammogram: Mammogram, grid: Grid) -> np.ndarray:
     if not grid.stretch and mammogram.bits_stored < 16:
         # Such a grid was filled from 16-bit films; eight bits would be black on it.
         scale = 65535 / ((1 << mammogram.bits_stored) - 1)
-        pixels = np.rint(pixels * np.float32(scale)).astype(np.uint16)
+        scaled = np.rint(pixels * np.float32(scale))
+        pixels = np.minimum(scaled, 65535).astype(np.uint16)
     return to_grid(pixels, grid.height, grid.width, stretch=grid.stretch)
 
 

@@ -4,7 +4,7 @@ import os
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from raw_files import write_dicom
 
 from mammo_jax.common.errors import UserError
@@ -203,3 +203,47 @@ def test_libraries_say_nothing_beside_the_error(tmp_path, capfd, ending):
     with pytest.raises(UserError, match="export it again"):
         read_image(path)
     assert capfd.readouterr() == ("", "")
+
+
+VALUES = np.array([[0, 50], [100, 120]], np.uint16)
+
+
+def _write_pgm(path, kind, maximum, pixels):
+    values = pixels.astype("u1" if maximum < 256 else ">u2").tobytes()
+    body = values if kind == "P5" else " ".join(map(str, pixels.ravel())).encode()
+    path.write_bytes(f"{kind}\n2 2\n{maximum}\n".encode() + body + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "maximum", "factor", "bits"),
+    [
+        ("P5", 127, 1, 7),
+        ("P5", 63, 1, 7),  # less than there is
+        ("P5", 4095, 10, 12),
+        ("P5", 1000, 10, 11),  # less than there is
+        ("P2", 4095, 10, 12),
+        ("P2", 120, 1, 8),  # OpenCV stretches it to 255
+    ],
+)
+def test_the_bits_hold_the_values_of_a_pgm(tmp_path, kind, maximum, factor, bits):
+    _write_pgm(tmp_path / "a.pgm", kind, maximum, VALUES * factor)
+
+    image = read_image(tmp_path / "a.pgm")
+
+    assert image.bits_stored == bits
+    assert image.pixels.max() < 1 << bits
+
+
+def test_the_bits_hold_the_values_of_a_tiff(tmp_path):
+    Image.fromarray(DEEP).save(tmp_path / "a.tif", tiffinfo={281: 4095})
+
+    assert read_image(tmp_path / "a.tif").bits_stored == 16
+
+
+def test_a_tiff_whose_maximum_is_text_is_refused(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[281], tags.tagtype[281] = "high", 2
+    Image.fromarray(DEEP).save(tmp_path / "a.tif", tiffinfo=tags)
+
+    with pytest.raises(UserError, match="not a PNG"):
+        read_image(tmp_path / "a.tif")
