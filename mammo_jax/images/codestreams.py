@@ -9,8 +9,8 @@ import re
 import imagecodecs
 import numpy as np
 
-# A JP2 file has boxes before its codestream.
-_MAX_BYTES_BEFORE = 4096
+# Every scan of a progressive JPEG goes through the whole image; encoders write ten.
+_MAX_SCANS = 32
 _END = b"\xff\xd9"  # the end marker of all of them
 # Start of a scan of JPEG and JPEG-LS, and of a tile's data of JPEG 2000.
 _STARTS_OF_DATA = (b"\xff\xda", b"\xff\x93")
@@ -39,9 +39,12 @@ def decode_jpeg(codestream: bytes) -> np.ndarray:
     is left over, and changes nothing.
 
     Raises:
-      ValueError: the image needs more data than there is.
+      ValueError: the image needs more data than there is, or comes in more scans than
+        any encoder writes.
       RuntimeError: it is damaged in another way.
     """
+    if codestream.count(_STARTS_OF_DATA[0]) > _MAX_SCANS:
+        raise ValueError("the codestream has too many scans")
     pixels = imagecodecs.jpeg8_decode(codestream)
     end = codestream.rindex(_END)
     longer = codestream[:end] + _MORE_DATA + codestream[end:]
@@ -52,8 +55,8 @@ def decode_jpeg(codestream: bytes) -> np.ndarray:
 
 def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
     """Reads the SIZ marker segment (ISO 15444-1, A.5.1)."""
-    at = codestream.find(b"\xff\x4f\xff\x51", 0, _MAX_BYTES_BEFORE)
-    if at < 0 or len(codestream) < at + 42:
+    at = _start_of_jpeg_2000(codestream)
+    if codestream[at : at + 4] != b"\xff\x4f\xff\x51" or len(codestream) < at + 42:
         return None
     if int.from_bytes(codestream[at + 40 : at + 42], "big") != 1:
         return None  # A mammogram has one component; memory is taken for each.
@@ -62,6 +65,24 @@ def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
         for i in range(4)
     )
     return height - top, width - left
+
+
+def _start_of_jpeg_2000(content: bytes) -> int:
+    """Walks the boxes of a JP2 file to its codestream; 0 of a bare one (I.4)."""
+    at = 0
+    if content[4:8] != b"jP  ":
+        return at
+    while at + 16 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        start = at + (16 if length == 1 else 8)
+        if content[at + 4 : at + 8] == b"jp2c":
+            return start
+        if length == 1:
+            length = int.from_bytes(content[at + 8 : start], "big")
+        if length < start - at:
+            break
+        at += length
+    return len(content)
 
 
 def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:
