@@ -27,6 +27,7 @@ TINY_RUN = (
 def run(folder: Path, *command: str) -> str:
     """Runs a command in `folder`, where nothing of the checkout is in reach."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["UV_SYSTEM_CERTS"] = "true"  # as the Makefile has it
     done = subprocess.run(
         command,
         cwd=folder,

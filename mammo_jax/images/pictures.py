@@ -60,7 +60,7 @@ def read_picture(path: str | Path) -> Mammogram:
         pixels = np.uint16(65535) - pixels
     container = 8 * pixels.itemsize
     # A picture may say less than it has.
-    bits = max(bits, int(pixels.max()).bit_length())
+    bits = max(bits, int(np.max(pixels)).bit_length())
     return Mammogram(
         rows=pixels.shape[0],
         columns=pixels.shape[1],
