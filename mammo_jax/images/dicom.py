@@ -70,7 +70,7 @@ _PARTS = {
     **dict.fromkeys(["127457009", "G-8310"], "a specimen"),
 }
 
-# Of pydicom's decoders the one that is strict about damage.
+# This one of pydicom's decoders is strict about damage.
 _PLUGINS = {uid.JPEG2000: "pylibjpeg", uid.JPEG2000Lossless: "pylibjpeg"}
 # libjpeg-turbo and CharLS: whatever a damaged file holds, they raise, where the codecs
 # that pydicom would use for these can abort the process.

@@ -172,7 +172,7 @@ def _secondary_capture(
     )
     image.PatientOrientation = _orientation(reference)
     image.ImageType = ["DERIVED", "SECONDARY"]
-    # What is burnt into the source is here too.
+    # Text that is burnt into the source is here too.
     if reference.get("BurnedInAnnotation") in ("YES", "NO"):
         image.BurnedInAnnotation = reference.BurnedInAnnotation
     image.DerivationDescription = f"Class map of malignancy. {_CAVEAT}"

@@ -11,10 +11,10 @@ from mammo_jax.evaluation.subgroups import patient_score
 from mammo_jax.prediction.identity import Identity
 from mammo_jax.prediction.reading import Problem
 
-# What the prediction table knows; other views have an empty cell.
+# The prediction table knows these views; other views have an empty cell.
 _VIEWS = ("CC", "MLO")
 _GROUPED = (*COLUMNS, "malignant_max", "images")
-# What the images of one row share.
+# The images of one row share these columns.
 _GROUPS = {
     "breasts.csv": ("case", "side"),
     "exams.csv": ("case", "exam", "side"),

@@ -36,7 +36,7 @@ SETTINGS_FILE = "prediction.json"
 MAX_PICTURES = 300
 REPORT_FILE = "report.html"
 OVERLAYS_DIR, DICOM_DIR = "overlays", "dicom"
-# What an earlier prediction may have left in these; files of other names stay.
+# An earlier prediction may have left these files in these folders; others stay.
 _OWN = {OVERLAYS_DIR: "case_*.png", DICOM_DIR: "case_*.dcm"}
 
 
@@ -210,7 +210,7 @@ class _Run:
             overlay = overlays.draw_overlay(image.original, class_map)
         path = self._options.out / OVERLAYS_DIR / f"{identity.image_id}.png"
         path.write_bytes(overlays.encode(overlay if self._options.full_size else small))
-        # Of equal scores the first files stay.
+        # The first files stay where scores are equal.
         entry = (result.score, -len(self.rows), identity.image_id)
         kept = (*entry, overlays.encode(overlays.thumbnail(small)))
         if len(self._best) < MAX_PICTURES:
