@@ -98,7 +98,9 @@ def apply_thresholds(
             test.scores,
             test.labels,
             test.patient_ids,
-            rule(chosen_on.scores, chosen_on.labels),
+            operating_points.choose_threshold(
+                chosen_on.scores, chosen_on.labels, *rule
+            ),
         )
         for name, rule in operating_points.RULES.items()
     }

@@ -1,6 +1,6 @@
 """An evaluation: prediction tables found and checked, their figures, the report."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,26 @@ from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation.analysis import Tables, analyse
 from mammo_jax.evaluation.html_writer import Section, write_html
-from mammo_jax.evaluation.prediction_table import align, average_tables, overlap
+from mammo_jax.evaluation.prediction_table import (
+    PredictionTable,
+    align,
+    mean_table,
+    overlap,
+    read_table,
+)
 from mammo_jax.evaluation.report import ABOUT_PATCHES, FIGURES, report_sections
 
 # One prediction table or run directory, or those of several models.
 Paths = str | Path | Sequence[str | Path]
 
 
-class Evaluation(Mapping[str, Any]):
-    """The figures of an evaluation as a mapping of JSON types.
+class Evaluation(dict[str, Any]):
+    """The figures of an evaluation, as a dictionary of JSON types.
 
     It has `images`, `patients`, `malignant`, `auc`, `average_precision` and
-    `calibration`; for whole images `subgroups`,
-    `per_breast` and `per_patient`; with a validation table `validation` and
-    `operating_points` (sensitivity and specificity at thresholds that were chosen on
-    it); with another model `comparison`; and where a run's validation table could not
+    `calibration`; for whole images `subgroups`, `per_breast` and `per_patient`; with a
+    validation table `validation` and `operating_points` (at thresholds chosen on it);
+    with another model `comparison`; and where a run's validation table could not
     serve, `validation_not_used` says why. Shares and areas are 0..1, intervals
     [low, high] of 95 % over patients, and None what is undefined.
 
@@ -48,28 +53,16 @@ class Evaluation(Mapping[str, Any]):
           patches: the rows are patches and no whole images.
           shared: what a validation table that is left out shares with the test table.
         """
+        super().__init__(analyse(tables, patches=patches))
         self.tables, self.inputs = tables, inputs
-        self._figures = analyse(tables, patches=patches)
         self._about = [ABOUT_PATCHES] * patches
         if shared:
             why = (
                 f"Test and validation share {shared}: the figures say nothing about "
                 "new patients, no threshold was chosen and no calibration fitted."
             )
-            self._figures["validation_not_used"] = why
+            self["validation_not_used"] = why
             self._about.append(why)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._figures[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._figures)
-
-    def __len__(self) -> int:
-        return len(self._figures)
-
-    def __repr__(self) -> str:
-        return f"Evaluation({self.tables.test.name}: {', '.join(self)})"
 
     def write_html(
         self,
@@ -91,7 +84,7 @@ class Evaluation(Mapping[str, Any]):
           OSError: the directory cannot be written.
         """
         page = Path(path).expanduser()
-        sections = report_sections(_named_from(self.tables, page.parent), self._figures)
+        sections = report_sections(_named_from(self.tables, page.parent), self)
         paragraphs = [*about, *self._about]
         if paragraphs:
             sections.insert(0, Section(heading, paragraphs))
@@ -131,10 +124,10 @@ def evaluate_predictions(
     """
     inputs = _find_inputs(predictions, validation, compare)
     patches = _are_patches([path for paths in inputs.values() for path in paths])
-    test = average_tables(inputs["predictions"])
+    test = _mean(inputs["predictions"])
     chosen_on, other, shared = None, None, ""
     if inputs["validation"]:
-        chosen_on = average_tables(inputs["validation"])
+        chosen_on = _mean(inputs["validation"])
         shared = overlap(test, chosen_on)
         if shared and validation is not None:
             raise UserError(
@@ -142,9 +135,13 @@ def evaluate_predictions(
                 "be chosen on other patients than those they are applied to"
             )
     if inputs["compare"]:
-        other = align(average_tables(inputs["compare"]), test)
+        other = align(_mean(inputs["compare"]), test)
     tables = Tables(test, None if shared else chosen_on, other)
     return Evaluation(tables, inputs, patches=patches, shared=shared)
+
+
+def _mean(paths: Sequence[Path]) -> PredictionTable:
+    return mean_table([read_table(path) for path in paths])
 
 
 def _find_inputs(
@@ -200,10 +197,7 @@ def _tables(paths: Sequence[Path], role: str) -> list[Path]:
 
 
 def _are_patches(tables: Sequence[Path]) -> bool:
-    """True if the runs that the tables lie in are of patches.
-
-    A table outside of a run is taken for one of whole images.
-    """
+    """Tells whether the tables' runs are of patches; a table alone is of images."""
     tasks: dict[bool, Path] = {}
     for table in tables:
         config = table.parent.parent / run_directory.CONFIG_FILE

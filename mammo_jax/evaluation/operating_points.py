@@ -1,20 +1,13 @@
 """Thresholds from which a score is called malignant, and what follows from them."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 from etils import epy
 from jaxtyping import Bool
 
-from mammo_jax.evaluation.metrics import (
-    Labels,
-    Patients,
-    Scores,
-    effective_patients,
-)
+from mammo_jax.evaluation.metrics import Labels, Patients, Scores, effective_patients
 
 with epy.lazy_imports():  # They take seconds, and training begins without them.
     import scipy.stats
@@ -69,9 +62,8 @@ def share(hits: Mask, patients: Patients) -> list[float] | None:
     value = float(hits.mean())
     names, of_image = np.unique(np.asarray(patients), return_inverse=True)
     sums = np.bincount(of_image, weights=hits - value)
-    effective = effective_patients(
-        patients
-    )  # Without a spread nothing says that it is more.
+    # Without a spread nothing says that it is more.
+    effective = effective_patients(patients)
     if 0 < value < 1 and len(names) > 1:
         spread = float((sums**2).sum()) * len(names) / (len(names) - 1)
         alone = images * value * (1 - value)
@@ -84,56 +76,42 @@ def share(hits: Mask, patients: Patients) -> list[float] | None:
     return [value, max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def threshold_for_specificity(scores: Scores, labels: Labels, least: float) -> float:
-    """Chooses the highest sensitivity with a specificity of `least` or more.
+def choose_threshold(
+    scores: Scores, labels: Labels, rule: str, least: float = 0.0
+) -> float:
+    """Chooses a threshold by a rule; both classes must be there.
 
-    Both classes must be there. Of several thresholds, the one of the highest
-    specificity; infinite where no score may be called malignant.
+    Args:
+      scores: 0..1.
+      labels: 1 malignant, else 0.
+      rule: "Youden" for the largest sensitivity + specificity - 1 (Youden, 1950);
+        "specificity" for the highest sensitivity with a specificity of `least` or more;
+        "sensitivity" for the reverse.
+      least: see `rule`.
+
+    Returns:
+      Of several thresholds that of the highest specificity, for the rule "sensitivity"
+      that of the highest sensitivity; infinite where no score may be called malignant.
     """
-    false_alarms, found, thresholds = _roc(scores, labels)
-    allowed = np.flatnonzero(1 - false_alarms >= least - _ROUNDING)
-    best = found[allowed].max()
-    return float(thresholds[allowed[found[allowed] >= best - _ROUNDING][0]])
-
-
-def threshold_for_sensitivity(scores: Scores, labels: Labels, least: float) -> float:
-    """Chooses the highest specificity with a sensitivity of `least` or more.
-
-    Both classes must be there. Of several thresholds, that of the highest sensitivity.
-    """
-    false_alarms, found, thresholds = _roc(scores, labels)
-    allowed = np.flatnonzero(found >= least - _ROUNDING)
-    best = false_alarms[allowed].min()
-    return float(thresholds[allowed[false_alarms[allowed] <= best + _ROUNDING][-1]])
-
-
-def youden_threshold(scores: Scores, labels: Labels) -> float:
-    """Chooses the largest sensitivity + specificity - 1 (Youden, 1950).
-
-    Both classes must be there. Of several thresholds, the highest.
-    """
-    false_alarms, found, thresholds = _roc(scores, labels)
-    gain = found - false_alarms
-    return float(thresholds[np.flatnonzero(gain >= gain.max() - _ROUNDING)[0]])
-
-
-def _roc(scores: Scores, labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of false alarms, sensitivity and threshold at every point of the curve."""
-    false_alarms, found, thresholds = sklearn.metrics.roc_curve(
+    false_alarms, sensitivity, thresholds = sklearn.metrics.roc_curve(
         labels, scores, drop_intermediate=False
     )
-    return false_alarms, found, thresholds
+    specificity, enough = 1 - false_alarms, least - _ROUNDING
+    gain, allowed = {
+        "Youden": (sensitivity + specificity, specificity >= 0),
+        "specificity": (sensitivity, specificity >= enough),
+        "sensitivity": (specificity, sensitivity >= enough),
+    }[rule]
+    best = np.flatnonzero(allowed & (gain >= gain[allowed].max() - _ROUNDING))
+    return float(thresholds[best[-1 if rule == "sensitivity" else 0]])
 
 
-# The rules by which a threshold may be chosen, in the report's words.
-RULES: dict[str, Callable[[Scores, Labels], float]] = {
-    "Youden": youden_threshold,
+# The rules by which a threshold is chosen, in the report's words.
+RULES = {
+    "Youden": ("Youden", 0.0),
     **{
-        f"specificity {target:.2f}": partial(threshold_for_specificity, least=target)
-        for target in TARGETS
-    },
-    **{
-        f"sensitivity {target:.2f}": partial(threshold_for_sensitivity, least=target)
+        f"{rule} {target:.2f}": (rule, target)
+        for rule in ("specificity", "sensitivity")
         for target in TARGETS
     },
 }

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class PredictionTable:
-    """The rows of a prediction table, column by column.
+    """The rows of a prediction table, column by column, in the file's order.
 
     Attributes:
       name: the file, or the files whose scores were averaged.
@@ -76,19 +76,12 @@ def read_table(path: Path) -> PredictionTable:
                 f"{path}: row {number}, column 'image_index': {row['image_index']!r} "
                 f"is also in row {first}; every image has one row"
             )
-    columns = {name: [row[name] for _, row in rows] for name in _TABLE_COLUMNS}
-    return PredictionTable(
-        name=str(path),
-        image_ids=tuple(columns["image_index"]),
-        scores=np.array(columns["malignant_pred"], np.float64),
-        labels=np.array(columns["malignant_label"], np.int64),
-        patient_ids=tuple(columns["patient_id"]),
-        lateralities=tuple(columns["laterality"]),
-        views=tuple(columns["view"]),
-        breast_densities=np.array(columns["breast_density"], np.int64),
-        abnormality_types=tuple(columns["abnormality_types"]),
-        lesion_sizes=np.array(columns["lesion_size"], np.float64),
-    )
+    columns = [[row[name] for _, row in rows] for name in _TABLE_COLUMNS]
+    fields: list[Any] = [
+        tuple(cells) if isinstance(cells[0], str) else np.array(cells)
+        for cells in columns
+    ]
+    return PredictionTable(str(path), *fields)
 
 
 def _some_text(cell: str) -> str:
@@ -97,32 +90,25 @@ def _some_text(cell: str) -> str:
     return cell
 
 
-def _number(cell: str) -> float:
-    if not _NUMBER.fullmatch(cell):
-        raise ValueError
-    return float(cell)
+def _number(holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """Makes the rule for numbers; every other cell is refused, an empty one too."""
+
+    def parse(cell: str) -> float:
+        if not _NUMBER.fullmatch(cell) or not holds(float(cell)):
+            raise ValueError
+        return float(cell)
+
+    return parse
 
 
-def _share(cell: str) -> float:
-    value = _number(cell)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
-
-
-def _size(cell: str) -> float:
-    if not cell:
-        return math.nan
-    value = _number(cell)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
-
-
+_size = _number(lambda value: 0 < value < math.inf)
 _ID = Column(_some_text, f"an id of 1 to {_MAX_ID} characters")
+# In the order of the fields of `PredictionTable`.
 _TABLE_COLUMNS = {
     "image_index": _ID,
-    "malignant_pred": Column(_share, "a number from 0 to 1"),
+    "malignant_pred": Column(
+        _number(lambda value: 0 <= value <= 1), "a number from 0 to 1"
+    ),
     "malignant_label": Column(
         tables.LABEL.parse,
         "0 or 1: without the truth there is nothing to evaluate",
@@ -138,20 +124,12 @@ _TABLE_COLUMNS = {
         needed=False,
     ),
     "abnormality_types": text_column("calc|mass|calc;mass", needed=False),
-    "lesion_size": Column(_size, "a number above 0 or empty", needed=False),
+    "lesion_size": Column(
+        lambda cell: _size(cell) if cell else math.nan,
+        "a number above 0 or empty",
+        needed=False,
+    ),
 }
-
-
-def average_tables(paths: Sequence[Path]) -> PredictionTable:
-    """Reads tables of the same images and averages their scores, each model alike.
-
-    Everything but the scores is the first table's.
-
-    Raises:
-      UserError: as `read_table`; or the tables are not of the same images, or differ
-        in an image's label or patient.
-    """
-    return mean_table([read_table(path) for path in paths])
 
 
 def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
@@ -230,17 +208,11 @@ def overlap(test: PredictionTable, validation: PredictionTable) -> str:
 def take(table: PredictionTable, rows: Sequence[int]) -> PredictionTable:
     """Returns the table of the given rows, in that order."""
     columns: dict[str, Any] = {
-        field.name: _pick(getattr(table, field.name), rows)
-        for field in dataclasses.fields(table)
-        if field.name != "name"
+        name: x[list(rows)] if isinstance(x, np.ndarray) else tuple(x[r] for r in rows)
+        for name, x in vars(table).items()
+        if name != "name"
     }
     return dataclasses.replace(table, **columns)
-
-
-def _pick(column: Any, rows: Sequence[int]) -> Any:
-    if isinstance(column, np.ndarray):
-        return column[list(rows)]
-    return tuple(column[row] for row in rows)
 
 
 def few(ids: Sequence[str]) -> str:

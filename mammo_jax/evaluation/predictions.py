@@ -85,7 +85,6 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
     The columns are `COLUMNS`, and for whole images `DETAIL_COLUMNS`.
     """
-    header: tuple[str, ...] = COLUMNS
     columns: list[Sequence[object]] = [
         predictions.image_ids,
         # Nine digits tell any two float32 apart.
@@ -95,14 +94,12 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         predictions.lateralities,
         predictions.views,
     ]
-    if predictions.details is not None:
-        header += DETAIL_COLUMNS
+    details = predictions.details
+    if details is not None:
         columns += [
-            [density or "" for density in predictions.details.breast_densities],
-            predictions.details.abnormality_types,
-            [
-                f"{size:.4g}" if size else ""
-                for size in predictions.details.lesion_sizes
-            ],
+            [density or "" for density in details.breast_densities],
+            details.abnormality_types,
+            [f"{size:.4g}" if size else "" for size in details.lesion_sizes],
         ]
+    header = (*COLUMNS, *DETAIL_COLUMNS)[: len(columns)]
     write_table(path, header, zip(*columns, strict=True))

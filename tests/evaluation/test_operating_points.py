@@ -32,7 +32,7 @@ def _problem(positives, negatives):
 @given(positives=CLASS, negatives=CLASS)
 def test_fixed_specificity_gives_the_most_sensitivity(target, positives, negatives):
     scores, labels = _problem(positives, negatives)
-    threshold = operating_points.threshold_for_specificity(scores, labels, target)
+    threshold = operating_points.choose_threshold(scores, labels, "specificity", target)
     got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     reached = [(s, t) for s, t in _all_points(scores, labels) if t >= target]
     found = got["sensitivity"][0], got["specificity"][0]
@@ -43,7 +43,7 @@ def test_fixed_specificity_gives_the_most_sensitivity(target, positives, negativ
 @given(positives=CLASS, negatives=CLASS)
 def test_fixed_sensitivity_gives_the_most_specificity(target, positives, negatives):
     scores, labels = _problem(positives, negatives)
-    threshold = operating_points.threshold_for_sensitivity(scores, labels, target)
+    threshold = operating_points.choose_threshold(scores, labels, "sensitivity", target)
     got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     reached = [(t, s) for s, t in _all_points(scores, labels) if s >= target]
     found = got["specificity"][0], got["sensitivity"][0]
@@ -53,7 +53,7 @@ def test_fixed_sensitivity_gives_the_most_specificity(target, positives, negativ
 @given(positives=CLASS, negatives=CLASS)
 def test_youden_is_the_largest_gain(positives, negatives):
     scores, labels = _problem(positives, negatives)
-    threshold = operating_points.youden_threshold(scores, labels)
+    threshold = operating_points.choose_threshold(scores, labels, "Youden")
     got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     best = max(s + t - 1 for s, t in _all_points(scores, labels))
     assert got["sensitivity"][0] + got["specificity"][0] - 1 == pytest.approx(best)
@@ -101,7 +101,7 @@ def test_nothing_has_no_share():
 
 def test_a_threshold_above_every_score_calls_nothing_malignant():
     scores, labels = np.array([0.2, 0.9]), np.array([1, 0])
-    threshold = operating_points.threshold_for_specificity(scores, labels, 0.95)
+    threshold = operating_points.choose_threshold(scores, labels, "specificity", 0.95)
     got = operating_points.at_threshold(scores, labels, _alone(labels), threshold)
     assert got["threshold"] is None
     assert got["true_positive"] == got["false_positive"] == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mammo_jax.common import tables
 from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation import prediction_table
-from mammo_jax.evaluation.prediction_table import align, average_tables, read_table
+from mammo_jax.evaluation.prediction_table import align, mean_table, read_table
 from mammo_jax.evaluation.predictions import (
     COLUMNS,
     DETAIL_COLUMNS,
@@ -29,6 +29,10 @@ GOOD = ("P_1_LEFT_CC,0.25,0,P_1,LEFT,CC", "P_2_LEFT_CC,0.75,1,P_2,LEFT,CC")
 def _write(path: Path, *lines: str) -> Path:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def _mean(paths: list[Path]) -> prediction_table.PredictionTable:
+    return mean_table([read_table(path) for path in paths])
 
 
 def _predictions(details: Details | None) -> Predictions:
@@ -195,7 +199,7 @@ def test_several_tables_are_averaged_by_image(tmp_path):
     first = _write(tmp_path / "a.csv", HEADER, *GOOD)
     other = [line.replace("0.25", "0.75").replace("0.75,1", "0.5,1") for line in GOOD]
     second = _write(tmp_path / "b.csv", HEADER, *reversed(other))
-    table = average_tables([first, second])
+    table = _mean([first, second])
     assert table.image_ids == ("P_1_LEFT_CC", "P_2_LEFT_CC")
     assert table.scores.tolist() == [0.5, 0.625]
     assert table.name == f"{first}, {second}"
@@ -206,7 +210,7 @@ def test_tables_of_other_images_are_refused(tmp_path):
     second = _write(tmp_path / "b.csv", HEADER, GOOD[0])
     for paths in ([first, second], [second, first]):
         with pytest.raises(UserError, match=r"a\.csv only \(P_2_LEFT_CC\)"):
-            average_tables(paths)
+            _mean(paths)
 
 
 def test_of_many_missing_images_a_few_are_named(tmp_path):
@@ -214,10 +218,10 @@ def test_of_many_missing_images_a_few_are_named(tmp_path):
     first = _write(tmp_path / "a.csv", HEADER, *lines)
     second = _write(tmp_path / "b.csv", HEADER, *GOOD)
     with pytest.raises(UserError, match=r"no image in common \(P_1.* different splits"):
-        average_tables([first, second])
+        _mean([first, second])
     second = _write(tmp_path / "b.csv", HEADER, *GOOD, lines[8])
     with pytest.raises(UserError, match=r"8 of 9 .*image0, image1, image2 and 5 more"):
-        average_tables([first, second])
+        _mean([first, second])
 
 
 @pytest.mark.parametrize(
@@ -227,7 +231,7 @@ def test_tables_that_disagree_on_an_image_are_refused(tmp_path, change, field):
     first = _write(tmp_path / "a.csv", HEADER, *GOOD)
     second = _write(tmp_path / "b.csv", HEADER, GOOD[0], GOOD[1].replace(*change))
     with pytest.raises(UserError, match=f"disagree on the {field}.* of P_2_LEFT_CC"):
-        average_tables([first, second])
+        _mean([first, second])
 
 
 @given(st.permutations(range(5)))
