@@ -3,8 +3,9 @@
   mammo-jax train --config=whole_res:phantom --workdir=runs/demo
   mammo-jax predict --model=runs/demo --out=scores exam/
 
-`mammo-jax COMMAND --help` says what a command takes. `mammo-jax completion bash`
-prints what makes a shell complete these names; put it into ~/.bashrc by
+`mammo-jax COMMAND --help` says what a command takes; that of `train`, what the
+configurations and their presets are. `mammo-jax completion bash` prints what makes a
+shell complete the names of commands; put it into ~/.bashrc by
 `source <(mammo-jax completion bash)`, or into ~/.zshrc with `zsh`.
 """
 
@@ -14,6 +15,7 @@ import sys
 from typing import NamedTuple
 
 from mammo_jax.common.folders import shipped
+from tfds_builders import NAMES
 
 
 class Command(NamedTuple):
@@ -72,15 +74,8 @@ def main() -> None:
 def _usage() -> str:
     lines = [f"  {name:<16} {command.about}" for name, command in COMMANDS.items()]
     configs = sorted(path.stem for path in shipped("configs").glob("*.py"))
-    return "\n".join(
-        [
-            (__doc__ or "").strip(),
-            "\nCommands:",
-            *lines,
-            f"\nConfigurations by name: {', '.join(configs)}; each also as "
-            "NAME:PRESET. Every field can be set: --config.batch_size=4.",
-        ]
-    )
+    names = f"Configurations by name: {', '.join(configs)}; each also as NAME:PRESET."
+    return "\n".join([str(__doc__), "Commands:", *lines, "", names, "", NAMES])
 
 
 def _words() -> str:

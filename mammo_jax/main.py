@@ -1,6 +1,7 @@
-"""Trains and evaluates: `python -m mammo_jax.main --config=configs/whole_res.py`.
+"""Trains and evaluates.
 
-Every field of the configuration can be overridden: `--config.batch_size=4`.
+  python -m mammo_jax.main --config=configs/whole_res.py:phantom --workdir=runs/demo
+
 Started again with the same command, a stopped run goes on where it was.
 """
 
@@ -15,14 +16,15 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.common.folders import with_config_file
+from mammo_jax.common.folders import describe_configurations, with_config_file
 from mammo_jax.common.memory import give_back_large_blocks
+from tfds_builders import NAMES
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "Configuration: a name such as whole_res, or a file such as configs/whole_res.py; "
-    "with :PRESET behind it. A field is set by --config.batch_size=4.",
+    "with :PRESET behind it. See below.",
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
@@ -43,6 +45,13 @@ _PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0 on.
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "On an error, show where in the program it happened."
 )
+_FIELDS = """\
+Every field of a configuration can be set, with dots between a part and its field:
+  --config.batch_size=4 --config.model.image_size="(576, 448)" --config.tta=True
+Fields and the paper's values are in mammo_jax/config.py; a name that is misspelt is
+refused with the nearest one. --config.data.dataset names a data set that was packaged
+by build_dataset (`mammo-jax build-dataset`), config.patch.data.dataset its patches.
+"""
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -132,7 +141,15 @@ def parse_or_exit(argv: Sequence[str]) -> list[str]:
     except UserError as error:
         # It is not parsed again: a second try would meet the first one's flags.
         refusal = error
-    except SystemExit:  # absl has shown the help, and calls that a failure.
+    except SystemExit:  # absl has shown the flags, and calls that a failure.
+        print(
+            "\nConfigurations by name, and their presets:\n",
+            describe_configurations(),
+            "",
+            _FIELDS,
+            NAMES,
+            sep="\n",
+        )
         sys.exit(0)
 
     def refuse() -> None:

@@ -2,9 +2,8 @@
 
   python scripts/build_dataset.py cbis_ddsm/paper_whole --manual_dir=RAW --data_dir=OUT
 
-Configs of cbis_ddsm: <protocol>_<kind>[_h<height>], with protocol paper or official;
-kind whole, s1, s10, s30 or s10hard; height 288, 576 or 4608 instead of 1152. RAW holds
-the four tables and, anywhere below it, the downloaded image folders.
+For cbis_ddsm RAW holds the four tables and, anywhere below it, the downloaded image
+folders; the other sets' pages are in docs/data.md.
 """
 
 import argparse
@@ -12,12 +11,15 @@ import json
 import shlex
 
 from mammo_jax.common.errors import UserError, run_command
+from tfds_builders import NAMES
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=NAMES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="data set and config: cbis_ddsm/official_s10")
     parser.add_argument(

@@ -11,11 +11,9 @@ import argparse
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.weights.download import download
-from mammo_jax.weights.pretrained import convert_file
 from mammo_jax.weights.published import PUBLISHED
-from mammo_jax.weights.weight_files import check_format
-from mammo_jax.weights.weight_names import SCHEMES
+
+_TRUNKS = sorted({published.architecture for published in PUBLISHED.values()})
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--arch",
-        choices=list(SCHEMES),
+        choices=_TRUNKS,
         help="the trunk that --source holds; --download knows its own",
     )
     parser.add_argument(
@@ -52,6 +50,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
+    # Late: `--help` and a wrong option answer at once.
+    from mammo_jax.weights.download import download
+    from mammo_jax.weights.pretrained import convert_file
+    from mammo_jax.weights.weight_files import check_format
+
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out={arguments.out} must end in .safetensors")
     if arguments.download:
@@ -67,7 +70,7 @@ def convert(arguments: argparse.Namespace) -> None:
         check_format(target)  # before anything is fetched
         source = download(published, target)
     elif arguments.arch is None:
-        raise UserError(f"--source needs --arch, one of {', '.join(SCHEMES)}")
+        raise UserError(f"--source needs --arch, one of {', '.join(_TRUNKS)}")
     else:
         architecture, source = arguments.arch, arguments.source
     if source.resolve() == arguments.out.resolve():

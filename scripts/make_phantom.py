@@ -9,7 +9,9 @@ import argparse
 from pathlib import Path
 
 from mammo_jax.common.errors import run_command
-from mammo_jax.phantom import LAYOUTS
+
+# The keys of `mammo_jax.phantom.LAYOUTS`, which takes a second to import.
+_LAYOUTS = ("cbis_ddsm", "inbreast")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -17,7 +19,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layout", required=True, choices=sorted(LAYOUTS))
+    parser.add_argument("--layout", required=True, choices=_LAYOUTS)
     parser.add_argument("--cases", type=int, required=True, help="number of patients")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument("--out", required=True, help="a new or an empty folder")
@@ -38,6 +40,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Writes the set and says what it is."""
+    from mammo_jax.phantom import LAYOUTS
+
     arguments = vars(options).copy()
     del arguments["traceback"]
     write = LAYOUTS[arguments.pop("layout")]

@@ -70,8 +70,8 @@ def test_a_wheel_trains_and_predicts_by_its_command(folder):
 def test_every_command_of_a_wheel_answers(folder):
     command = str(folder / "venv" / "bin" / "mammo-jax")
     listed = run(folder, command, "--help")
-    lines = listed.split("Commands:")[1].splitlines()
-    names = [line.split()[0] for line in lines if line.startswith("  ")]
+    lines = listed.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    names = [line.split()[0] for line in lines]
     assert len(names) >= 9
     for name in names:
         assert "--" in run(folder, command, name, "--help")

@@ -9,7 +9,6 @@ import pytest
 from drawn import with_values
 from flax import nnx
 
-from mammo_jax.layers import layer_table, output_sizes
 from mammo_jax.models import (
     TOPS,
     abstract_model,
@@ -20,6 +19,7 @@ from mammo_jax.models import (
 )
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.heatmap import ConnectedTop, patch_logits
+from mammo_jax.models.layer_table import layer_table, output_sizes
 from mammo_jax.models.resnet import WIRINGS
 
 

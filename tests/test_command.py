@@ -1,0 +1,92 @@
+"""The commands' help, and what it says of configurations and data sets."""
+
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mammo_jax.command import COMMANDS
+from mammo_jax.common.folders import describe_configurations
+from mammo_jax.config import PRESETS
+from mammo_jax.phantom import LAYOUTS
+from mammo_jax.weights.weight_names import SCHEMES
+from tfds_builders import NAMES
+
+# Each takes a good part of a second to import, or more.
+HEAVY = {
+    *("jax", "flax", "orbax", "grain", "tensorflow_datasets", "clu", "scipy", "cv2"),
+    *("skimage", "sklearn", "matplotlib", "pydicom", "imagecodecs", "h5py"),
+}
+# Runs a module as `python -m` does, and says what it has imported at the end.
+SHOW_IMPORTS = """
+import runpy, sys
+module, *sys.argv[1:] = sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end.code
+print("imported:", *{name.partition(".")[0] for name in sys.modules})
+"""
+MODULES = [("mammo_jax.command", name) for name in COMMANDS]
+MODULES += [(c.home,) for c in COMMANDS.values() if not c.home.endswith(".py")]
+
+
+def help_of(*command: str) -> tuple[str, set[str]]:
+    """Returns what `--help` prints, and the packages that were imported for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_IMPORTS, *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    shown, _, imported = done.stdout.rpartition("imported: ")
+    return shown, set(imported.split())
+
+
+@pytest.mark.parametrize("command", [*MODULES, ("mammo_jax.command",)], ids=" ".join)
+def test_help_imports_nothing_that_takes_long(command):
+    shown, imported = help_of(*command)
+    assert "--" in shown
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("command", ["train", "layers"])
+def test_help_of_a_configurations_command_explains_it(command):
+    shown, _ = help_of("mammo_jax.command", command)
+    assert describe_configurations() in shown
+    assert NAMES in shown
+    assert "--config.batch_size=4" in shown
+
+
+@pytest.mark.parametrize("command", [("build-dataset",), ()])
+def test_help_names_the_data_sets(command):
+    assert NAMES in help_of("mammo_jax.command", *command)[0]
+
+
+def test_every_preset_is_described():
+    described = describe_configurations()
+    assert not [name for name in PRESETS if f"`{name}`" not in described]
+
+
+@pytest.mark.parametrize("data_set", ["cbis_ddsm", "inbreast", "manifest"])
+def test_every_part_of_a_data_sets_name_is_named(data_set):
+    module = f"tfds_builders.{data_set}.{data_set}_dataset_builder"
+    configs = importlib.import_module(module).Builder.builder_configs
+    parts = {part for name in configs for part in re.split("_|patients", name)}
+    assert f"  {data_set}/" in NAMES
+    assert parts - {""} <= {*re.findall(r"[a-z\d]+", NAMES.replace("patients", " "))}
+
+
+def test_choices_are_what_there_is():
+    assert (
+        "{" + ",".join(sorted(LAYOUTS)) + "}"
+        in help_of("mammo_jax.command", "make-phantom")[0]
+    )
+    assert (
+        "{" + ",".join(sorted(SCHEMES)) + "}"
+        in help_of("mammo_jax.command", "convert-weights")[0]
+    )
