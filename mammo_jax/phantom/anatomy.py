@@ -4,13 +4,15 @@ Coordinates are (x, y) in image heights, x from the chest wall (the image's left
 towards the nipple, y downwards. Right breasts are drawn as left ones and mirrored.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 from scipy.interpolate import CubicSpline
 
+Map = Float32[np.ndarray, "height width"]
+Point = tuple[float, float]
 # Height in pixels of the grid for all that is smooth, in images higher than that.
 SMOOTH_HEIGHT = 576
 # Depth below the skin, in image heights, at which the compressed breast reaches its
@@ -21,8 +23,7 @@ _WIDEST = 0.66
 _SUBPIXEL_BITS = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Anatomy:
+class Anatomy(NamedTuple):
     """Traits that the two views of a breast share.
 
     Attributes:
@@ -36,8 +37,7 @@ class Anatomy:
     pointedness: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """One view's geometry.
 
     Attributes:
@@ -49,13 +49,12 @@ class Shape:
     """
 
     outline: Float[np.ndarray, "point 2"]
-    nipple: tuple[float, float]
-    axis_end: tuple[float, float]
-    pectoral: tuple[tuple[float, float], tuple[float, float]] | None
+    nipple: Point
+    axis_end: Point
+    pectoral: tuple[Point, Point] | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Fields:
+class Fields(NamedTuple):
     """Smooth maps of one view, at most `SMOOTH_HEIGHT` high.
 
     Attributes:
@@ -66,11 +65,11 @@ class Fields:
       pectoral: thickness of the pectoral muscle, 0..1.
     """
 
-    depth: Float32[np.ndarray, "height width"]
-    thickness: Float32[np.ndarray, "height width"]
-    axial: Float32[np.ndarray, "height width"]
-    lateral: Float32[np.ndarray, "height width"]
-    pectoral: Float32[np.ndarray, "height width"]
+    depth: Map
+    thickness: Map
+    axial: Map
+    lateral: Map
+    pectoral: Map
 
 
 def draw_anatomy(generator: np.random.Generator, density: int) -> Anatomy:
@@ -90,14 +89,14 @@ def draw_shape(
       aspect: the image's width over its height.
     """
     draw = {"CC": _draw_craniocaudal, "MLO": _draw_mediolateral_oblique}[view]
-    return draw(generator, anatomy, aspect)
+    least, more = {"CC": (0.50, 0.25), "MLO": (0.54, 0.24)}[view]
+    share = least + more * anatomy.size + generator.uniform(-0.03, 0.03)
+    return draw(generator, anatomy, share * min(aspect, _WIDEST))
 
 
 def _draw_craniocaudal(
-    generator: np.random.Generator, anatomy: Anatomy, aspect: float
+    generator: np.random.Generator, anatomy: Anatomy, depth: float
 ) -> Shape:
-    share = 0.50 + 0.25 * anatomy.size + generator.uniform(-0.03, 0.03)
-    depth = share * min(aspect, _WIDEST)
     half = 0.29 + 0.13 * anatomy.size + generator.uniform(-0.02, 0.02)
     centre = generator.uniform(0.47, 0.53)
     angle = np.linspace(-np.pi / 2, np.pi / 2, 81)
@@ -112,15 +111,12 @@ def _draw_craniocaudal(
     outline = np.concatenate(
         [[[-0.2, y[0]]], np.stack([x, y], axis=1), [[-0.2, y[-1]]]]
     )
-    nipple = (depth, centre + tilt)
-    return Shape(outline, nipple, (0.0, centre), None)
+    return Shape(outline, (depth, centre + tilt), (0.0, centre), None)
 
 
 def _draw_mediolateral_oblique(
-    generator: np.random.Generator, anatomy: Anatomy, aspect: float
+    generator: np.random.Generator, anatomy: Anatomy, depth: float
 ) -> Shape:
-    share = 0.54 + 0.24 * anatomy.size + generator.uniform(-0.03, 0.03)
-    depth = share * min(aspect, _WIDEST)
     nipple_y = 0.55 + 0.06 * anatomy.size + generator.uniform(-0.03, 0.04)
     top = depth * (0.66 - 0.10 * anatomy.pointedness) + generator.uniform(-0.02, 0.03)
     bottom = min(0.97, nipple_y + 0.26 + 0.08 * anatomy.size)
@@ -156,7 +152,7 @@ def smooth_fields(shape: Shape, rows: int, columns: int) -> Fields:
     # A margin on all sides: the image's edge is not the breast's.
     margin = height // 4
     depth = _signed_distance(shape.outline, height, width, margin) / height
-    y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(height)
+    x, y = coordinates(height, width)
     nipple, end = np.array(shape.nipple), np.array(shape.axis_end)
     length = np.hypot(*(end - nipple))
     along = (end - nipple) / length
@@ -167,18 +163,25 @@ def smooth_fields(shape: Shape, rows: int, columns: int) -> Fields:
         pectoral = _muscle(shape.pectoral, x, y)
     inward = np.clip(depth / _ROUNDED_MARGIN, 0, 1)
     thickness = np.sqrt(1 - (1 - inward) ** 2)
-    return Fields(
-        depth=depth.astype(np.float32),
-        thickness=thickness.astype(np.float32),
-        axial=(axial / length).astype(np.float32),
-        lateral=lateral.astype(np.float32),
-        pectoral=pectoral.astype(np.float32),
-    )
+    maps = (depth, thickness, axial / length, lateral, pectoral)
+    return Fields(*(each.astype(np.float32) for each in maps))
+
+
+def coordinates(height: int, width: int) -> tuple[Map, Map]:
+    """Maps of x and y in image heights."""
+    y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(height)
+    return x, y
+
+
+def smoothstep(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Rises from 0 at 0 to 1 at 1, level at both ends."""
+    x = np.asarray(np.clip(x, 0, 1))
+    return np.asarray(x * x * (3 - 2 * x))
 
 
 def _signed_distance(
     outline: Float[np.ndarray, "point 2"], height: int, width: int, margin: int
-) -> Float32[np.ndarray, "height width"]:
+) -> Map:
     """Distance from a polygon, in pixels; positive inside."""
     inside = np.zeros((height + 2 * margin, width + 2 * margin), np.uint8)
     corners = (outline * height + margin) * 2**_SUBPIXEL_BITS
@@ -191,15 +194,12 @@ def _signed_distance(
 
 
 def _muscle(
-    corners: tuple[tuple[float, float], tuple[float, float]],
-    x: Float32[np.ndarray, "height width"],
-    y: Float32[np.ndarray, "height width"],
+    corners: tuple[Point, Point], x: Map, y: Map
 ) -> Float[np.ndarray, "height width"]:
     """A triangle in the upper corner, thicker away from its slightly convex edge."""
     top, wall = corners[0][0], corners[1][1]
     normal = np.hypot(1 / top, 1 / wall)
     within = (1 - x / top - y / wall) / normal
     within = within + 0.012 * np.sin(np.pi * np.clip(y / wall, 0, 1))
-    edge = np.clip(within / 0.012 + 0.5, 0, 1)
     thick = 0.75 + 0.25 * np.clip(within / 0.15, 0, 1)
-    return np.asarray(edge * edge * (3 - 2 * edge) * thick)
+    return np.asarray(smoothstep(within / 0.012 + 0.5) * thick)

@@ -4,9 +4,8 @@ Everything that is not to tell benign from malignant (density, side, kind, numbe
 findings) is dealt out evenly within the malignant and within the benign breasts.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +22,7 @@ MALIGNANT_SHARE = 0.45
 _DENSITIES = {1: 0.20, 2: 0.40, 3: 0.28, 4: 0.12}
 _KINDS = {"mass": 0.5, "calc": 0.5}
 _SIDES = {"LEFT": 0.5, "RIGHT": 0.5}
+_OPPOSITE = {"LEFT": "RIGHT", "RIGHT": "LEFT"}
 _FINDINGS = {1: 0.84, 2: 0.12, 3: 0.04}
 _VIEWS = {("CC", "MLO"): 0.90, ("MLO",): 0.06, ("CC",): 0.04}
 _BOTH_BREASTS = 0.12
@@ -45,8 +45,7 @@ _FIXED_LABELS = {"two_tables_other_label": True, "two_tables": False}
 _TWO_KINDS = ("two_tables_other_label", "two_tables", "both_releases")
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """An abnormality as the tables describe it.
 
     Attributes:
@@ -68,24 +67,23 @@ class Finding:
     descriptors: tuple[str, str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Breast:
+class Breast(NamedTuple):
     """A breast with its findings.
 
     Attributes:
       patient_id: "P_00016".
       laterality: "LEFT" or "RIGHT".
+      findings: at least one; each shows in all views.
       anatomy: what is drawn.
       views: "CC", "MLO" or both.
-      findings: at least one; each shows in all views.
       quirk: the oddity of its files and rows, or "".
     """
 
     patient_id: str
     laterality: str
+    findings: tuple[Finding, ...]
     anatomy: Anatomy
     views: tuple[str, ...]
-    findings: tuple[Finding, ...]
     quirk: str
 
     @property
@@ -94,8 +92,7 @@ class Breast:
         return any(finding.lesion.malignant for finding in self.findings)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Slot:
+class _Slot(NamedTuple):
     """A breast to be filled in."""
 
     patient_id: str
@@ -104,16 +101,13 @@ class _Slot:
     second: bool
 
 
-def make_catalogue(
-    seed: int, cases: int, test_share: float, contrast: float = 1.0
-) -> list[Breast]:
+def make_catalogue(seed: int, cases: int, test_share: float) -> list[Breast]:
     """Draws up a set of patients.
 
     Args:
       seed: of everything.
       cases: number of patients.
       test_share: share of them in the test release.
-      contrast: of every lesion; see `Lesion`.
     """
     generator = named_generator(seed, "catalogue")
     slots = _make_slots(generator, cases, test_share)
@@ -130,22 +124,23 @@ def make_catalogue(
         ):
             slot = slots[index]
             own = named_generator(seed, "breast", slot.patient_id, int(slot.second))
-            findings = _draw_findings(own, slot, kind, malignant, count)
             breasts[index] = Breast(
-                patient_id=slot.patient_id,
-                laterality=side,
-                anatomy=draw_anatomy(own, density),
-                views=("CC", "MLO") if slot.quirk else views,
-                findings=tuple(
-                    dataclasses.replace(
-                        finding,
-                        lesion=dataclasses.replace(finding.lesion, contrast=contrast),
-                    )
-                    for finding in findings
-                ),
-                quirk=slot.quirk,
+                slot.patient_id,
+                side,
+                _draw_findings(own, slot, kind, malignant, count),
+                draw_anatomy(own, density),
+                ("CC", "MLO") if slot.quirk else views,
+                slot.quirk,
             )
-    return _oppose_second_breasts([breasts[index] for index in sorted(breasts)])
+    return [_oppose(breasts, index) for index in range(len(slots))]
+
+
+def _oppose(breasts: Mapping[int, Breast], index: int) -> Breast:
+    """Gives a patient's second breast, which follows the first, the other side."""
+    breast, before = breasts[index], breasts.get(index - 1)
+    if before is None or before.patient_id != breast.patient_id:
+        return breast
+    return breast._replace(laterality=_OPPOSITE[before.laterality])
 
 
 def deal(
@@ -174,18 +169,17 @@ def _make_slots(
     for number, test, two in zip(numbers, in_test, both, strict=True):
         quirk = "" if test else _QUIRKS.get(trained % _QUIRK_PERIOD, "")
         trained += not test
-        patient = f"P_{number:05d}"
-        release = RELEASES[int(test)]
-        slots.append(_Slot(patient, release, quirk, False))
+        slot = _Slot(f"P_{number:05d}", RELEASES[int(test)], quirk, False)
+        slots.append(slot)
         if two and not quirk:
-            slots.append(_Slot(patient, release, "", True))
+            slots.append(slot._replace(second=True))
     return slots
 
 
 def _deal_labels(
     generator: np.random.Generator, slots: Sequence[_Slot]
 ) -> list[bool | None]:
-    """Malignant or not for each slot, `MALIGNANT_SHARE` within each release."""
+    """Deals malignant or not to each slot, `MALIGNANT_SHARE` within each release."""
     labels = [_FIXED_LABELS.get(slot.quirk) for slot in slots]
     for release in RELEASES:
         members = [i for i, slot in enumerate(slots) if slot.release == release]
@@ -199,20 +193,6 @@ def _deal_labels(
         for rank, position in enumerate(order):
             labels[free[position]] = rank < count
     return labels
-
-
-def _oppose_second_breasts(breasts: Sequence[Breast]) -> list[Breast]:
-    """Gives a patient's second breast the other side."""
-    opposite = {"LEFT": "RIGHT", "RIGHT": "LEFT"}
-    sides: dict[str, str] = {}
-    result = []
-    for breast in breasts:
-        side = breast.laterality
-        if breast.patient_id in sides:
-            side = opposite[sides[breast.patient_id]]
-        sides[breast.patient_id] = side
-        result.append(dataclasses.replace(breast, laterality=side))
-    return result
 
 
 def _draw_findings(
@@ -276,20 +256,14 @@ def _draw_finding(
 ) -> Finding:
     lesion = draw_lesion(generator, kind, malignant)
     assessment = _choose(generator, _ASSESSMENTS[malignant])
-    shape, margins = (
-        _choose(generator, shares) for shares in _DESCRIPTORS[kind, malignant]
-    )
+    first, second = _DESCRIPTORS[kind, malignant]
+    descriptors = _choose(generator, first), _choose(generator, second)
     pathology = "MALIGNANT" if malignant else "BENIGN"
     if not malignant and generator.uniform() < 0.3:
         pathology, assessment = "BENIGN_WITHOUT_CALLBACK", 2
+    subtlety = 1 + int(5 * lesion.conspicuity)
     return Finding(
-        lesion=lesion,
-        release=release,
-        abnormality_id=abnormality_id,
-        pathology=pathology,
-        assessment=assessment,
-        subtlety=1 + int(5 * lesion.conspicuity),
-        descriptors=(shape, margins),
+        lesion, release, abnormality_id, pathology, assessment, subtlety, descriptors
     )
 
 

@@ -4,32 +4,27 @@ Lee et al. (2017), Scientific Data 4:170177. The tables' form, the folders' name
 all the oddities are the real set's; people, images and UIDs are synthetic.
 """
 
-import csv
-import dataclasses
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Float, UInt, UInt8, UInt16
+from pydicom.uid import SecondaryCaptureImageStorage
 
-from mammo_jax.common.errors import UserError
-from mammo_jax.common.parallel import parallel_map
-from mammo_jax.common.progress import progress
-from mammo_jax.phantom.catalogue import RELEASES, Breast, Finding, make_catalogue
-from mammo_jax.phantom.dicom_files import Identity, write_dicom
+from mammo_jax.phantom.catalogue import Breast, make_catalogue
+from mammo_jax.phantom.dicom_files import write_dicom
 from mammo_jax.phantom.lesions import region_mask
-from mammo_jax.phantom.mammogram import (
-    Mammogram,
-    ViewPlan,
-    draw_mammogram,
-    film_size,
+from mammo_jax.phantom.mammogram import ViewPlan, draw_mammogram, film_size
+from mammo_jax.phantom.output_folder import (
+    check_ranges,
+    draw_all,
+    whole_folder,
+    write_csv,
 )
-from mammo_jax.phantom.output_folder import whole_folder
 from mammo_jax.phantom.seeding import named_generator, named_uid
 
-_MIN_HEIGHT = 128
 _KINDS = {"mass": "Mass", "calc": "Calc"}
 # The columns that differ between the two kinds of table.
 _OWN_COLUMNS = {
@@ -42,59 +37,7 @@ _TABLE_RELEASES = {"Training": "train", "Test": "test"}
 _MASK_NUMBER = {"mass": 1, "calc": 0}
 _RLE_SHARE = 0.25
 _SWAPPED_SHARE = 0.06
-
-
-@dataclasses.dataclass(frozen=True)
-class _Region:
-    """An abnormality's mask and crop in one view.
-
-    Attributes:
-      finding: what the table says.
-      folder: "Mass-Training_P_00001_LEFT_CC_1".
-      studies: StudyInstanceUIDs of (crop, mask); mostly the same.
-      series: SeriesInstanceUIDs of (crop, mask); mostly the same.
-      numbers: of the files (crop, mask) within their series, from 0, in the table.
-      on_disk: of the files (crop, mask) as they really lie.
-      mask_scale: size of the mask over that of the image.
-      mask_margin: pixels that the mask is larger by.
-      described: whether SeriesDescription is right; else it is wrong or empty.
-    """
-
-    finding: Finding
-    folder: str
-    studies: tuple[str, str]
-    series: tuple[str, str]
-    numbers: tuple[int, int]
-    on_disk: tuple[int, int]
-    mask_scale: float
-    mask_margin: int
-    described: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class _Listing:
-    """A view as one of the tables lists it: an image and some abnormalities."""
-
-    folder: str
-    study: str
-    series: str
-    kind: str
-    release: str
-    regions: tuple[_Region, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    """A view to be drawn and written to each of its listings' folders."""
-
-    root: Path
-    seed: int
-    height: int
-    breast: Breast
-    view: str
-    listings: tuple[_Listing, ...]
-    layout: str
-
+_IMAGES, _MASKS, _CROPS = "full mammogram images", "ROI mask images", "cropped images"
 
 # Downloads differ below a case's folder; `{study}` and `{series}` are UIDs, and
 # those ending in 5 their last five digits.
@@ -105,6 +48,22 @@ _LAYOUTS = {
 }
 # Dealt out to the views in turn.
 _LAYOUT_TURNS = ("current",) * 5 + ("plain",) + ("current",) * 4 + ("older",)
+
+
+class _Task(NamedTuple):
+    """A view to be drawn, and written in one of `_LAYOUTS` below `root`."""
+
+    root: Path
+    seed: int
+    height: int
+    contrast: float
+    breast: Breast
+    view: str
+    layout: str
+
+
+# (kind, release) of a table, and one of its rows.
+_Row = tuple[tuple[str, str], tuple[str | int, ...]]
 
 
 def write_cbis_ddsm(
@@ -134,282 +93,216 @@ def write_cbis_ddsm(
     Raises:
       UserError: `out_dir` is not empty, or an argument is out of range.
     """
-    if not 2 <= cases <= 30000:
-        raise UserError(f"cases is {cases}; it must lie within 2 and 30000")
-    if not _MIN_HEIGHT <= height <= 2**14:
-        raise UserError(f"height is {height}; it must lie within 128 and 16384")
-    if not 0 <= test_share <= 0.9:
-        raise UserError(f"test_share is {test_share}; it must lie within 0 and 0.9")
-    if not 0 < contrast <= 10:
-        raise UserError(f"contrast is {contrast}; it must lie above 0 and at most 10")
-    catalogue = make_catalogue(seed, cases, test_share, contrast)
+    check_ranges(
+        height, contrast, cases=(cases, 2, 30000), test_share=(test_share, 0, 0.9)
+    )
+    catalogue = make_catalogue(seed, cases, test_share)
+    views = [(breast, view) for breast in catalogue for view in breast.views]
     with whole_folder(out_dir) as folder:
-        views = [(breast, view) for breast in catalogue for view in breast.views]
+        place = (folder / "CBIS-DDSM", seed, height, contrast)
         tasks = [
-            _Task(
-                root=folder / "CBIS-DDSM",
-                seed=seed,
-                height=height,
-                breast=breast,
-                view=view,
-                listings=_list_view(seed, breast, view),
-                layout=_LAYOUT_TURNS[index % len(_LAYOUT_TURNS)],
-            )
-            for index, (breast, view) in enumerate(views)
+            _Task(*place, *view, _LAYOUT_TURNS[index % len(_LAYOUT_TURNS)])
+            for index, view in enumerate(views)
         ]
-        written = parallel_map(_write_view, tasks, num_workers)
-        for _ in progress(written, "drawing mammograms", total=len(tasks), unit="view"):
-            pass
-        for (kind, release), text in _make_tables(tasks).items():
-            name = f"{kind}_case_description_{_TABLE_RELEASES[release]}_set.csv"
-            (folder / name).write_bytes(text.encode("ascii"))
+        rows = [
+            row for rows in draw_all(_write_view, tasks, num_workers) for row in rows
+        ]
+        for release, release_name in _TABLE_RELEASES.items():
+            for kind, (density, first, second) in _OWN_COLUMNS.items():
+                header = (
+                    *("patient_id", density, "left or right breast", "image view"),
+                    *("abnormality id", "abnormality type", first, second),
+                    *("assessment", "pathology", "subtlety", "image file path"),
+                    *("cropped image file path", "ROI mask file path"),
+                )
+                own = (row for table, row in rows if table == (kind, release))
+                name = f"{kind}_case_description_{release_name}_set.csv"
+                write_csv(folder / name, [header, *own])
 
 
-def _list_view(seed: int, breast: Breast, view: str) -> tuple[_Listing, ...]:
-    """The table entries of a view, one for each kind and release among its findings."""
-    keys = dict.fromkeys((f.lesion.kind, f.release) for f in breast.findings)
-    listings = []
-    for kind, release in keys:
-        folder = (
-            f"{_KINDS[kind]}-{release}_{breast.patient_id}_{breast.laterality}_{view}"
-        )
-        regions = tuple(
-            _list_region(seed, breast, view, finding, folder)
-            for finding in breast.findings
-            if (finding.lesion.kind, finding.release) == (kind, release)
-        )
-        study = named_uid(seed, "study", folder)
-        series = named_uid(seed, "series", folder)
-        listings.append(_Listing(folder, study, series, kind, release, regions))
-    return tuple(listings)
+def _write_view(task: _Task) -> list[_Row]:
+    """Draws a view, writes its files and returns its rows.
 
-
-def _list_region(
-    seed: int, breast: Breast, view: str, finding: Finding, image_folder: str
-) -> _Region:
-    folder = f"{image_folder}_{finding.abnormality_id}"
-    generator = named_generator(seed, "region", folder)
-    swap_columns, swap_disk = generator.uniform(size=2) < _SWAPPED_SHARE
-    if breast.quirk:
-        swap_columns = breast.quirk == "swapped" and view == "CC"
-        swap_disk = breast.quirk == "swapped" and view == "MLO"
-    # One is of the crop, the other of the mask.
-    studies = _name_pair(seed, "study", folder)
-    series = _name_pair(seed, "series", folder)
-    mask_number = _MASK_NUMBER[finding.lesion.kind]
-    on_disk = numbers = (1 - mask_number, mask_number)
-    if breast.quirk == "two_series":
-        on_disk = numbers = (0, 0)
-    else:
-        studies = (studies[0], studies[0])
-        series = (series[0], series[0])
-    if swap_disk:
-        on_disk = on_disk[::-1]
-    if swap_columns:
-        numbers = numbers[::-1]
-    odd_size = breast.quirk == "mask_size"
-    return _Region(
-        finding=finding,
-        folder=folder,
-        studies=studies,
-        series=series,
-        numbers=numbers,
-        on_disk=on_disk,
-        mask_scale=0.85 if odd_size and view == "MLO" else 1.0,
-        mask_margin=7 if odd_size and view == "CC" else 0,
-        described=breast.quirk not in ("two_series", "density_zero"),
-    )
-
-
-def _name_pair(seed: int, level: str, folder: str) -> tuple[str, str]:
-    return (
-        named_uid(seed, level, folder, "crop"),
-        named_uid(seed, level, folder, "mask"),
-    )
-
-
-def _write_view(task: _Task) -> None:
-    """Draws a view and writes its files."""
+    Each table that lists it, one for each kind and release among its findings, has a
+    folder of its own for the image.
+    """
     breast = task.breast
     name = f"{breast.patient_id}_{breast.laterality}_{task.view}"
-    plan = ViewPlan(
-        name=name,
-        laterality=breast.laterality,
-        view=task.view,
-        anatomy=breast.anatomy,
-        lesions=tuple(finding.lesion for finding in breast.findings),
-    )
-    rows, columns = film_size(task.seed, name, task.height)
-    mammogram = draw_mammogram(task.seed, plan, rows, columns)
-    outlines = dict(zip(breast.findings, mammogram.outlines, strict=True))
-    for listing in task.listings:
-        generator = named_generator(task.seed, "file", listing.folder)
-        _write_image(task, listing, mammogram, generator)
-        for region in listing.regions:
-            outline = outlines[region.finding]
-            mask = _resize_mask(region_mask(outline, rows, columns), region)
-            crop = _crop(mammogram.pixels, outline)
-            _write_region(task, region, mask, crop, generator)
-
-
-def _write_image(
-    task: _Task,
-    listing: _Listing,
-    mammogram: Mammogram,
-    generator: np.random.Generator,
-) -> None:
-    attributes = _describe(task, listing.folder, generator, "full mammogram images")
-    if any(not region.described for region in listing.regions):
-        attributes["SeriesDescription"] = ""
-    uid = named_uid(task.seed, "instance", listing.folder)
-    identity = Identity(listing.study, listing.series, uid)
-    path = _place(task, listing.folder, identity, attributes, "full mammogram images")
-    compress = bool(generator.uniform() < _RLE_SHARE)
-    write_dicom(path, mammogram.pixels, identity, attributes, compress=compress)
+    lesions = tuple(finding.lesion for finding in breast.findings)
+    plan = ViewPlan(name, breast.laterality, task.view, breast.anatomy, lesions)
+    size = film_size(task.seed, name, task.height)
+    mammogram = draw_mammogram(task.seed, plan, *size, contrast=task.contrast)
+    density = 0 if breast.quirk == "density_zero" else breast.anatomy.density
+    tables = dict.fromkeys((f.lesion.kind, f.release) for f in breast.findings)
+    rows: list[_Row] = []
+    for kind, release in tables:
+        folder = f"{_KINDS[kind]}-{release}_{name}"
+        generator = named_generator(task.seed, "file", folder)
+        uids = _name_uids(task.seed, folder, (), ())
+        description = _IMAGES if _is_described(breast) else ""
+        attributes = _describe(task, folder, generator)
+        attributes |= {**uids, "SeriesDescription": description}
+        is_packed = bool(generator.uniform() < _RLE_SHARE)
+        _write_file(
+            *(task, folder, _IMAGES, attributes, mammogram.pixels), compress=is_packed
+        )
+        for finding, outline in zip(breast.findings, mammogram.outlines, strict=True):
+            if (finding.lesion.kind, finding.release) != (kind, release):
+                continue
+            crop, mask = _write_region(
+                task,
+                kind,
+                f"{folder}_{finding.abnormality_id}",
+                _crop(mammogram.pixels, outline),
+                _resize_mask(region_mask(outline, *size), breast.quirk, task.view),
+                generator,
+            )
+            # The real tables have a line feed at the end of one of the two.
+            ends = (crop, f"{mask}\n") if kind == "mass" else (f"{crop}\n", mask)
+            row = (
+                *(breast.patient_id, density, breast.laterality, task.view),
+                *(finding.abnormality_id, _TYPES[kind], *finding.descriptors),
+                *(finding.assessment, finding.pathology, finding.subtlety),
+                *(_path_in_table(folder, uids, 0), *ends),
+            )
+            rows.append(((kind, release), row))
+    return rows
 
 
 def _write_region(
     task: _Task,
-    region: _Region,
-    mask: UInt8[np.ndarray, "height width"],
+    kind: str,
+    folder: str,
     crop: UInt16[np.ndarray, "rows columns"],
+    mask: UInt8[np.ndarray, "height width"],
     generator: np.random.Generator,
-) -> None:
-    attributes = _describe(task, region.folder, generator, "ROI mask images")
-    for index, (part, pixels) in enumerate((("crop", crop), ("mask", mask))):
-        title = "ROI mask images"
-        if region.series[0] != region.series[1] and part == "crop":
-            title = "cropped images"
+) -> list[str]:
+    """Writes crop and mask; returns their paths as the table has them."""
+    # Mostly both are in the crop's series.
+    has_two = task.breast.quirk == "two_series"
+    in_table, on_disk = _number_files(task, kind, folder)
+    attributes = _describe(task, folder, generator)
+    paths = []
+    for index, (part, pixels) in enumerate({"crop": crop, "mask": mask}.items()):
+        title = _CROPS if has_two and part == "crop" else _MASKS
         description = title
-        if not region.described:
-            description = {"crop": "ROI mask images", "mask": ""}[part]
-        attributes = {**attributes, "SeriesDescription": description}
-        identity = Identity(
-            region.studies[index],
-            region.series[index],
-            named_uid(task.seed, "instance", region.folder, part),
-            region.on_disk[index] + 1,
-        )
-        path = _place(task, region.folder, identity, attributes, title)
-        write_dicom(path, pixels, identity, attributes)
+        if not _is_described(task.breast):
+            description = _MASKS if part == "crop" else ""
+        uids = _name_uids(task.seed, folder, (part if has_two else "crop",), (part,))
+        described = {**attributes, **uids, "SeriesDescription": description}
+        _write_file(task, folder, title, described, pixels, on_disk[index])
+        paths.append(_path_in_table(folder, uids, in_table[index]))
+    return paths
+
+
+def _name_uids(
+    seed: int, folder: str, series: tuple[str, ...], file: tuple[str, ...]
+) -> dict[str, str]:
+    """Names study, series and file; `series` and `file` tell those of a folder."""
+    return {
+        "StudyInstanceUID": named_uid(seed, "study", folder, *series),
+        "SeriesInstanceUID": named_uid(seed, "series", folder, *series),
+        "SOPInstanceUID": named_uid(seed, "instance", folder, *file),
+    }
+
+
+def _path_in_table(folder: str, uids: Mapping[str, str], number: int) -> str:
+    study, series = uids["StudyInstanceUID"], uids["SeriesInstanceUID"]
+    return f"{folder}/{study}/{series}/{number:06d}.dcm"
+
+
+def _number_files(
+    task: _Task, kind: str, folder: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Numbers crop and mask within their series: in the table, and as they lie."""
+    quirk = task.breast.quirk
+    generator = named_generator(task.seed, "region", folder)
+    swap_columns, swap_disk = generator.uniform(size=2) < _SWAPPED_SHARE
+    if quirk:
+        swap_columns = quirk == "swapped" and task.view == "CC"
+        swap_disk = quirk == "swapped" and task.view == "MLO"
+    mask = _MASK_NUMBER[kind]
+    numbers = (0, 0) if quirk == "two_series" else (1 - mask, mask)
+    swapped = numbers[::-1]
+    return swapped if swap_columns else numbers, swapped if swap_disk else numbers
+
+
+def _is_described(breast: Breast) -> bool:
+    """Returns False where SeriesDescription is wrong or empty."""
+    return breast.quirk not in ("two_series", "density_zero")
 
 
 def _describe(
-    task: _Task, folder: str, generator: np.random.Generator, description: str
+    task: _Task, folder: str, generator: np.random.Generator
 ) -> dict[str, str]:
     """The attributes that CBIS-DDSM's files have, in its own words."""
     date = f"{generator.integers(2016, 2018)}{generator.integers(1, 13):02d}"
     date += f"{generator.integers(1, 29):02d}"
     return {
+        "SOPClassUID": SecondaryCaptureImageStorage,
         "StudyDate": date,
         "ContentDate": "20160426",
         "StudyTime": f"{generator.integers(8, 18):02d}3000",
-        "AccessionNumber": "",
         "Modality": "MG",
         "ConversionType": "WSD",
-        "ReferringPhysicianName": "",
-        "SeriesDescription": description,
         "PatientName": folder,
         "PatientID": folder,
-        "PatientBirthDate": "",
-        "PatientSex": "",
         "BodyPartExamined": "BREAST",
         "StudyID": "DDSM",
         "SeriesNumber": "1",
         "PatientOrientation": task.view,
         "Laterality": task.breast.laterality[0],
+        **dict.fromkeys(("AccessionNumber", "ReferringPhysicianName"), ""),
+        **dict.fromkeys(("PatientBirthDate", "PatientSex"), ""),
     }
 
 
-def _place(
+def _write_file(
     task: _Task,
     folder: str,
-    identity: Identity,
-    attributes: dict[str, str],
     title: str,
-) -> Path:
+    attributes: Mapping[str, Any],
+    pixels: UInt[np.ndarray, "rows columns"],
+    number: int = 0,
+    *,
+    compress: bool = False,
+) -> None:
+    """Writes one of a folder's files; `number` counts those of its series from 0."""
     date = attributes["StudyDate"]
+    study, series = attributes["StudyInstanceUID"], attributes["SeriesInstanceUID"]
     place = _LAYOUTS[task.layout].format(
         date=f"{date[4:6]}-{date[6:]}-{date[:4]}",
-        study=identity.study_uid,
-        series=identity.series_uid,
-        study5=identity.study_uid[-5:],
-        series5=identity.series_uid[-5:],
+        study=study,
+        series=series,
+        study5=study[-5:],
+        series5=series[-5:],
         title=title,
-        number1=identity.instance_number,
-        number=identity.instance_number - 1,
+        number1=number + 1,
+        number=number,
     )
-    return task.root / folder / place
+    whole = {**attributes, "InstanceNumber": number + 1}
+    write_dicom(task.root / folder / place, pixels, whole, compress=compress)
 
 
 def _resize_mask(
-    mask: UInt8[np.ndarray, "height width"], region: _Region
+    mask: UInt8[np.ndarray, "height width"], quirk: str, view: str
 ) -> UInt8[np.ndarray, "rows columns"]:
     """Gives the mask the wrong size that it is to have; mostly none."""
-    height, width = mask.shape
-    size = (
-        round(width * region.mask_scale) + region.mask_margin,
-        round(height * region.mask_scale) + region.mask_margin,
-    )
-    if size == (width, height):
+    if quirk != "mask_size":
         return mask
+    height, width = mask.shape
+    size = (width + 7, height + 7)
+    if view == "MLO":
+        size = (round(0.85 * width), round(0.85 * height))
     return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
 
 
 def _crop(
-    pixels: UInt16[np.ndarray, "height width"], outline: np.ndarray
+    pixels: UInt16[np.ndarray, "height width"], outline: Float[np.ndarray, "point 2"]
 ) -> UInt16[np.ndarray, "rows columns"]:
-    """The region's bounding box and a little around it."""
+    """Cuts out the region's bounding box and a little around it."""
     corners = np.array([outline.min(axis=0), outline.max(axis=0)]) * len(pixels)
     margin = 0.1 * (corners[1] - corners[0]).max() + 2
     left, top = np.maximum(corners[0] - margin, 0).astype(int)
     right, bottom = np.ceil(corners[1] + margin).astype(int)
     return pixels[top:bottom, left:right]
-
-
-def _make_tables(tasks: Sequence[_Task]) -> dict[tuple[str, str], str]:
-    """The four tables' texts by kind and release."""
-    tables = {}
-    for kind, own_columns in _OWN_COLUMNS.items():
-        density, first, second = own_columns
-        header = (
-            *("patient_id", density, "left or right breast", "image view"),
-            *("abnormality id", "abnormality type", first, second, "assessment"),
-            *("pathology", "subtlety", "image file path", "cropped image file path"),
-            "ROI mask file path",
-        )
-        for release in RELEASES:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\r\n")
-            writer.writerow(header)
-            for task in tasks:
-                for listing in task.listings:
-                    if (listing.kind, listing.release) == (kind, release):
-                        writer.writerows(_make_rows(task, listing))
-            tables[kind, release] = text.getvalue()
-    return tables
-
-
-def _make_rows(task: _Task, listing: _Listing) -> Iterator[tuple[str | int, ...]]:
-    breast = task.breast
-    density = 0 if breast.quirk == "density_zero" else breast.anatomy.density
-    for region in listing.regions:
-        finding = region.finding
-        crop, mask = (
-            f"{region.folder}/{study}/{series}/{number:06d}.dcm"
-            for study, series, number in zip(
-                region.studies, region.series, region.numbers, strict=True
-            )
-        )
-        # The real tables have a line feed at the end of one of the two.
-        if listing.kind == "mass":
-            mask += "\n"
-        else:
-            crop += "\n"
-        yield (
-            *(breast.patient_id, density, breast.laterality, task.view),
-            *(finding.abnormality_id, _TYPES[listing.kind], *finding.descriptors),
-            *(finding.assessment, finding.pathology, finding.subtlety),
-            f"{listing.folder}/{listing.study}/{listing.series}/000000.dcm",
-            *(crop, mask),
-        )

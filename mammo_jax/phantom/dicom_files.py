@@ -1,72 +1,47 @@
 """Writes DICOM files whose bytes depend on the arguments alone."""
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    ExplicitVRLittleEndian,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-)
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 # Derived from a UUID (DICOM PS3.5 B.2); names this writer in every file.
 _IMPLEMENTATION_UID = "2.25.226907231471482563414612921938018275604"
 _IMPLEMENTATION_NAME = "MAMMO_JAX"
 
 
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """Whose image it is and where it belongs.
-
-    Attributes:
-      study_uid: StudyInstanceUID.
-      series_uid: SeriesInstanceUID.
-      instance_uid: SOPInstanceUID.
-      instance_number: InstanceNumber, from 1.
-    """
-
-    study_uid: str
-    series_uid: str
-    instance_uid: str
-    instance_number: int = 1
-
-
 def write_dicom(
     path: Path,
     pixels: UInt[np.ndarray, "height width"],
-    identity: Identity,
-    attributes: dict[str, str],
+    attributes: Mapping[str, Any],
     *,
     bits_stored: int | None = None,
-    sop_class: str = SecondaryCaptureImageStorage,
     compress: bool = False,
 ) -> None:
-    """Writes a grey image, MONOCHROME2.
+    """Writes a grey image, MONOCHROME2; its folder is made.
 
     Args:
-      path: its folder is made.
+      path: the file.
       pixels: 8 or 16 bits.
-      identity: the UIDs.
-      attributes: further DICOM attributes by keyword.
+      attributes: DICOM attributes by keyword, the UIDs among them.
       bits_stored: fewer than the pixels' own where the detector has fewer.
-      sop_class: SOPClassUID.
       compress: RLE Lossless instead of Explicit VR Little Endian.
     """
     bits = 8 * pixels.dtype.itemsize
     dataset = Dataset()
-    dataset.file_meta = _file_meta(identity, sop_class)
-    dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.SOPClassUID = sop_class
-    dataset.SOPInstanceUID = identity.instance_uid
-    dataset.StudyInstanceUID = identity.study_uid
-    dataset.SeriesInstanceUID = identity.series_uid
-    dataset.InstanceNumber = identity.instance_number
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
+    dataset.file_meta = meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION_UID)
+    meta.ImplementationVersionName = _IMPLEMENTATION_NAME
+    dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows, dataset.Columns = pixels.shape
@@ -84,13 +59,3 @@ def write_dicom(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
-
-
-def _file_meta(identity: Identity, sop_class: str) -> FileMetaDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(sop_class)
-    meta.MediaStorageSOPInstanceUID = UID(identity.instance_uid)
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(_IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = _IMPLEMENTATION_NAME
-    return meta

@@ -6,26 +6,25 @@ synthetic. Medical reports, the outlines in OsiriX's own format, and the table a
 spreadsheet are left out.
 """
 
-import csv
-import dataclasses
-import io
 import plistlib
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation
 
-from mammo_jax.common.errors import UserError
-from mammo_jax.common.parallel import parallel_map
-from mammo_jax.common.progress import progress
-from mammo_jax.phantom.anatomy import Anatomy, draw_anatomy
+from mammo_jax.phantom.anatomy import draw_anatomy
 from mammo_jax.phantom.catalogue import deal
-from mammo_jax.phantom.dicom_files import Identity, write_dicom
+from mammo_jax.phantom.dicom_files import write_dicom
 from mammo_jax.phantom.lesions import Lesion, draw_lesion
 from mammo_jax.phantom.mammogram import ViewPlan, draw_mammogram
-from mammo_jax.phantom.output_folder import whole_folder
+from mammo_jax.phantom.output_folder import (
+    check_ranges,
+    draw_all,
+    whole_folder,
+    write_csv,
+)
 from mammo_jax.phantom.seeding import named_generator, named_uid
 
 _FOLDER = "INbreast Release 1.0"
@@ -54,47 +53,34 @@ _NAMES = {
 _REPEAT_PERIOD = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     """One mammogram of the table.
 
     Attributes:
-      number: first part of the file's name.
+      plan: what is drawn; its name is the first part of the file's name. No lesions in
+        category 1.
       patient: hash in the file's name; repeat examinations share it.
-      side: "L" or "R".
-      view: "CC" or "MLO".
       view_in_name: "CC", "ML" for MLO, or "FB".
       date: year and month.
       category: BI-RADS, "1" to "6" with "4a" to "4c".
-      anatomy: what is drawn.
       density: as in the table; blanks occur.
-      lesions: none in category 1.
     """
 
-    number: int
+    plan: ViewPlan
     patient: str
-    side: str
-    view: str
     view_in_name: str
     date: str
     category: str
-    anatomy: Anatomy
     density: str
-    lesions: tuple[Lesion, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the DICOM file, without its ending."""
-        return f"{self.number}_{self.patient}_MG_{self.side}_{self.view_in_name}_ANON"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """An image to be drawn and written."""
 
     root: Path
     seed: int
     height: int
+    contrast: float
     image: _Image
 
 
@@ -122,27 +108,26 @@ def write_inbreast(
     Raises:
       UserError: `out_dir` is not empty, or an argument is out of range.
     """
-    if not 1 <= cases <= 10000:
-        raise UserError(f"cases is {cases}; it must lie within 1 and 10000")
-    if not 128 <= height <= 2**14:
-        raise UserError(f"height is {height}; it must lie within 128 and 16384")
-    if not 0 < contrast <= 10:
-        raise UserError(f"contrast is {contrast}; it must lie above 0 and at most 10")
-    images = _make_catalogue(seed, cases, contrast)
+    check_ranges(height, contrast, cases=(cases, 1, 10000))
+    images = _make_catalogue(seed, cases)
     with whole_folder(out_dir) as folder:
         root = folder / _FOLDER
-        (root / "AllDICOMs").mkdir(parents=True)
-        (root / "AllXML").mkdir()
-        tasks = [_Task(root, seed, height, image) for image in images]
-        written = parallel_map(_write_image, tasks, num_workers)
-        for _ in progress(
-            written, "drawing mammograms", total=len(tasks), unit="image"
-        ):
-            pass
-        (root / "INbreast.csv").write_bytes(_make_table(images).encode("ascii"))
+        for name in ("AllDICOMs", "AllXML"):
+            (root / name).mkdir(parents=True)
+        tasks = [_Task(root, seed, height, contrast, image) for image in images]
+        draw_all(_write_image, tasks, num_workers)
+        rows = [
+            (
+                *("removed", "removed", plan.laterality[0], plan.view),
+                *(image.date, plan.name, image.density, image.category),
+            )
+            for image in sorted(images, key=lambda image: int(image.plan.name))
+            for plan in (image.plan,)
+        ]
+        write_csv(root / "INbreast.csv", [_COLUMNS, *rows], delimiter=";")
 
 
-def _make_catalogue(seed: int, cases: int, contrast: float = 1.0) -> list[_Image]:
+def _make_catalogue(seed: int, cases: int) -> list[_Image]:
     generator = named_generator(seed, "INbreast")
     densities = deal(generator, _DENSITIES, cases)
     categories = deal(generator, _CATEGORIES, 2 * cases)
@@ -153,36 +138,24 @@ def _make_catalogue(seed: int, cases: int, contrast: float = 1.0) -> list[_Image
         if case % _REPEAT_PERIOD != 1:
             patient = f"{generator.integers(2**63):016x}"
         date = f"{generator.integers(2008, 2011)}{generator.integers(1, 13):02d}"
-        for index, side in enumerate("LR"):
+        for index, side in enumerate(("LEFT", "RIGHT")):
             category = categories[2 * case + index]
-            own = named_generator(seed, "INbreast", case, side)
+            own = named_generator(seed, "INbreast", case, side[0])
             anatomy = draw_anatomy(own, densities[case])
-            lesions = _draw_lesions(own, category, contrast)
+            lesions = _draw_lesions(own, category)
             for view, short in (("CC", "CC"), ("MLO", "ML")):
-                # One image of the set has a view in its name that no table knows.
-                odd = (case, side, view) == (0, "R", "MLO")
-                # The table leaves out one density.
-                blank = (case, side, view) == (0, "L", "CC")
-                images.append(
-                    _Image(
-                        number=int(next(numbers)),
-                        patient=patient,
-                        side=side,
-                        view=view,
-                        view_in_name="FB" if odd else short,
-                        date=date,
-                        category=category,
-                        anatomy=anatomy,
-                        density="    " if blank else str(anatomy.density),
-                        lesions=lesions,
-                    )
-                )
+                plan = ViewPlan(str(next(numbers)), side, view, anatomy, lesions)
+                # One image has a view in its name that no table knows, and the table
+                # leaves out one density.
+                if (case, side, view) == (0, "RIGHT", "MLO"):
+                    short = "FB"
+                is_blank = (case, side, view) == (0, "LEFT", "CC")
+                density = "    " if is_blank else str(anatomy.density)
+                images.append(_Image(plan, patient, short, date, category, density))
     return images
 
 
-def _draw_lesions(
-    generator: np.random.Generator, category: str, contrast: float
-) -> tuple[Lesion, ...]:
+def _draw_lesions(generator: np.random.Generator, category: str) -> tuple[Lesion, ...]:
     if category == "1":
         return ()
     kinds = generator.choice(["mass", "calc"], size=1 + generator.binomial(2, 0.15))
@@ -191,32 +164,31 @@ def _draw_lesions(
         malignant and bool(generator.uniform() < 0.5) for _ in kinds[1:]
     ]
     return tuple(
-        dataclasses.replace(draw_lesion(generator, str(kind), label), contrast=contrast)
+        draw_lesion(generator, str(kind), label)
         for kind, label in zip(kinds, labels, strict=True)
     )
 
 
 def _write_image(task: _Task) -> None:
     """Draws an image, writes its DICOM file and its outlines."""
-    image = task.image
-    generator = named_generator(task.seed, "INbreast", image.number)
-    tall, wide = _DETECTORS[generator.integers(len(_DETECTORS))]
-    rows, columns = round(tall * task.height), round(wide * task.height)
-    plan = ViewPlan(
-        name=str(image.number),
-        laterality={"L": "LEFT", "R": "RIGHT"}[image.side],
-        view=image.view,
-        anatomy=image.anatomy,
-        lesions=image.lesions,
+    image, plan = task.image, task.image.plan
+    number = int(plan.name)
+    generator = named_generator(task.seed, "INbreast", number)
+    rows, columns = (
+        round(side * task.height)
+        for side in _DETECTORS[generator.integers(len(_DETECTORS))]
     )
-    mammogram = draw_mammogram(task.seed, plan, rows, columns, scale="digital")
+    mammogram = draw_mammogram(
+        task.seed, plan, rows, columns, scale="digital", contrast=task.contrast
+    )
     examination = f"{image.patient} {image.date}"
-    identity = Identity(
-        named_uid(task.seed, "study", examination),
-        named_uid(task.seed, "series", examination, image.number),
-        named_uid(task.seed, "instance", examination, image.number),
-    )
+    side = plan.laterality[0]
     attributes = {
+        "SOPClassUID": DigitalMammographyXRayImageStorageForPresentation,
+        "StudyInstanceUID": named_uid(task.seed, "study", examination),
+        "SeriesInstanceUID": named_uid(task.seed, "series", examination, number),
+        "SOPInstanceUID": named_uid(task.seed, "instance", examination, number),
+        "InstanceNumber": 1,
         "StudyDate": f"{image.date}01",
         "Modality": "MG",
         "PresentationIntentType": "FOR PRESENTATION",
@@ -224,39 +196,43 @@ def _write_image(task: _Task) -> None:
         "PatientID": "removed",
         "BodyPartExamined": "BREAST",
         "ImagerPixelSpacing": f"{_PIXEL_MM}\\{_PIXEL_MM}",
-        "ImageLaterality": image.side,
+        "ImageLaterality": side,
     }
-    write_dicom(
-        task.root / "AllDICOMs" / f"{image.name}.dcm",
-        mammogram.pixels,
-        identity,
-        attributes,
-        bits_stored=_BITS,
-        sop_class=DigitalMammographyXRayImageStorageForPresentation,
-    )
-    if image.lesions:
+    name = f"{number}_{image.patient}_MG_{side}_{image.view_in_name}_ANON.dcm"
+    path = task.root / "AllDICOMs" / name
+    write_dicom(path, mammogram.pixels, attributes, bits_stored=_BITS)
+    if plan.lesions:
+        outlines = [outline * rows for outline in mammogram.outlines]
         regions = [
-            _make_region(generator, lesion, outline * rows, index)
-            for index, (lesion, outline) in enumerate(
-                zip(image.lesions, mammogram.outlines, strict=True)
-            )
+            _describe_region(*region, index)
+            for index, region in enumerate(_list_regions(generator, plan, outlines))
         ]
-        regions += _make_dots(generator, image, mammogram.outlines, rows, len(regions))
         content = {
             "Images": [{"ImageIndex": 0, "NumberOfROIs": len(regions), "ROIs": regions}]
         }
-        path = task.root / "AllXML" / f"{image.number}.xml"
+        path = task.root / "AllXML" / f"{number}.xml"
         path.write_bytes(plistlib.dumps(content, sort_keys=True))
 
 
-def _make_region(
+def _list_regions(
     generator: np.random.Generator,
-    lesion: Lesion,
-    outline: Float[np.ndarray, "point 2"],
-    index: int,
-) -> dict[str, object]:
-    names = _NAMES[lesion.kind, lesion.malignant]
-    return _describe_region(str(generator.choice(names)), outline, index)
+    plan: ViewPlan,
+    outlines: list[Float[np.ndarray, "point 2"]],
+) -> list[tuple[str, Float[np.ndarray, "_ 2"]]]:
+    """Lists names and points: of lesions, dots, and what reaches over the edge."""
+    lesions = list(zip(plan.lesions, outlines, strict=True))
+    regions = [
+        (str(generator.choice(_NAMES[lesion.kind, lesion.malignant])), outline)
+        for lesion, outline in lesions
+    ]
+    for lesion, outline in lesions:
+        if lesion.kind == "calc" and not lesion.malignant:
+            points = outline[: generator.integers(1, 3)] * 0.5 + outline.mean(0) * 0.5
+            regions.append(("Calcification", points))
+    if generator.uniform() < 0.1:
+        corner = np.array([[-6.5, -4.0], [9.0, -4.0], [9.0, 12.0], [-6.5, 12.0]])
+        regions.append(("Unnamed", corner))
+    return regions
 
 
 def _describe_region(
@@ -273,34 +249,3 @@ def _describe_region(
         "Point_px": [f"({x:.6f}, {y:.6f})" for x, y in points],
         "Type": 19 if len(points) < 3 else 15,
     }
-
-
-def _make_dots(
-    generator: np.random.Generator,
-    image: _Image,
-    outlines: Sequence[Float[np.ndarray, "point 2"]],
-    rows: int,
-    first: int,
-) -> list[dict[str, object]]:
-    """Marks of one or two points, and a region that reaches over the image's edge."""
-    regions: list[dict[str, object]] = []
-    for lesion, outline in zip(image.lesions, outlines, strict=True):
-        if lesion.kind == "calc" and not lesion.malignant:
-            points = outline[: generator.integers(1, 3)] * 0.5 + outline.mean(0) * 0.5
-            index = first + len(regions)
-            regions.append(_describe_region("Calcification", points * rows, index))
-    if generator.uniform() < 0.1:
-        corner = np.array([[-6.5, -4.0], [9.0, -4.0], [9.0, 12.0], [-6.5, 12.0]])
-        regions.append(_describe_region("Unnamed", corner, first + len(regions)))
-    return regions
-
-
-def _make_table(images: Sequence[_Image]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=";", lineterminator="\r\n")
-    writer.writerow(_COLUMNS)
-    for image in sorted(images, key=lambda image: image.number):
-        who = ("removed", "removed")
-        what = (image.side, image.view, image.date, image.number)
-        writer.writerow((*who, *what, image.density, image.category))
-    return text.getvalue()

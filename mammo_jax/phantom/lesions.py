@@ -6,15 +6,17 @@ fine, of all shapes, and clustered; benign ones are few, coarse and round, some 
 lucent centre. (BI-RADS descriptors, as in CBIS-DDSM's tables.)
 """
 
-import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
-from mammo_jax.phantom.anatomy import Fields
+from mammo_jax.phantom.anatomy import Fields, Map, Point, coordinates
 from mammo_jax.phantom.noise import power_law_noise
+
+Outline = Float[np.ndarray, "point 2"]
 
 # Diameter as drawn by the annotator, over the image's height: 72 to 200 pixels of
 # 4000 (paper, section 1: regions of interest of about 100 pixels).
@@ -24,8 +26,7 @@ _OUTLINE_POINTS = 64
 _CLEARANCE = 0.015
 
 
-@dataclasses.dataclass(frozen=True)
-class Lesion:
+class Lesion(NamedTuple):
     """One abnormality of a breast, the same in all its views.
 
     Attributes:
@@ -35,7 +36,6 @@ class Lesion:
       conspicuity: 0 (subtle) to 1 (obvious).
       axial: where it lies between nipple (0) and chest wall (1).
       lateral: where it lies across the breast, -1..1.
-      contrast: factor on how much it stands out; 1 looks like real ones.
     """
 
     kind: str
@@ -44,38 +44,32 @@ class Lesion:
     conspicuity: float
     axial: float
     lateral: float
-    contrast: float = 1.0
 
 
 def draw_lesion(generator: np.random.Generator, kind: str, malignant: bool) -> Lesion:
     """A lesion whose size, conspicuity and place do not depend on what it is."""
     low, high = DIAMETERS
-    return Lesion(
-        kind=kind,
-        malignant=malignant,
-        diameter=float(np.exp(generator.uniform(np.log(low), np.log(high)))),
-        conspicuity=float(generator.uniform()),
-        axial=float(generator.uniform()),
-        lateral=float(generator.uniform(-1, 1)),
-    )
+    diameter = float(np.exp(generator.uniform(np.log(low), np.log(high))))
+    conspicuity, axial = generator.uniform(), generator.uniform()
+    lateral = generator.uniform(-1, 1)
+    return Lesion(kind, malignant, diameter, conspicuity, axial, lateral)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Canvas:
-    """The square around a lesion.
+class _Canvas(NamedTuple):
+    """The square around a lesion; lengths are over half its diameter.
 
     Attributes:
-      radius: distance from the centre over half the lesion's diameter.
+      radius: distance from the centre.
       angle: radians.
-      x: over half the lesion's diameter.
-      y: over half the lesion's diameter.
-      pixel: one pixel's size over half the lesion's diameter.
+      x: distance to the right.
+      y: distance downwards.
+      pixel: size of one pixel.
     """
 
-    radius: Float32[np.ndarray, "side side"]
-    angle: Float32[np.ndarray, "side side"]
-    x: Float32[np.ndarray, "side side"]
-    y: Float32[np.ndarray, "side side"]
+    radius: Map
+    angle: Map
+    x: Map
+    y: Map
     pixel: float
 
 
@@ -83,8 +77,8 @@ def place_lesion(
     generator: np.random.Generator,
     lesion: Lesion,
     fields: Fields,
-    taken: list[tuple[tuple[float, float], float]],
-) -> tuple[float, float]:
+    taken: list[tuple[Point, float]],
+) -> Point:
     """Finds the centre of a lesion in one view.
 
     Args:
@@ -97,7 +91,7 @@ def place_lesion(
       (x, y) in image heights.
     """
     height, width = fields.depth.shape
-    y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(height)
+    x, y = coordinates(height, width)
     # The whole lesion lies on the image and under the skin.
     room = np.minimum(fields.depth, np.minimum(x, np.minimum(y, 1 - y)))
     room = room - lesion.diameter / 2 - _CLEARANCE - 0.3 * fields.pectoral
@@ -115,10 +109,18 @@ def place_lesion(
 def add_lesion(
     generator: np.random.Generator,
     lesion: Lesion,
-    centre: tuple[float, float],
-    tissue: Float32[np.ndarray, "height width"],
-) -> Float[np.ndarray, "point 2"]:
+    contrast: float,
+    centre: Point,
+    tissue: Map,
+) -> Outline:
     """Adds a lesion's attenuation to `tissue` in place.
+
+    Args:
+      generator: for its shape.
+      lesion: what is drawn.
+      contrast: factor on how much it stands out; 1 looks like real ones.
+      centre: (x, y) in image heights.
+      tissue: attenuation of the breast.
 
     Returns:
       The outline as an annotator would draw it: (x, y) in image heights.
@@ -134,37 +136,31 @@ def add_lesion(
     canvas = _Canvas(np.hypot(x, y), np.arctan2(y, x), x, y, 1 / half)
     attenuation, outline = _DRAWINGS[lesion.kind, lesion.malignant](generator, canvas)
     low, high = _CONTRASTS[lesion.kind]
-    contrast = lesion.contrast * (low + (high - low) * lesion.conspicuity)
+    contrast *= low + (high - low) * lesion.conspicuity
     tissue[top:bottom, left:right] += np.float32(contrast) * attenuation
     return np.array(centre) + outline * lesion.diameter / 2
 
 
-Drawing = Callable[
-    [np.random.Generator, _Canvas],
-    tuple[Float32[np.ndarray, "side side"], Float[np.ndarray, "point 2"]],
-]
+# Attenuation of a lesion and its outline, over half its diameter.
+Drawing = tuple[Map, Outline]
 
 # Attenuation of the subtlest and the most obvious.
 _CONTRASTS = {"mass": (0.24, 0.38), "calc": (0.60, 0.95)}
 
 
-def _benign_mass(
-    generator: np.random.Generator, canvas: _Canvas
-) -> tuple[Float32[np.ndarray, "side side"], Float[np.ndarray, "point 2"]]:
-    border = _Border(generator, roughness=0.06, elongation=0.22)
+def _benign_mass(generator: np.random.Generator, canvas: _Canvas) -> Drawing:
+    border = _draw_border(generator, roughness=0.06, elongation=0.22)
     relative = canvas.radius / (0.86 * border(canvas.angle))
     dome = np.sqrt(np.clip(1 - relative**2, 0, 1))
     edge = np.clip((1 - relative) / max(0.16, 1.2 * canvas.pixel) + 0.5, 0, 1)
     # The thin dark rim of fat that marks a circumscribed mass.
     rim = -0.09 * np.exp(-(((relative - 1.16) / 0.08) ** 2))
     body = edge * (0.45 + 0.55 * dome) + rim
-    return body.astype(np.float32), border.outline(1.0)
+    return body.astype(np.float32), _trace(border)
 
 
-def _malignant_mass(
-    generator: np.random.Generator, canvas: _Canvas
-) -> tuple[Float32[np.ndarray, "side side"], Float[np.ndarray, "point 2"]]:
-    border = _Border(generator, roughness=0.60, elongation=0.25)
+def _malignant_mass(generator: np.random.Generator, canvas: _Canvas) -> Drawing:
+    border = _draw_border(generator, roughness=0.60, elongation=0.25)
     relative = canvas.radius / (0.50 * border(canvas.angle))
     rough = power_law_noise(generator, *canvas.radius.shape, beta=2.0, finest=18)
     core = np.exp(-(relative**2) * 0.75) * (1.0 + 0.30 * rough)
@@ -184,12 +180,10 @@ def _malignant_mass(
         spicules = np.maximum(spicules, strand * generator.uniform(0.5, 1.0))
     core = np.maximum(core, 0)
     body = 1.15 * core + 0.75 * spicules * (1 - 0.5 * np.minimum(core, 1))
-    return body.astype(np.float32), _Border(generator, 0.08, 0.1).outline(1.0)
+    return body.astype(np.float32), _trace(_draw_border(generator, 0.08, 0.1))
 
 
-def _benign_calcifications(
-    generator: np.random.Generator, canvas: _Canvas
-) -> tuple[Float32[np.ndarray, "side side"], Float[np.ndarray, "point 2"]]:
+def _benign_calcifications(generator: np.random.Generator, canvas: _Canvas) -> Drawing:
     total = np.zeros_like(canvas.radius)
     count = int(generator.integers(2, 6))
     turn = generator.uniform(0, 2 * np.pi)
@@ -200,19 +194,19 @@ def _benign_calcifications(
         size = generator.uniform(0.10, 0.28) / np.sqrt(count / 3)
         x = canvas.x - place * np.cos(angle)
         y = canvas.y - place * np.sin(angle)
-        shape = _Border(generator, roughness=0.10, elongation=0.2)
+        shape = _draw_border(generator, roughness=0.10, elongation=0.2)
         relative = np.hypot(x, y) / (size * shape(np.arctan2(y, x)))
         soft = max(0.3, 1.5 * canvas.pixel / size)
         body = np.clip((1 - relative) / soft + 0.5, 0, 1)
         lucent = generator.uniform(0, 0.75) * np.exp(-((relative / 0.5) ** 2))
         body = body * (1 - lucent) * generator.uniform(0.75, 1)
         total = np.maximum(total, body)
-    return total.astype(np.float32), _Border(generator, 0.08, 0.15).outline(1.0)
+    return total.astype(np.float32), _trace(_draw_border(generator, 0.08, 0.15))
 
 
 def _malignant_calcifications(
     generator: np.random.Generator, canvas: _Canvas
-) -> tuple[Float32[np.ndarray, "side side"], Float[np.ndarray, "point 2"]]:
+) -> Drawing:
     total = np.zeros_like(canvas.radius)
     stretch = generator.uniform(0.65, 1.0)
     tilt = generator.uniform(0, np.pi)
@@ -228,10 +222,10 @@ def _malignant_calcifications(
         long = thin * generator.choice([1.0, 1.3, 1.8, 3.0])
         speck = np.exp(-((u / long) ** 2) - (v / thin) ** 2)
         total = np.maximum(total, speck * generator.uniform(0.45, 1.0))
-    return total.astype(np.float32), _Border(generator, 0.08, 0.15).outline(1.0)
+    return total.astype(np.float32), _trace(_draw_border(generator, 0.08, 0.15))
 
 
-_DRAWINGS: dict[tuple[str, bool], Drawing] = {
+_DRAWINGS: dict[tuple[str, bool], Callable[[np.random.Generator, _Canvas], Drawing]] = {
     ("mass", False): _benign_mass,
     ("mass", True): _malignant_mass,
     ("calc", False): _benign_calcifications,
@@ -239,37 +233,32 @@ _DRAWINGS: dict[tuple[str, bool], Drawing] = {
 }
 
 
-class _Border:
-    """A closed curve about the centre, its radius at most about 1."""
+def _draw_border(
+    generator: np.random.Generator, roughness: float, elongation: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Draws a closed curve about the centre: its radius, at most about 1, by angle."""
+    orders = np.arange(3, 9)
+    amplitudes = generator.normal(0, roughness, orders.size) / orders
+    phases = generator.uniform(0, 2 * np.pi, orders.size)
+    stretch, tilt = generator.uniform(0, elongation), generator.uniform(0, 2 * np.pi)
 
-    def __init__(
-        self, generator: np.random.Generator, roughness: float, elongation: float
-    ):
-        orders = np.arange(3, 9)
-        self._orders = orders
-        self._amplitudes = generator.normal(0, roughness, orders.size) / orders
-        self._phases = generator.uniform(0, 2 * np.pi, orders.size)
-        self._elongation = generator.uniform(0, elongation)
-        self._tilt = generator.uniform(0, 2 * np.pi)
-
-    def __call__(self, angle: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        radius = 1 - self._elongation * np.sin(angle - self._tilt) ** 2
-        for order, amplitude, phase in zip(
-            self._orders, self._amplitudes, self._phases, strict=True
-        ):
+    def measure_radius(angle: np.ndarray) -> np.ndarray:
+        radius = 1 - stretch * np.sin(angle - tilt) ** 2
+        for order, amplitude, phase in zip(orders, amplitudes, phases, strict=True):
             radius = radius + amplitude * np.cos(order * angle + phase)
         return radius
 
-    def outline(self, scale: float) -> Float[np.ndarray, "point 2"]:
-        """Points of the curve."""
-        angle = np.linspace(0, 2 * np.pi, _OUTLINE_POINTS, endpoint=False)
-        radius = scale * self(angle)
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return measure_radius
 
 
-def region_mask(
-    outline: Float[np.ndarray, "point 2"], height: int, width: int
-) -> np.ndarray:
+def _trace(border: Callable[[np.ndarray], np.ndarray]) -> Outline:
+    """Lists points of a border."""
+    angle = np.linspace(0, 2 * np.pi, _OUTLINE_POINTS, endpoint=False)
+    radius = border(angle)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def region_mask(outline: Outline, height: int, width: int) -> np.ndarray:
     """The region within an outline: 255 inside, 0 outside, 8 bits, in pixels."""
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [np.round(outline * height).astype(np.int32)], 255)

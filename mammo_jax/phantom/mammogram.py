@@ -1,6 +1,6 @@
 """A whole synthetic mammogram: breast, lesions, grey scale."""
 
-import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,8 +17,7 @@ _HEIGHT_SPREAD = 0.04
 _ASPECTS = (0.56, 0.66)
 
 
-@dataclasses.dataclass(frozen=True)
-class ViewPlan:
+class ViewPlan(NamedTuple):
     """Plan of what a mammogram is to show.
 
     Attributes:
@@ -36,8 +35,7 @@ class ViewPlan:
     lesions: tuple[Lesion, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Mammogram:
+class Mammogram(NamedTuple):
     """A drawn mammogram.
 
     Attributes:
@@ -57,7 +55,13 @@ def film_size(seed: int, name: str, height: int) -> tuple[int, int]:
 
 
 def draw_mammogram(
-    seed: int, plan: ViewPlan, rows: int, columns: int, scale: str = "film"
+    seed: int,
+    plan: ViewPlan,
+    rows: int,
+    columns: int,
+    *,
+    scale: str = "film",
+    contrast: float = 1.0,
 ) -> Mammogram:
     """Draws a mammogram.
 
@@ -68,6 +72,7 @@ def draw_mammogram(
       columns: of the image.
       scale: grey scale, "film" (with markers and borders, 16 bits) or "digital"
         (14 bits).
+      contrast: factor on how much the lesions stand out; 1 looks like real ones.
     """
     aspect = columns / rows
     generator = named_generator(seed, "breast", plan.name)
@@ -82,7 +87,7 @@ def draw_mammogram(
     for lesion in plan.lesions:
         centre = place_lesion(generator, lesion, fields, placed)
         placed.append((centre, lesion.diameter))
-        outlines.append(add_lesion(generator, lesion, centre, tissue))
+        outlines.append(add_lesion(generator, lesion, contrast, centre, tissue))
     if plan.laterality == "RIGHT":
         tissue = cv2.flip(tissue, 1)
         # Pixel i of c becomes pixel c - 1 - i.

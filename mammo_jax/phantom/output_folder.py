@@ -1,12 +1,42 @@
-"""A folder that is there whole or not at all."""
+"""The writing of a set: a folder that is there whole or not at all, images, tables."""
 
 import contextlib
+import csv
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.parallel import parallel_map
+from mammo_jax.common.progress import progress
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_HEIGHTS = (128, 2**14)
+_CONTRASTS = (0.01, 10)
+
+
+def check_ranges(
+    height: int, contrast: float, **ranges: tuple[float, float, float]
+) -> None:
+    """Refuses arguments that are out of range.
+
+    Args:
+      height: pixels of a mammogram.
+      contrast: factor on how much the lesions stand out.
+      **ranges: value, lowest and highest of each other argument, by its name.
+
+    Raises:
+      UserError: one is out of range.
+    """
+    ranges |= {"height": (height, *_HEIGHTS), "contrast": (contrast, *_CONTRASTS)}
+    for name, (value, lowest, highest) in ranges.items():
+        if not lowest <= value <= highest:
+            raise UserError(
+                f"{name} is {value}; it must lie within {lowest} and {highest}"
+            )
 
 
 @contextlib.contextmanager
@@ -22,9 +52,6 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path}: not empty; name a new folder")
         partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
         yield partial
         if path.exists():
             path.rmdir()
@@ -33,3 +60,19 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def draw_all(
+    write: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int | None
+) -> list[Result]:
+    """Draws and writes the mammograms of all tasks; see `parallel_map`."""
+    written = parallel_map(write, tasks, num_workers)
+    return list(progress(written, "drawing mammograms", total=len(tasks), unit="view"))
+
+
+def write_csv(
+    path: Path, rows: Iterable[Iterable[Any]], *, delimiter: str = ","
+) -> None:
+    """Writes a table as the real sets have them: ASCII, with CR LF behind the rows."""
+    with path.open("w", newline="", encoding="ascii") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)

@@ -4,13 +4,20 @@ Tissue is given as attenuation: the logarithm of how much of the X-rays it stops
 units of the glandular tissue's over the full thickness.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from mammo_jax.phantom.anatomy import Anatomy, Fields, Shape
+from mammo_jax.phantom.anatomy import (
+    Anatomy,
+    Fields,
+    Map,
+    Shape,
+    coordinates,
+    smoothstep,
+)
 from mammo_jax.phantom.noise import power_law_noise
 
 _FAT = 0.38
@@ -20,8 +27,7 @@ _NIPPLE = 0.22
 _STRAND_BLUR = 0.009  # over the height
 
 
-@dataclasses.dataclass(frozen=True)
-class _Composition:
+class _Composition(NamedTuple):
     """Looks of a BI-RADS density.
 
     Attributes:
@@ -50,21 +56,20 @@ def draw_tissue(
     fields: Fields,
     height: int,
     width: int,
-) -> Float32[np.ndarray, "height width"]:
+) -> Map:
     """Attenuation of a breast without lesions, about 0..1.5; 0 outside of it."""
     composition = _COMPOSITIONS[anatomy.density]
-    smooth_height, smooth_width = fields.depth.shape
-    coarse = power_law_noise(
-        generator, smooth_height, smooth_width, beta=3.0, finest=144
-    )
-    streaks = _towards_nipple(generator, fields)
+    coarse = power_law_noise(generator, *fields.depth.shape, beta=3.0, finest=144)
+    texture = power_law_noise(generator, 512, 512, beta=2.6, finest=288)
+    # Mean about 0, deviation about 1.
+    streaks = _towards_nipple(texture, fields, 150, 260, cv2.INTER_LINEAR)
     gland = _gland_map(fields, composition, coarse, streaks)
-    extent = _smoothstep(fields.depth / 0.07) * (1 - fields.pectoral)
+    extent = smoothstep(fields.depth / 0.07) * (1 - fields.pectoral)
 
     size = (width, height)
     base = fields.thickness * (_FAT + 0.035 * coarse) + _SKIN * _skin(fields)
     base += fields.pectoral * (_MUSCLE + 0.02 * streaks)
-    base += _NIPPLE * _nipple(shape, smooth_height, smooth_width)
+    base += _NIPPLE * _nipple(shape, *fields.depth.shape)
     gland_full = cv2.resize(fields.thickness * gland * (1 + 0.14 * streaks), size)
     strands = _strands(generator, fields, height, width)
     # Last: how many numbers it takes depends on the size.
@@ -77,22 +82,15 @@ def draw_tissue(
     return np.maximum(tissue, 0, out=tissue)
 
 
-def _nipple(
-    shape: Shape, height: int, width: int
-) -> Float32[np.ndarray, "height width"]:
+def _nipple(shape: Shape, height: int, width: int) -> Map:
     """A soft button on the skin, a part of it standing out."""
-    y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(height)
+    x, y = coordinates(height, width)
     x, y = (x - shape.nipple[0] + 0.012) / 0.016, (y - shape.nipple[1]) / 0.019
     radius = x**2 + y**2
     return np.asarray(np.exp(-(radius**2)), np.float32)
 
 
-def _smoothstep(x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    x = np.asarray(np.clip(x, 0, 1))
-    return np.asarray(x * x * (3 - 2 * x))
-
-
-def _skin(fields: Fields) -> Float32[np.ndarray, "height width"]:
+def _skin(fields: Fields) -> Map:
     """A thin layer that follows the outline."""
     return np.asarray(np.exp(-(((fields.depth - 0.004) / 0.004) ** 2)), np.float32)
 
@@ -100,83 +98,63 @@ def _skin(fields: Fields) -> Float32[np.ndarray, "height width"]:
 def _gland_map(
     fields: Fields,
     composition: _Composition,
-    coarse: Float32[np.ndarray, "height width"],
-    streaks: Float32[np.ndarray, "height width"],
-) -> Float32[np.ndarray, "height width"]:
+    coarse: Map,
+    streaks: Map,
+) -> Map:
     """Share of glandular tissue, 0..1: a cone from the nipple, in front of fat."""
     width = np.sqrt(np.clip(fields.axial, 0, None)) * 0.21 + 0.015
     cone = np.exp(-((np.abs(fields.lateral) / width) ** 3))
-    behind = 1 - _smoothstep((fields.axial - 0.72) / 0.45)
-    under_skin = _smoothstep((fields.depth - 0.012) / 0.055)
+    behind = 1 - smoothstep((fields.axial - 0.72) / 0.45)
+    under_skin = smoothstep((fields.depth - 0.012) / 0.055)
     level = cone * (0.35 + 0.65 * behind) * under_skin
     level = level * 1.25 + 0.15 * coarse + 0.17 * streaks
-    gland = _smoothstep((level - composition.threshold) / 0.75 + 0.5)
+    gland = smoothstep((level - composition.threshold) / 0.75 + 0.5)
     gland *= under_skin * (1 - 0.85 * fields.pectoral)
     return gland.astype(np.float32)
 
 
-def _polar(
-    fields: Fields, around: float, along: float
-) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
-    """Coordinates (distance, angle) about a point before the nipple, to sample noise.
+def _towards_nipple(
+    texture: Float32[np.ndarray, "side side"],
+    fields: Fields,
+    around: float,
+    along: float,
+    interpolation: int,
+) -> Map:
+    """Draws a texture of 512x512 out into streaks that converge on the nipple.
 
-    A texture sampled there is drawn out into streaks that converge on the nipple.
+    It is sampled in polar coordinates about a point before the nipple.
     """
     axial = fields.axial * 0.4 + 0.06
-    distance = np.hypot(axial, fields.lateral)
-    angle = np.arctan2(fields.lateral, axial)
-    return (distance * along).astype(np.float32), (angle * around).astype(np.float32)
-
-
-def _towards_nipple(
-    generator: np.random.Generator, fields: Fields
-) -> Float32[np.ndarray, "height width"]:
-    """Streaky noise, mean about 0, deviation about 1."""
-    texture = power_law_noise(generator, 512, 512, beta=2.6, finest=288)
-    distance, angle = _polar(fields, around=150, along=260)
-    return cv2.remap(
-        texture,
-        angle + 256,
-        distance + 20,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    distance = (np.hypot(axial, fields.lateral) * along).astype(np.float32) + 20
+    angle = (np.arctan2(fields.lateral, axial) * around).astype(np.float32) + 256
+    reflect = cv2.BORDER_REFLECT
+    return cv2.remap(texture, angle, distance, interpolation, borderMode=reflect)
 
 
 def _strands(
     generator: np.random.Generator, fields: Fields, height: int, width: int
-) -> Float32[np.ndarray, "height width"]:
+) -> Map:
     """Thin bright curves, 0..2: where a noise passes through zero.
 
     Some lie as they come (Cooper's ligaments between the fat lobules), some run
     towards the nipple (ducts). All of them come and go.
     """
-    smooth_height, smooth_width = fields.depth.shape
-    # Blurred: the curves would show the noise's grid.
-    isotropic = [
-        cv2.GaussianBlur(
-            power_law_noise(
-                generator, smooth_height, smooth_width, beta=beta, finest=36
-            ),
-            (0, 0),
-            _STRAND_BLUR * smooth_height,
-        )
-        for beta in (2.6, 3.4, 3.4)
-    ]
-    texture = power_law_noise(generator, 512, 512, beta=3.4, finest=72)
-    texture = cv2.GaussianBlur(texture, (0, 0), _STRAND_BLUR * len(texture))
-    distance, angle = _polar(fields, around=240, along=200)
-    ducts = cv2.remap(
-        texture,
-        angle + 256,
-        distance + 20,
-        cv2.INTER_CUBIC,
-        borderMode=cv2.BORDER_REFLECT,
-    )
-    total = np.zeros((height, width), np.float32)
+
+    def draw_blurred(size: tuple[int, ...], beta: float, finest: int) -> Map:
+        # Otherwise the curves would show the noise's grid.
+        noise = power_law_noise(generator, *size, beta=beta, finest=finest)
+        return cv2.GaussianBlur(noise, (0, 0), _STRAND_BLUR * size[0])
+
+    size = fields.depth.shape
+    isotropic = [draw_blurred(size, beta, 36) for beta in (2.6, 3.4, 3.4)]
+    texture = draw_blurred((512, 512), 3.4, 72)
+    ducts = _towards_nipple(texture, fields, 240, 200, cv2.INTER_CUBIC)
+    total: np.ndarray = np.zeros((height, width), np.float32)
     visible = isotropic[-1]
     for noise, sharpness in ((isotropic[0], 15.0), (isotropic[1], 16.0), (ducts, 10.0)):
-        ridge = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+        ridge: np.ndarray = cv2.resize(
+            noise, (width, height), interpolation=cv2.INTER_CUBIC
+        )
         np.multiply(ridge, sharpness, out=ridge)
         np.multiply(ridge, ridge, out=ridge)
         ridge += 1

@@ -2,14 +2,16 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt16
+from jaxtyping import UInt16
+
+from mammo_jax.phantom.anatomy import Map
 
 _WHITE = 65535.0
 
 
 def to_film(
     generator: np.random.Generator,
-    attenuation: Float32[np.ndarray, "height width"],
+    attenuation: Map,
     laterality: str,
     view: str,
 ) -> UInt16[np.ndarray, "height width"]:
@@ -24,7 +26,7 @@ def to_film(
     height, width = attenuation.shape
     # The film's characteristic curve; fog is subtracted, as the digitiser did.
     middle, slope = generator.uniform(0.62, 0.74), generator.uniform(0.19, 0.24)
-    film: Float32[np.ndarray, "height width"]
+    film: Map
     film = np.multiply(attenuation, -1 / slope)
     film += middle / slope
     np.exp(film, out=film)
@@ -46,7 +48,7 @@ def to_film(
 
 def to_digital(
     generator: np.random.Generator,
-    attenuation: Float32[np.ndarray, "height width"],
+    attenuation: Map,
     bits: int = 14,
 ) -> UInt16[np.ndarray, "height width"]:
     """A digital detector's image for presentation, as in INbreast.
@@ -57,7 +59,7 @@ def to_digital(
     height, width = attenuation.shape
     middle, slope = generator.uniform(0.55, 0.65), generator.uniform(0.22, 0.28)
     breast = attenuation > 0.03
-    image: Float32[np.ndarray, "height width"]
+    image: Map
     image = np.multiply(attenuation, -1 / slope)
     image += middle / slope
     np.exp(image, out=image)
@@ -73,7 +75,7 @@ def to_digital(
 
 def _add_marker(
     generator: np.random.Generator,
-    film: Float32[np.ndarray, "height width"],
+    film: Map,
     text: str,
     laterality: str,
 ) -> None:
@@ -105,7 +107,7 @@ def _add_marker(
 
 def _add_borders(
     generator: np.random.Generator,
-    film: Float32[np.ndarray, "height width"],
+    film: Map,
     laterality: str,
 ) -> None:
     """Unexposed or uncovered strips along some edges of the scan."""
@@ -126,9 +128,7 @@ def _add_borders(
         np.maximum(window, strip, out=window)
 
 
-def _add_dust(
-    generator: np.random.Generator, film: Float32[np.ndarray, "height width"]
-) -> None:
+def _add_dust(generator: np.random.Generator, film: Map) -> None:
     """A few specks, white on the film's dark part."""
     height, width = film.shape
     for _ in range(generator.poisson(2)):

@@ -1,6 +1,5 @@
 """The drawn mammograms: anatomy, texture, lesions, and no easy way to the label."""
 
-import dataclasses
 import itertools
 import zlib
 
@@ -260,5 +259,5 @@ def test_generators_depend_on_seed_and_name_alone():
 
 
 def test_plans_are_immutable():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         plan().name = "other"
