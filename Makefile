@@ -27,7 +27,7 @@ CHECKED := $(addprefix tests/,images evaluation phantom/test_mammogram.py \
   prediction/test_identity.py prediction/test_page.py \
   builders/test_inbreast_builder.py paper/test_claims.py docs/test_pages.py)
 
-.PHONY: help demo check test test-slow test-peers test-cuda bench lint docs lock setup-run setup-test clean
+.PHONY: help demo check test test-slow test-peers test-cuda fuzz chaos bench lint docs lock setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,12 @@ test-peers: $(PEERS_VENV)/.installed  ## Run TFDS's own tests, a Beam build, and
 
 test-cuda: setup-test $(CUDA_TARGET)/.installed  ## Compile for a GPU and check the memory; needs no GPU.
 	JAX_PLATFORMS=cpu PYTHONPATH=$(CUDA_TARGET) $(RUN) -m pytest -n auto tests/training/test_cuda_memory.py
+
+fuzz: setup-test  ## Feed 20,000 damaged files to the readers (minutes).
+	$(RUN) tests/attack/fuzz.py --files=20000 --out=build/fuzz
+
+chaos: setup-test  ## Kill commands, and fill their disk, at every write (hours).
+	$(RUN) tests/attack/chaos.py --out=build/chaos
 
 bench: $(PEERS_VENV)/.installed  ## Measure beside PyTorch, Keras and others (about an hour, idle).
 	$(PEERS_VENV)/bin/python -m benchmarks.side_by_side
