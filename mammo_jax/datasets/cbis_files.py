@@ -87,12 +87,15 @@ def index_files(root: str | Path) -> FileIndex:
 
 def find_files(view: CbisView, index: FileIndex) -> CbisView:
     """Returns the view with the candidates for its files; none where there are none."""
-    images = [
-        path
-        for folder, series in view.image_sources
-        for path in index.find(folder, (series,))
-    ]
-    rois = [index.find(a.roi_folder, a.roi_series) for a in view.abnormalities]
-    return dataclasses.replace(
-        view, images=tuple(dict.fromkeys(images)), rois=tuple(map(tuple, rois))
+    images = tuple(
+        dict.fromkeys(
+            path
+            for folder, series in view.image_sources
+            for path in index.find(folder, (series,))
+        )
     )
+    rois = tuple(
+        tuple(index.find(a.roi_folder, a.roi_series)) for a in view.abnormalities
+    )
+    sources = (*images, *(path for paths in rois for path in paths))
+    return dataclasses.replace(view, images=images, rois=rois, sources=sources)

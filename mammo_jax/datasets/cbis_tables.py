@@ -15,6 +15,7 @@ from typing import Any
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import Column, read_table, text_column
 from mammo_jax.datasets.labels import PATCH_CLASSES
+from mammo_jax.datasets.views import View
 
 RELEASES = ("train", "test")
 TABLE_NAMES = {
@@ -99,47 +100,22 @@ class Abnormality:
         return name
 
 
-@dataclasses.dataclass(frozen=True)
-class CbisView:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CbisView(View):
     """One mammogram with all its abnormalities, however many tables list it.
 
+    It is malignant if any of them is; its density is that of the first table.
+
     Attributes:
-      image_id: "P_00016_LEFT_CC".
       abnormalities: at least one, in the tables' order.
       images: files that may be the full image, the likeliest first; the content
         decides (`cbis_views`).
       rois: for each abnormality, the files that may be its mask.
     """
 
-    image_id: str
     abnormalities: tuple[Abnormality, ...]
     images: tuple[str, ...] = ()
     rois: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def patient_id(self) -> str:
-        """Code of the patient of all its abnormalities."""
-        return self.abnormalities[0].patient_id
-
-    @property
-    def laterality(self) -> str:
-        """LEFT or RIGHT."""
-        return self.abnormalities[0].laterality
-
-    @property
-    def view(self) -> str:
-        """CC or MLO."""
-        return self.abnormalities[0].view
-
-    @property
-    def breast_density(self) -> int:
-        """Density that the first table that lists the view has."""
-        return self.abnormalities[0].breast_density
-
-    @property
-    def is_malignant(self) -> bool:
-        """True if any abnormality is malignant."""
-        return any(abnormality.is_malignant for abnormality in self.abnormalities)
 
     @property
     def image_sources(self) -> tuple[tuple[str, str], ...]:
@@ -147,11 +123,6 @@ class CbisView:
         return tuple(
             dict.fromkeys((a.image_folder, a.image_series) for a in self.abnormalities)
         )
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """All files that it may be made of."""
-        return (*self.images, *(path for paths in self.rois for path in paths))
 
 
 def read_tables(
@@ -177,7 +148,18 @@ def merge_views(abnormalities: Iterable[Abnormality]) -> list[CbisView]:
     views: dict[str, list[Abnormality]] = {}
     for abnormality in abnormalities:
         views.setdefault(abnormality.image_id, []).append(abnormality)
-    return [CbisView(image_id, tuple(views[image_id])) for image_id in sorted(views)]
+    return [
+        CbisView(
+            image_id=image_id,
+            patient_id=first.patient_id,
+            laterality=first.laterality,
+            view=first.view,
+            is_malignant=any(a.is_malignant for a in (first, *others)),
+            breast_density=first.breast_density,
+            abnormalities=(first, *others),
+        )
+        for image_id, (first, *others) in sorted(views.items())
+    ]
 
 
 def _read_table(

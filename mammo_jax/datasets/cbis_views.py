@@ -5,7 +5,7 @@ Workers run it; it imports neither TFDS nor JAX.
 
 import collections
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from mammo_jax.datasets.sampling import Region, find_region
 from mammo_jax.datasets.views import (
     Packing,
     RegionReader,
+    Repairs,
     ViewResult,
-    check_image,
     make_result,
+    read_whole,
 )
 from mammo_jax.images.dicom import Mammogram, read_mammogram
 from mammo_jax.images.grid import Grid, mask_to_grid
@@ -33,44 +34,43 @@ def make_view_examples(view: CbisView, packing: Packing) -> ViewResult:
     Patches need all masks. A whole image does without those that are nowhere to be
     found, as in a download of the images alone.
     """
-    repairs: collections.Counter[str] = collections.Counter()
+    repairs: Repairs = collections.Counter()
     problems: list[tuple[str, str]] = []
     mammogram = _read_image(view, repairs, problems)
     if mammogram is None:
         return ViewResult(problems=problems)
-    readers: list[tuple[str, RegionReader]] = []
-    for abnormality, paths in zip(view.abnormalities, view.rois, strict=True):
-        if not paths and packing.sampling is None:
-            repairs["masks_missing"] += 1
-            continue
-        read = functools.partial(
-            _read_region, abnormality, paths, mammogram, packing.grid, repairs
-        )
-        readers.append((paths[0] if paths else abnormality.roi_folder, read))
-    return make_result(view, mammogram, readers, packing, repairs)
+
+    def list_readers(
+        image: Mammogram, repairs: Repairs
+    ) -> Iterator[tuple[str, RegionReader]]:
+        for abnormality, paths in zip(view.abnormalities, view.rois, strict=True):
+            if not paths and packing.sampling is None:
+                repairs["masks_missing"] += 1
+                continue
+            read = functools.partial(
+                _read_region, abnormality, paths, image, packing.grid, repairs
+            )
+            yield paths[0] if paths else abnormality.roi_folder, read
+
+    return make_result(view, packing, list_readers, repairs, mammogram)
 
 
 def _read_image(
-    view: CbisView,
-    repairs: collections.Counter[str],
-    problems: list[tuple[str, str]],
+    view: CbisView, repairs: Repairs, problems: list[tuple[str, str]]
 ) -> Mammogram | None:
     """Reads the first candidate that is a whole mammogram; the others are spares."""
     if not view.images:
         folders = " or ".join(folder for folder, _ in view.image_sources)
         problems.append((folders, "no image found: download the folder"))
-    failures: list[tuple[str, str]] = []
     for path in view.images:
         try:
-            mammogram = read_mammogram(path)
-            check_image(path, mammogram)
+            mammogram = read_whole(path)
         except UserError as error:
-            failures.append((path, str(error)))
+            problems.append((path, str(error)))
             continue
-        if failures:
+        if problems:
             repairs["other_copy_of_image_used"] += 1
         return mammogram
-    problems += failures
     return None
 
 
@@ -79,7 +79,7 @@ def _read_region(
     paths: Sequence[str],
     image: Mammogram,
     grid: Grid,
-    repairs: collections.Counter[str],
+    repairs: Repairs,
 ) -> list[tuple[str, Region]]:
     """Finds the mask among the candidates by content and brings it to the grid.
 
@@ -139,7 +139,7 @@ def _count_repairs(
     path: str,
     found: Mapping[str, Mammogram],
     image: Mammogram,
-    repairs: collections.Counter[str],
+    repairs: Repairs,
 ) -> None:
     """Counts what the file in use has otherwise than its image or its table says."""
     mask = found[path]

@@ -26,12 +26,14 @@ from mammo_jax.datasets.splits import hold_out, label_patients
 from mammo_jax.datasets.views import (
     Packing,
     Problems,
+    RegionReader,
+    Repairs,
+    View,
     ViewResult,
-    check_image,
     count_views,
     make_result,
 )
-from mammo_jax.images.dicom import read_mammogram
+from mammo_jax.images.dicom import Mammogram
 from mammo_jax.images.grid import Grid
 
 VALIDATION_SHARE = 0.30
@@ -69,41 +71,22 @@ _COLUMNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class InbreastView:
-    """One image of INbreast.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InbreastView(View):
+    """One image of INbreast; malignant are BI-RADS 4 to 6.
+
+    Its `image_id` is "20586908_LEFT_CC" with the number of its file, its `patient_id`
+    the code in the file's name, which repeat examinations share.
 
     Attributes:
-      image_id: "20586908_LEFT_CC"; the number is that of its file.
-      patient_id: the code in the file's name; repeat examinations share it.
-      laterality: LEFT or RIGHT, by the table.
-      view: CC or MLO, by the table.
-      breast_density: ACR density 1..4, 0 where the table has none.
       bi_rads: "1" to "6", with "4a", "4b", "4c".
-      image: its DICOM file.
       xml: the file of its regions; "" where it has none.
       spares: other files of the same number, which are not used.
     """
 
-    image_id: str
-    patient_id: str
-    laterality: str
-    view: str
-    breast_density: int
     bi_rads: str
-    image: str
     xml: str
     spares: tuple[str, ...] = ()
-
-    @property
-    def is_malignant(self) -> bool:
-        """True if it is of BI-RADS 4 to 6."""
-        return bool(_POSITIVE[self.bi_rads])
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The image, and its regions if it has any."""
-        return (self.image, self.xml) if self.xml else (self.image,)
 
 
 def read_views(
@@ -143,9 +126,10 @@ def read_views(
                 patient_id=name[2].lower() if name else f"unknown{number}",
                 laterality=laterality,
                 view=row["view"],
+                is_malignant=bool(_POSITIVE[row["bi-rads"]]),
                 breast_density=int(row["acr"] or 0),
+                sources=tuple(str(path) for path in (image, xml) if path),
                 bi_rads=row["bi-rads"],
-                image=str(image),
                 xml=str(xml),
                 spares=tuple(map(str, (*other_images, *other_xmls))),
             )
@@ -232,15 +216,15 @@ def make_view_examples(view: InbreastView, packing: Packing) -> ViewResult:
         (path, f"another file of image {view.image_id} is used; remove one of them")
         for path in view.spares
     ]
-    try:
-        mammogram = read_mammogram(view.image)
-        check_image(view.image, mammogram)
-    except UserError as error:
-        return ViewResult(problems=[(view.image, str(error)), *spares])
-    repairs: collections.Counter[str] = collections.Counter()
-    shape = mammogram.rows, mammogram.columns
-    read = functools.partial(_read_regions, view, shape, packing.grid, repairs)
-    result = make_result(view, mammogram, [(view.xml, read)], packing, repairs)
+
+    def list_readers(
+        mammogram: Mammogram, repairs: Repairs
+    ) -> list[tuple[str, RegionReader]]:
+        shape = mammogram.pixels.shape
+        read = functools.partial(_read_regions, view, shape, packing.grid, repairs)
+        return [(view.xml, read)]
+
+    result = make_result(view, packing, list_readers)
     return dataclasses.replace(result, problems=[*result.problems, *spares])
 
 
@@ -271,7 +255,7 @@ def _read_regions(
     view: InbreastView,
     image_shape: tuple[int, int],
     grid: Grid,
-    repairs: collections.Counter[str],
+    repairs: Repairs,
 ) -> list[tuple[str, Region]]:
     """Reads patch class and place of a view's regions; its label is theirs."""
     found = []

@@ -28,11 +28,14 @@ from mammo_jax.datasets.splits import draw_paper_splits, label_patients
 from mammo_jax.datasets.views import (
     Packing,
     Problems,
+    RegionReader,
+    Repairs,
+    View,
     ViewResult,
-    check_image,
     count_views,
     make_result,
 )
+from mammo_jax.images.dicom import Mammogram
 from mammo_jax.images.grid import Grid, mask_to_grid
 from mammo_jax.images.pictures import read_image
 
@@ -78,36 +81,19 @@ class Roi:
     value: str
 
 
-@dataclasses.dataclass(frozen=True)
-class ManifestView:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ManifestView(View):
     """One row of the manifest with its regions.
 
+    Its `image_id` is made of patient, side and view, numbered where there are several.
+
     Attributes:
-      image_id: patient, side and view, numbered where there are several of them.
-      patient_id: the user's own code.
-      laterality: LEFT or RIGHT.
-      view: CC or MLO.
-      is_malignant: the label.
       split: "" where the manifest does not say.
-      image: its file.
       rois: its regions.
-      breast_density: 0, unknown.
     """
 
-    image_id: str
-    patient_id: str
-    laterality: str
-    view: str
-    is_malignant: bool
     split: str
-    image: str
     rois: tuple[Roi, ...]
-    breast_density: int = 0
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The image and the masks of its regions."""
-        return (self.image, *(r.value for r in self.rois if r.shape == "mask"))
 
 
 def read_views(
@@ -177,6 +163,7 @@ def _make_views(
     for image, row in rows:
         name = f"{row['patient_id']}_{row['laterality']}_{row['view']}"
         counts[name] += 1
+        own = rois.get(image, [])
         views.append(
             ManifestView(
                 image_id=name if counts[name] == 1 else f"{name}_{counts[name]}",
@@ -185,8 +172,8 @@ def _make_views(
                 view=row["view"],
                 is_malignant=bool(row["label"]),
                 split=row["split"],
-                image=image,
-                rois=tuple(rois.get(image, ())),
+                sources=(image, *(roi.value for roi in own if roi.shape == "mask")),
+                rois=tuple(own),
             )
         )
     return views
@@ -257,29 +244,28 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
 
 def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
     """Reads a view's image and regions and makes its examples."""
-    try:
-        mammogram = read_image(view.image)
-        check_image(view.image, mammogram)
-    except UserError as error:
-        return ViewResult(problems=[(view.image, str(error))])
-    repairs: collections.Counter[str] = collections.Counter()
-    shape = mammogram.rows, mammogram.columns
-    readers = [
-        (
-            roi.value if roi.shape == "mask" else view.image,
-            functools.partial(_read_roi, roi, view.image, shape, packing.grid, repairs),
-        )
-        for roi in view.rois
-    ]
-    return make_result(view, mammogram, readers, packing, repairs)
+
+    def list_readers(
+        mammogram: Mammogram, repairs: Repairs
+    ) -> list[tuple[str, RegionReader]]:
+        shape = mammogram.pixels.shape
+        return [
+            (
+                roi.value if roi.shape == "mask" else view.image,
+                functools.partial(_read_roi, roi, view, shape, packing.grid, repairs),
+            )
+            for roi in view.rois
+        ]
+
+    return make_result(view, packing, list_readers)
 
 
 def _read_roi(
     roi: Roi,
-    image: str,
+    view: ManifestView,
     shape: tuple[int, int],
     grid: Grid,
-    repairs: collections.Counter[str],
+    repairs: Repairs,
 ) -> list[tuple[str, Region]]:
     if not roi.shape:
         raise UserError(roi.value)
@@ -298,12 +284,12 @@ def _read_roi(
                 points = parse_points(roi.value.split(";")[:_MAX_POINTS])
         except ValueError as error:
             raise UserError(
-                f"{image}: its {roi.shape} {roi.value[:40]!r} is malformed; write"
+                f"{view.image}: its {roi.shape} {roi.value[:40]!r} is malformed; write"
                 " 'x y; x y; x y' or 'x y radius', with decimal points"
             ) from error
         found = polygon_regions(points, shape, grid.height, grid.width)
     if not found:
-        raise UserError(f"{image}: its {roi.shape} is empty; draw it again")
+        raise UserError(f"{view.image}: its {roi.shape} is empty; draw it again")
     return [(roi.patch_class, region) for region in found]
 
 

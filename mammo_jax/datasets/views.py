@@ -3,16 +3,18 @@
 Shared by the data sets, each of which finds and reads its files in its own way.
 """
 
+import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt16
 
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.datasets.bright_structures import find_bright_structures
 from mammo_jax.datasets.records import Example, patch_examples, whole_example
 from mammo_jax.datasets.sampling import (
@@ -26,13 +28,20 @@ from mammo_jax.datasets.sampling import (
 )
 from mammo_jax.images.dicom import Mammogram
 from mammo_jax.images.grid import Grid, to_grid
+from mammo_jax.images.pictures import read_image
 
 _MIN_SIDE = 32
+# Height over width of mammograms is 1.1 to 3.
+_ASPECTS = (0.8, 5.0)
+# An image that uses less of the range that it claims is on another scale.
+_LEAST_SHARE = 16
 _NETWORK_SCALE = 255 / 65535  # from stored values to what networks see
 # Facts of a mammogram that its example has; the density is not kept with patches.
 _FACTS = ("image_id", "patient_id", "laterality", "view", "breast_density")
 # Reads the patch class and the place of one region of interest or of several.
 RegionReader = Callable[[], Sequence[tuple[str, Region]]]
+# Number of things put right, by name.
+Repairs = collections.Counter[str]
 
 # (image id or row, file or folder, reason) of all that is skipped.
 Problems = list[tuple[str, str, str]]
@@ -64,37 +73,32 @@ class Packing:
         }
 
 
-@runtime_checkable
-class View(Protocol):
-    """A mammogram that a data set has planned, before it is read; a dataclass."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """A mammogram that a data set has planned, before it is read.
+
+    Attributes:
+      image_id: name that is unique in the data set and fit for a file's.
+      patient_id: the data set's own code of the patient.
+      laterality: LEFT or RIGHT.
+      view: CC or MLO.
+      is_malignant: the mammogram's label.
+      breast_density: BI-RADS density 1..4, 0 where unknown.
+      sources: the files that will be read, the image first.
+    """
+
+    image_id: str
+    patient_id: str
+    laterality: str
+    view: str
+    is_malignant: bool
+    breast_density: int = 0
+    sources: tuple[str, ...] = ()
 
     @property
-    def image_id(self) -> str:
-        """Name that is unique in the data set and fit for a file's."""
-
-    @property
-    def patient_id(self) -> str:
-        """The data set's own code of the patient."""
-
-    @property
-    def laterality(self) -> str:
-        """LEFT or RIGHT."""
-
-    @property
-    def view(self) -> str:
-        """CC or MLO."""
-
-    @property
-    def breast_density(self) -> int:
-        """BI-RADS density 1..4, 0 where unknown."""
-
-    @property
-    def is_malignant(self) -> bool:
-        """True if the mammogram's label is malignant."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The files that will be read, the image first."""
+    def image(self) -> str:
+        """The image's file."""
+        return self.sources[0] if self.sources else ""
 
 
 def count_views(views: Sequence[View]) -> dict[str, int]:
@@ -130,12 +134,12 @@ class ViewResult:
 
 def make_result(
     view: View,
-    mammogram: Mammogram,
-    readers: Sequence[tuple[str, RegionReader]],
     packing: Packing,
-    repairs: Mapping[str, int],
+    list_readers: Callable[[Mammogram, Repairs], Iterable[tuple[str, RegionReader]]],
+    repairs: Repairs | None = None,
+    mammogram: Mammogram | None = None,
 ) -> ViewResult:
-    """Makes the result of a view whose image could be read.
+    """Reads a view's image and regions and makes its examples.
 
     Regions that cannot be read are listed as problems. A whole image then keeps its
     label and lacks them. For patches every lesion must be known, or a background patch
@@ -143,16 +147,21 @@ def make_result(
 
     Args:
       view: the view.
-      mammogram: its image.
-      readers: file or folder of its regions, and what reads them.
       packing: form that the data set keeps it in.
-      repairs: number of things put right, by name; the readers may add to it.
+      list_readers: lists file or folder of each region of an image, and what reads it;
+        the reader counts what it puts right.
+      repairs: number of things put right until now, by name.
+      mammogram: the image, if it has been read.
     """
-    height, width, stretch = packing.grid
-    image = to_grid(mammogram.pixels, height, width, stretch=stretch)
-    regions: list[tuple[str, Region]] = []
+    repairs = collections.Counter() if repairs is None else repairs
     problems = []
-    for source, read in readers:
+    try:
+        mammogram = mammogram or read_whole(view.image)
+        image = bring_to_grid(Path(view.image), mammogram, packing.grid)
+    except UserError as error:
+        return ViewResult(problems=[(view.image, str(error))])
+    regions: list[tuple[str, Region]] = []
+    for source, read in list_readers(mammogram, repairs):
         try:
             regions += read()
         except UserError as error:
@@ -200,17 +209,61 @@ def _make_examples(
     )
 
 
-def check_image(path: str, mammogram: Mammogram) -> None:
+def read_whole(path: str) -> Mammogram:
+    """Reads a file that must be a whole mammogram.
+
+    Raises:
+      UserError: it cannot be read, or what `check_image` raises.
+    """
+    mammogram = read_image(path)
+    check_image(Path(path), mammogram)
+    return mammogram
+
+
+def check_image(path: Path, mammogram: Mammogram) -> None:
     """Refuses what cannot be a whole mammogram.
 
     Raises:
-      UserError: it is tiny or of one grey.
+      UserError: it is raw data or a part of a breast, tiny, of one grey, or of another
+        shape.
     """
-    if min(mammogram.pixels.shape) < _MIN_SIDE:
-        raise UserError(
-            f"{path}: {mammogram.rows}x{mammogram.columns} pixels are no whole"
-            " mammogram; get the original"
-        )
+    rows, columns = mammogram.pixels.shape
+    lowest, highest = _ASPECTS
     darkest, brightest, *_ = cv2.minMaxLoc(mammogram.pixels)
-    if darkest == brightest:
-        raise UserError(f"{path}: the image is blank; get the original")
+    refuse(
+        {
+            f"{path}: {mammogram.not_whole}; only images for presentation of whole"
+            " breasts are used": mammogram.not_whole,
+            f"{path}: {rows}x{columns} pixels are no whole mammogram; get the"
+            " original": min(rows, columns) < _MIN_SIDE,
+            f"{path}: the image is blank; get the original": darkest == brightest,
+            f"{path}: {rows}x{columns} pixels (height x width) are not the shape of a"
+            " mammogram; turn it upright, or cut it to one breast": (
+                not lowest <= rows / columns <= highest
+            ),
+        }
+    )
+
+
+def bring_to_grid(
+    path: Path, mammogram: Mammogram, grid: Grid
+) -> UInt16[np.ndarray, "height width"]:
+    """Brings a mammogram to a grid, in the range 0..65535.
+
+    Raises:
+      UserError: it uses so little of the range that its header claims that it would be
+        almost black, on a grid that does not stretch it.
+    """
+    pixels, bits = mammogram.pixels, mammogram.bits_stored
+    if not grid.stretch:
+        span = int(pixels.max()) - int(pixels.min()) + 1
+        if span <= (1 << bits) // _LEAST_SHARE:
+            raise UserError(
+                f"{path}: uses {span} grey levels, less than a sixteenth of the range"
+                " that its header claims, and nothing here stretches it; correct the"
+                " header's BitsStored, or stretch the pixels"
+            )
+        if bits < 16:  # Such a grid is filled from 16-bit films.
+            scaled = np.rint(pixels * np.float32(65535 / ((1 << bits) - 1)))
+            pixels = np.minimum(scaled, 65535).astype(np.uint16)
+    return to_grid(pixels, grid.height, grid.width, stretch=grid.stretch)

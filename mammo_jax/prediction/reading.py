@@ -14,18 +14,14 @@ from jaxtyping import UInt8, UInt16
 from pydicom.dataset import Dataset
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.datasets.views import check_image
+from mammo_jax.datasets.views import bring_to_grid, check_image
 from mammo_jax.images.dicom import Mammogram
-from mammo_jax.images.grid import Grid, shrink, to_grid
+from mammo_jax.images.grid import Grid, shrink
 from mammo_jax.images.pictures import PICTURE_NAMES, read_image
 
 # Longer side of the pictures that overlays are drawn on, in pixels.
 PICTURE_SIDE = 1024
-# Height over width of mammograms is 1.1 to 3.
-_ASPECTS = (0.8, 5.0)
 _READERS_AT_ONCE = 2
-# An image that uses less of the range that it claims is on another scale.
-_LEAST_SHARE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +149,7 @@ def prepare(
     Raises:
       UserError: the image cannot be a whole mammogram.
     """
-    if mammogram.not_whole:
-        raise UserError(
-            f"{path}: {mammogram.not_whole}; models score images for presentation of"
-            " whole breasts"
-        )
-    check_image(str(path), mammogram)
-    lowest, highest = _ASPECTS
-    if not lowest <= mammogram.rows / mammogram.columns <= highest:
-        raise UserError(
-            f"{path}: {mammogram.rows}x{mammogram.columns} pixels (height x width) are "
-            "not the shape of a mammogram; turn it upright, or cut it to one breast"
-        )
+    check_image(path, mammogram)
     picture, levels = small_picture(mammogram.pixels)
     return Input(
         path=path,
@@ -175,27 +160,10 @@ def prepare(
         view=mammogram.view,
         is_dicom=path.suffix.lower() not in PICTURE_NAMES,
         size=(mammogram.rows, mammogram.columns),
-        grids={grid: _on_grid(path, mammogram, grid) for grid in grids},
+        grids={grid: bring_to_grid(path, mammogram, grid) for grid in grids},
         picture=picture,
         original=levels[mammogram.pixels] if with_original else None,
     )
-
-
-def _on_grid(path: Path, mammogram: Mammogram, grid: Grid) -> np.ndarray:
-    pixels, bits = mammogram.pixels, mammogram.bits_stored
-    span = int(pixels.max()) - int(pixels.min()) + 1
-    if not grid.stretch and span <= (1 << bits) // _LEAST_SHARE:
-        raise UserError(
-            f"{path}: uses {span} grey levels, less than a sixteenth of the range that"
-            " its header claims, and this model depends on the range; correct the"
-            " header's BitsStored, or stretch the pixels"
-        )
-    if not grid.stretch and mammogram.bits_stored < 16:
-        # Such a grid was filled from 16-bit films; eight bits would be black on it.
-        scale = 65535 / ((1 << mammogram.bits_stored) - 1)
-        scaled = np.rint(pixels * np.float32(scale))
-        pixels = np.minimum(scaled, 65535).astype(np.uint16)
-    return to_grid(pixels, grid.height, grid.width, stretch=grid.stretch)
 
 
 def small_picture(
