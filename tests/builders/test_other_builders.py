@@ -8,12 +8,12 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow_datasets as tfds
+from browser import screenshot
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from script_runs import run_script
 
-from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import pipeline
-from mammo_jax.datasets.contact_sheet import write_contact_sheet
 from tfds_builders.building import build, take_inventory
 from tfds_builders.inbreast.inbreast_dataset_builder import Builder as Inbreast
 from tfds_builders.manifest.manifest_dataset_builder import Builder as Manifest
@@ -40,6 +40,11 @@ def write_dicom(path, pixels):
     dataset.PixelData = pixels.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+
+
+def inspect_dataset(path, out, count):
+    done = run_script("inspect_dataset.py", path, f"--out={out}", f"--count={count}")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,7 @@ def test_manifest(tmp_path, monkeypatch):
     opened = pipeline.open_dataset("manifest/whole_h288", "~/[out]")
     assert len(opened.sources["test"]) == 3
     assert opened.grid == (288, 224, True)
-    write_contact_sheet(whole.path, "~/[out]/sheet.html", count=1)
+    inspect_dataset(whole.path, "~/[out]/sheet.html", count=1)
     assert (tmp_path / "[out]" / "sheet.html").exists()
 
 
@@ -150,7 +155,7 @@ def test_they_are_documented(builder, tmp_path):
 def test_contact_sheet(inbreast, tmp_path, kind):
     report = build(f"inbreast/{kind}_h288", inbreast, tmp_path, num_workers=1)
 
-    write_contact_sheet(report.path, tmp_path / "sheets" / "a.html", count=3)
+    inspect_dataset(report.path, tmp_path / "sheets" / "a.html", count=3)
 
     page = (tmp_path / "sheets" / "a.html").read_text()
     labels = {e["label"] for split in report.splits for e in read(report, split)}
@@ -159,13 +164,32 @@ def test_contact_sheet(inbreast, tmp_path, kind):
         for split in report.splits
         for label in labels
     )
-    assert page.count("<figure>") == shown
-    assert page.count("<svg") == len(report.splits)
+    assert page.count("<figure") == shown + len(report.splits)
+    assert page.count("Grey levels of") == 2 * len(report.splits)
+    assert '<html lang="en">' in page
+    assert 'alt=""' not in page
+    assert "benign in green, malignant in red" in page
     assert 'src="http' not in page
     for split, count in report.splits.items():
         assert f"<td>{split}</td><td>{count}</td>" in page
+    assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["a.html"]
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_contact_sheet_is_not_cut(inbreast, tmp_path, width):
+    """What is drawn at the right edge is the page's own grey."""
+    report = build("inbreast/whole_h288", inbreast, tmp_path, num_workers=1)
+    inspect_dataset(report.path, tmp_path / "a.html", count=3)
+
+    screenshot(tmp_path / "a.html", tmp_path / "a.png", (width, 1600))
+
+    seen = cv2.imread(str(tmp_path / "a.png"))
+    edge = seen[:, -8:].reshape(-1, 3)
+    assert (edge == edge[0]).all()
+    assert len(np.unique(seen.reshape(-1, 3), axis=0)) > 100
 
 
 def test_contact_sheet_of_nothing(tmp_path):
-    with pytest.raises(UserError, match="no built data set"):
-        write_contact_sheet(tmp_path, tmp_path / "a.html", count=3)
+    done = run_script("inspect_dataset.py", tmp_path, f"--out={tmp_path}/a.html")
+    assert done.returncode == 1
+    assert "no built data set" in done.stderr
