@@ -48,7 +48,7 @@ def parallel_map(
       UserError: a task cannot be run and there is no `on_death`.
       Exception: whatever `function` raises.
     """
-    num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(tasks))
+    num_workers = min(num_workers or _cores(), len(tasks))
     if num_workers <= 1:
         keep_freed_blocks()
         yield from map(function, tasks)
@@ -65,6 +65,13 @@ def parallel_map(
                         " start again with more memory"
                     )
                 yield on_death(killer)
+
+
+def _cores() -> int:
+    """Returns the number of cores that this process may use; on macOS, of all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _run_until_death(
