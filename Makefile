@@ -1,5 +1,6 @@
 # `make demo` and `make test` set everything up by themselves.
-# The newest that works; PYTHON=/path/to/python3.12 names another.
+# The newest that works; PYTHON=/path/to/python3.12 names another. With VENV=.venv-3.12
+# it gets an environment of its own.
 PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV := .venv
 PEERS_VENV := .venv-peers
@@ -27,7 +28,10 @@ CHECKED := $(addprefix tests/,images evaluation phantom/test_mammogram.py \
   prediction/test_identity.py prediction/test_page.py \
   builders/test_inbreast_builder.py paper/test_claims.py docs/test_pages.py)
 
-.PHONY: help demo check test test-slow test-peers test-cuda fuzz chaos bench lint docs lock setup-run setup-test clean
+# What depends most on the versions of Python and JAX.
+CORE := $(addprefix tests/,models training weights prediction)
+
+.PHONY: help demo check test test-core test-slow test-peers test-cuda fuzz chaos bench lint docs lock setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +54,10 @@ check: setup-test  ## Run the linters and the fastest tests of every room (a min
 test: setup-test  ## Run the test suite (minutes on two cores).
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
 	  $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-core: setup-test  ## Run the tests of models, training and prediction only.
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	  $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow" $(CORE)
 
 test-slow: setup-test  ## Run the tests that take long: kills, several processes, memory.
 	$(RUN) -m pytest -n auto --dist load -m slow
@@ -121,4 +129,4 @@ lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
 
 clean:  ## Remove the environment and the caches, not data and runs.
-	rm -rf $(VENV) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(wildcard .venv-3.*) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
