@@ -1,5 +1,6 @@
 """The command that evaluates prediction tables, and the report of a run."""
 
+import datetime
 import json
 import re
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import safetensors.numpy
 import sklearn.metrics
 from browser import screenshot
 
+import mammo_jax
 from mammo_jax import evaluate
 from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation.predictions import COLUMNS, DETAIL_COLUMNS
@@ -55,9 +58,17 @@ def run(tmp_path) -> Path:
     _write_table(directory / "predictions" / "validation.csv", 100, seed=1)
     config = {
         "task": "whole",
-        "model": {"trunk": "resnet50"},
-        "data": {"dataset": "cbis_ddsm/paper_whole"},
+        "model": {"trunk": "resnet50", "image_size": [1152, 896]},
+        "data": {
+            "dataset": "cbis_ddsm/paper_whole",
+            "data_dir": str(tmp_path / "data"),
+        },
+        "stages": {"stage1": {"epochs": 30}, "stage2": {"epochs": 20}},
+        "seed": 3,
+        "batch_size": 2,
     }
+    weights = {"a": np.zeros((10, 100), np.float32), "b": np.zeros(6, np.float32)}
+    safetensors.numpy.save_file(weights, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(config))
     return directory
 
@@ -257,10 +268,58 @@ def test_a_run_gets_a_report_of_its_test(run):
     write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "whole classifier, resnet50, trained on cbis_ddsm/paper_whole" in page
-    assert "<td>Youden</td>" in page
+    said = dict(
+        re.findall('scope="row">([^<]*)</th><td data-label="value">([^<]*)', page)
+    )
+    assert said["data set"] == "cbis_ddsm/paper_whole"
+    assert said["image size"] == "1152 rows, 896 columns"
+    assert said["values of the network"] == "1,006"
+    assert said["training"] == "seed 3, batches of 2, at most 50 epochs"
+    assert said["made by"] == f"mammo_jax {mammo_jax.__version__}"
+    assert datetime.date.fromisoformat(said["date of this report"])
+    assert "80 validation images (they chose the epoch)" in page
+    assert "hantom" not in page
+    assert '<th scope="row">Youden</th>' in page
     assert str(run) not in page
     assert (run / "config.json").read_text() == before
     assert not (run / "metrics.json").exists()
+
+
+def test_the_summary_says_in_words_what_the_figures_say(run, tmp_path):
+    metrics = _evaluate(tmp_path / "out", run)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    point = metrics["operating_points"]["Youden"]
+    area, alarms = metrics["auc"]["value"], point["false_positive"]
+    assert f"has the higher score in {100 * area:.0f} % (95 % interval" in page
+    assert (
+        f"With a threshold of {point['threshold']:.3f}, chosen on the validation "
+        f"images, {point['true_positive']} of {metrics['malignant']} malignant images "
+        f"are found, and {alarms} of {80 - metrics['malignant']} others" in page
+    )
+    assert metrics["validation"]["chose_epoch"]
+    table = run / "predictions" / "test.csv"
+    validation = run / "predictions" / "validation.csv"
+    copies = [tmp_path / f"{path.stem}.csv" for path in (table, validation)]
+    for path, copy in zip((table, validation), copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    alone = _evaluate(tmp_path / "alone", copies[0], validation=copies[1])
+    assert not alone["validation"]["chose_epoch"]
+
+
+@pytest.mark.parametrize("noted", ["model.json", "phantom.json"])
+def test_phantoms_are_called_phantoms(run, tmp_path, noted):
+    if noted == "model.json":
+        (run / noted).write_text('{"phantoms": true}')
+    else:  # As of earlier versions, and of forests.
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / noted).write_text("{}")
+    write_run_report(run, "whole classifier, resnet50")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "These are phantoms: synthetic mammograms" in page
+    assert ">cbis_ddsm/paper_whole (phantoms)<" in page
+    (run / "model.json").write_text('{"phantoms": false}')
+    write_run_report(run, "whole classifier, resnet50")
+    assert "hantom" not in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_of_a_patch_run_is_of_patches(run):
@@ -312,7 +371,8 @@ def test_a_run_tested_on_its_validation_images_chooses_no_threshold(run):
     write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Test and validation share 80 images" in page
-    assert "<td>Youden</td>" not in page
+    assert "they chose the epoch, the figures say nothing about new patients" in page
+    assert '<th scope="row">Youden</th>' not in page
 
 
 def test_a_run_tested_on_its_validation_images_is_evaluated_without_thresholds(
@@ -344,7 +404,7 @@ def test_a_threshold_above_every_score_is_said(run, tmp_path, capsys):
 def test_images_without_a_lesion_are_counted(run, tmp_path):
     _evaluate(tmp_path / "out", run)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "26 images have no known abnormality." in page
+    assert "26 images have no known abnormality" in page
 
 
 def test_a_browser_shows_the_figures_of_a_report(run, tmp_path):

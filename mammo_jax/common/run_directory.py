@@ -14,6 +14,8 @@ from mammo_jax.common.files import replace_file
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
+# A folder of data has it if the images are synthetic: their settings.
+PHANTOM_FILE = "phantom.json"
 _LOCK_FILE = ".lock"
 # Files that a run leaves before its work begins; a mended command may replace them.
 _BEFORE_WORK = {
@@ -105,6 +107,11 @@ def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]
             yield f"{name} are in the order {[*there]} there and {[*wanted]} here"
     elif there != wanted:
         yield f"{name} is {there!r} there and {wanted!r} here"
+
+
+def holds_phantoms(data_dir: str) -> bool:
+    """Tells whether the images of a folder of data are noted as synthetic."""
+    return (Path(data_dir).expanduser() / PHANTOM_FILE).is_file()
 
 
 def read_json(path: Path) -> dict[str, Any]:

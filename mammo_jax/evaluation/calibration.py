@@ -3,12 +3,15 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
-import sklearn.linear_model
-import sklearn.metrics
+from etils import epy
 
 from mammo_jax.evaluation.metrics import Labels, Patients, Scores
 from mammo_jax.evaluation.operating_points import share
+
+with epy.lazy_imports():  # They take seconds, and training begins without them.
+    import scipy.special
+    import sklearn.linear_model
+    import sklearn.metrics
 
 _BINS = 10
 # Fewer images than this in a bin say nothing; there are then fewer bins.

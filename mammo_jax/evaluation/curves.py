@@ -104,7 +104,7 @@ def interval_figure(
       rows: name, AUC, and (low, high) or None where there is no interval.
       whole: the AUC of all images, as a line.
     """
-    label = "AUC with 95 % interval over patients; dotted: all images"
+    label = "AUC and 95 % interval; dotted: all images"
     figure, axes = _plain(label, "", (7.2, 0.9 + 0.26 * len(rows)))
     axes.axvline(whole, **_DOTTED)
     for height, (_, value, interval) in enumerate(reversed(rows)):

@@ -8,7 +8,7 @@ from typing import Any
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation.analysis import Tables, analyse
-from mammo_jax.evaluation.html_writer import Section, write_html
+from mammo_jax.evaluation.html_writer import write_html
 from mammo_jax.evaluation.prediction_table import (
     PredictionTable,
     align,
@@ -16,7 +16,13 @@ from mammo_jax.evaluation.prediction_table import (
     overlap,
     read_table,
 )
-from mammo_jax.evaluation.report import ABOUT_PATCHES, FIGURES, report_sections
+from mammo_jax.evaluation.report import (
+    ABOUT_PATCHES,
+    ABOUT_PHANTOMS,
+    FIGURES,
+    report_sections,
+)
+from mammo_jax.evaluation.run_facts import are_phantoms, describe_runs
 
 # One prediction table or run directory, or those of several models.
 Paths = str | Path | Sequence[str | Path]
@@ -41,8 +47,7 @@ class Evaluation(dict[str, Any]):
         self,
         tables: Tables,
         inputs: Mapping[str, Sequence[Path]],
-        *,
-        patches: bool = False,
+        runs: Mapping[Path, Mapping[str, Any]],
         shared: str = "",
     ):
         """Computes the figures.
@@ -50,16 +55,22 @@ class Evaluation(dict[str, Any]):
         Args:
           tables: what is evaluated.
           inputs: see the attribute.
-          patches: the rows are patches and no whole images.
+          runs: directories and configurations of the runs whose test tables they are.
           shared: what a validation table that is left out shares with the test table.
         """
+        patches = any(_is_patch(config) for config in runs.values())
         super().__init__(analyse(tables, patches=patches))
-        self.tables, self.inputs = tables, inputs
-        self._about = [ABOUT_PATCHES] * patches
+        self.tables, self.inputs, self._runs = tables, inputs, runs
+        phantoms = any(are_phantoms(*run) for run in runs.items())
+        self._about = [ABOUT_PHANTOMS] * phantoms + [ABOUT_PATCHES] * patches
+        chose = any(_trains(config) for config in runs.values())
+        if "validation" in self:
+            self["validation"]["chose_epoch"] = chose
         if shared:
+            epoch = "they chose the epoch, " * chose
             why = (
-                f"Test and validation share {shared}: the figures say nothing about "
-                "new patients, no threshold was chosen and no calibration fitted."
+                f"Test and validation share {shared}: {epoch}the figures say nothing "
+                "about new patients, no threshold was chosen and no calibration fitted."
             )
             self["validation_not_used"] = why
             self._about.append(why)
@@ -69,7 +80,6 @@ class Evaluation(dict[str, Any]):
         path: str | Path,
         *,
         title: str = "Evaluation",
-        heading: str = "The tables",
         about: Sequence[str] = (),
     ) -> None:
         """Writes the report as one HTML file, its curves also as `figures/*.png`.
@@ -77,17 +87,15 @@ class Evaluation(dict[str, Any]):
         Args:
           path: of the file; its directory is made.
           title: of the page.
-          heading: of the first section, which says what was evaluated.
-          about: that section's paragraphs, before what the evaluation adds.
+          about: its first paragraphs, before what the evaluation adds.
 
         Raises:
           OSError: the directory cannot be written.
         """
         page = Path(path).expanduser()
-        sections = report_sections(_named_from(self.tables, page.parent), self)
-        paragraphs = [*about, *self._about]
-        if paragraphs:
-            sections.insert(0, Section(heading, paragraphs))
+        tables = _named_from(self.tables, page.parent)
+        about = [*about, *self._about]
+        sections = report_sections(tables, self, about, describe_runs(self._runs))
         write_html(page, title, sections, earlier_figures=FIGURES)
 
 
@@ -123,7 +131,7 @@ def evaluate_predictions(
         images, patches beside whole images, or validation and test share patients.
     """
     inputs = _find_inputs(predictions, validation, compare)
-    patches = _are_patches([path for paths in inputs.values() for path in paths])
+    _check_kinds([path for paths in inputs.values() for path in paths])
     test = _mean(inputs["predictions"])
     chosen_on, other, shared = None, None, ""
     if inputs["validation"]:
@@ -137,7 +145,8 @@ def evaluate_predictions(
     if inputs["compare"]:
         other = align(_mean(inputs["compare"]), test)
     tables = Tables(test, None if shared else chosen_on, other)
-    return Evaluation(tables, inputs, patches=patches, shared=shared)
+    runs = dict(found for path in inputs["predictions"] if (found := _find_run(path)))
+    return Evaluation(tables, inputs, runs, shared)
 
 
 def _mean(paths: Sequence[Path]) -> PredictionTable:
@@ -196,17 +205,33 @@ def _tables(paths: Sequence[Path], role: str) -> list[Path]:
     return [*tables.values()]
 
 
-def _are_patches(tables: Sequence[Path]) -> bool:
-    """Tells whether the tables' runs are of patches; a table alone is of images."""
+def _find_run(table: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """Returns directory and configuration of the run that a table lies in."""
+    folder = table.parent.parent
+    config = folder / run_directory.CONFIG_FILE
+    if table.parent.name != "predictions" or not config.is_file():
+        return None
+    return folder, run_directory.read_json(config)
+
+
+def _is_patch(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("task") == "patch")
+
+
+def _trains(config: Mapping[str, Any]) -> bool:
+    """Tells whether a run's validation images choose its epoch: not a forest's."""
+    top = config.get("model", {}).get("top", {})
+    return bool(top.get("kind") != "forest")
+
+
+def _check_kinds(tables: Sequence[Path]) -> None:
+    """Refuses patches beside whole images; a table alone is of whole images."""
     tasks: dict[bool, Path] = {}
     for table in tables:
-        config = table.parent.parent / run_directory.CONFIG_FILE
-        of_run = table.parent.name == "predictions" and config.is_file()
-        task = run_directory.read_json(config).get("task") if of_run else None
-        tasks.setdefault(task == "patch", table)
+        run = _find_run(table)
+        tasks.setdefault(run is not None and _is_patch(run[1]), table)
     if len(tasks) > 1:
         raise UserError(
             f"{tasks[True]} is of patches and {tasks[False]} of whole images; they "
             "cannot be averaged or compared"
         )
-    return True in tasks

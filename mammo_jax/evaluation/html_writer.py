@@ -27,31 +27,65 @@ _WIDE = 1.25
 # Fixed, so that the same figures are the same bytes.
 _DRAWING: Any = {"svg.hashsalt": "mammo_jax", "svg.fonttype": "path"}
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# A table of two columns holds texts.
+_TEXT_COLUMNS = 2
+# A table of two columns holds texts.
+_TEXT_COLUMNS = 2
+# On a phone each row of a table of many columns is a block of its own.
+_MANY_COLUMNS = 5
+# A table of two columns holds texts.
+_TEXT_COLUMNS = 2
+# On a phone each row of a table of many columns is a block of its own.
+_MANY_COLUMNS = 5
 _STYLE = """
 :root { color-scheme: light }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Liberation Sans", "DejaVu Sans",
-  sans-serif; color: #1c2430; background: #f3f5f8; margin: 0 }
+  sans-serif; color: #1c2430; background: #f3f5f8; margin: 0; overflow-wrap: anywhere }
 main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px }
 h1 { font-size: 26px; margin: 12px 0 20px }
-h2 { font-size: 18px; margin: 0 0 10px }
+h2 { font-size: 18px; margin: 0 0 10px; break-after: avoid }
 section { background: #fff; border: 1px solid #dde3ea; border-radius: 8px;
   padding: 18px 22px; margin: 0 0 18px }
 p { margin: 0 0 10px; max-width: 75ch }
-.scroll { overflow-x: auto; margin: 12px 0 }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; font-size: 14px; margin: 12px 0;
+  font-variant-numeric: tabular-nums; overflow-wrap: normal }
 caption { text-align: left; font-weight: 600; padding: 0 0 6px }
-th, td { text-align: right; padding: 4px 12px; white-space: nowrap;
+th, td { text-align: right; padding: 4px 0 4px 20px; vertical-align: top;
   border-bottom: 1px solid #e6eaf0 }
-th { color: #4a5768; font-weight: 600; border-bottom: 2px solid #c9d2dd }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
+thead th { color: #4a5768; border-bottom: 2px solid #c9d2dd }
+th:first-child, table.texts :is(th, td) { text-align: left }
+th:first-child { padding-left: 0 }
+tbody th { font-weight: 400 }
+table.texts td { overflow-wrap: anywhere }
 .pictures { display: flex; flex-wrap: wrap; gap: 18px; margin: 12px 0 0 }
-figure { margin: 0; flex: 0 1 auto; max-width: 100% }
+figure { margin: 0; flex: 0 1 auto; max-width: 100%; break-inside: avoid }
 figure.curve { flex: 0 1 360px }
 figure.wide { flex: 0 1 720px }
 figure.curve img, figure.wide img { width: 100% }
 figure img { display: block; max-width: 100%; height: auto }
 figcaption { font-size: 13px; color: #4a5768; margin-top: 4px; max-width: 60ch }
-@media print { body { background: #fff } section { break-inside: avoid } }
+@media (max-width: 640px) {
+  main { padding: 12px 8px 40px }
+  section { padding: 14px 12px }
+  table.many :is(tbody, tr, th, td) { display: block; padding: 1px 0; border: 0 }
+  table.many thead { position: absolute; clip-path: inset(50%) }
+  table.many tr { border-bottom: 1px solid #c9d2dd; padding: 6px 0 }
+  table.many tbody th { font-weight: 600 }
+  table.many td::before { content: attr(data-label) ": "; float: left; color: #4a5768 }
+}
+@page { margin: 15mm 14mm }
+@media print {
+  body { background: #fff; font-size: 10pt }
+  main { padding: 0; max-width: none }
+  section { border: 0; padding: 0; margin: 0 0 14pt }
+  table { font-size: 9pt }
+  th, td { padding-left: 10pt }
+  tr { break-inside: avoid }
+  figure.curve { flex-basis: 31% }
+  figure.wide { flex-basis: 62% }
+  p { break-after: avoid }
+  p, figcaption { max-width: none }
+}
 """
 
 
@@ -83,7 +117,7 @@ class Picture:
 
     name: str
     content: Figure | bytes
-    caption: str = ""
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -148,15 +182,23 @@ def _section(section: Section, directory: Path) -> str:
 
 def _table(table: Table) -> str:
     caption = f"<caption>{html.escape(table.caption)}</caption>" * bool(table.caption)
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in table.rows
-    )
+    names = [html.escape(name) for name in table.header]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = "".join(_row(names, [*map(html.escape, row)]) for row in table.rows)
+    many = "many" if len(names) >= _MANY_COLUMNS else ""
+    style = "texts" if len(names) == _TEXT_COLUMNS else many
     return (
-        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<table class="{style}">{caption}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
     )
+
+
+def _row(names: Sequence[str], cells: Sequence[str]) -> str:
+    values = "".join(
+        f'<td data-label="{name}">{cell}</td>'
+        for name, cell in zip(names[1:], cells[1:], strict=True)
+    )
+    return f'<tr><th scope="row">{cells[0]}</th>{values}</tr>'
 
 
 def _picture(picture: Picture, directory: Path) -> str:
@@ -170,12 +212,11 @@ def _picture(picture: Picture, directory: Path) -> str:
         target.parent.mkdir(exist_ok=True)
         _write(target, draw(picture.content, "png"))
     caption = html.escape(picture.caption)
-    alternative = caption or html.escape(picture.name)
     # As images, not inline: the ids of two drawings would collide.
     return (
-        f'<figure class="{style}"><img alt="{alternative}" '
+        f'<figure class="{style}"><img alt="{caption}" '
         f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-        f"{f'<figcaption>{caption}</figcaption>' * bool(caption)}</figure>"
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 

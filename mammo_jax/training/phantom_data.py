@@ -28,7 +28,7 @@ def prepare(config: ConfigDict) -> None:
 
     data_dir = Path(config.data.data_dir).expanduser()
     raw, settings = data_dir / "raw", config.phantom.to_dict()
-    settings_file = data_dir / "phantom.json"
+    settings_file = data_dir / run_directory.PHANTOM_FILE
     if not settings_file.exists() and data_dir.is_dir() and any(data_dir.iterdir()):
         return
     if not raw.exists():

@@ -42,6 +42,4 @@ def _write(
     folder: Path, title: str, about: Sequence[str], compare: Path | None = None
 ) -> None:
     evaluation = evaluate_predictions(folder, compare=compare)
-    evaluation.write_html(
-        folder / REPORT_FILE, title=title, heading="The run", about=about
-    )
+    evaluation.write_html(folder / REPORT_FILE, title=title, about=about)

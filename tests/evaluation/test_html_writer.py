@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
-from browser import screenshot
+from browser import accessibility, screenshot
 from matplotlib.figure import Figure
 
 from mammo_jax.evaluation.html_writer import Picture, Section, Table, write_html
@@ -33,7 +33,7 @@ def _sections() -> list[Section]:
             [Table(["a", HOSTILE], [["1", HOSTILE], ["2", ""]], HOSTILE)],
             [
                 Picture("first", _bars(BLUE), HOSTILE),
-                Picture("second", _bars(ORANGE)),
+                Picture("second", _bars(ORANGE), "orange bars"),
                 Picture("thumbnail", _RED_PNG.tobytes(), "a thumbnail"),
             ],
         )
@@ -78,7 +78,7 @@ def test_texts_are_texts_whatever_they_hold(page):
     for expected in (f"Heading {HOSTILE}", f"Text {HOSTILE}", HOSTILE):
         assert expected in parsed.texts
     images = [attributes for tag, attributes in parsed.elements if tag == "img"]
-    assert [image["alt"] for image in images] == [HOSTILE, "second", "a thumbnail"]
+    assert [image["alt"] for image in images] == [HOSTILE, "orange bars", "a thumbnail"]
 
 
 def test_a_report_needs_no_other_file(page):
@@ -117,6 +117,27 @@ def test_a_browser_shows_every_picture_and_asks_nobody(page, tmp_path):
     seen = cv2.imread(str(tmp_path / "seen.png"))
     for colour, least in ((BLUE, 5000), (ORANGE, 5000), ((255, 0, 0), 1000)):
         assert (seen == colour[::-1]).all(-1).sum() > least
+
+
+@pytest.mark.parametrize("width", [1240, 680, 500])
+def test_a_page_is_accessible_and_as_narrow_as_a_phone_or_a_sheet(
+    page, tmp_path, width
+):
+    header = [f"column {n}" for n in range(8)]
+    table = Table(header, [["0.843 (0.761 to 0.902)"] * 8], "wide")
+    write_html(page, "Report", [Section("Tables", ["x" * 200], [table])])
+    (passed,) = accessibility(page, tmp_path, (width, 900))
+    assert int(passed.split()[-1]) >= 10
+
+
+def test_a_page_that_is_not_accessible_would_show(page, tmp_path):
+    text = page.read_text().replace(' lang="en"', "").replace("<img alt", "<img data-a")
+    text = text.replace("<p>", '<p style="color: #ccc; min-width: 999px">')
+    page.write_text(text)
+    *found, _ = accessibility(page, tmp_path, (500, 900))
+    rules = {line.partition(":")[0] for line in found}
+    wide = "wider than the window"
+    assert {"html-has-lang", "image-alt", "color-contrast", wide} <= rules
 
 
 def test_the_browsers_log_would_show_a_request(page, tmp_path):

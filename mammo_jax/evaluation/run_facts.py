@@ -1,0 +1,72 @@
+"""What a report says of the runs whose tables it is of."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+import mammo_jax
+from mammo_jax.common import run_directory
+
+# The files that `mammo_jax.weights` writes into a run's directory.
+_DESCRIPTION_FILE, _WEIGHTS_FILE = "model.json", "model.safetensors"
+
+# A run's directory and its configuration.
+Runs = Mapping[Path, Mapping[str, Any]]
+
+
+def describe_runs(runs: Runs) -> dict[str, str]:
+    """Returns what is known of the runs by name, with today's date and the version."""
+    found: dict[str, dict[str, None]] = {}
+    for directory, config in runs.items():
+        for name, value in _facts(directory, config):
+            found.setdefault(name, {})[value] = None
+    return {
+        **{name: "; ".join(values) for name, values in found.items()},
+        "date of this report": datetime.date.today().isoformat(),
+        "made by": f"mammo_jax {mammo_jax.__version__}",
+    }
+
+
+def are_phantoms(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Tells whether a run's images are synthetic.
+
+    Its `model.json` says so. Where it does not, as of a forest or an earlier version,
+    the note of phantoms in the folder of the data does.
+    """
+    description = directory / _DESCRIPTION_FILE
+    if description.is_file():
+        said = run_directory.read_json(description).get("phantoms")
+        if said is not None:
+            return bool(said)
+    folder = config.get("data", {}).get("data_dir")
+    return bool(folder) and run_directory.holds_phantoms(folder)
+
+
+def _facts(directory: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    data, model = config.get("data", {}), config.get("model", {})
+    if "dataset" in data:
+        kind = " (phantoms)" * are_phantoms(directory, config)
+        yield "data set", f"{data['dataset']}{kind}"
+    if "trunk" in model:
+        top = model.get("top", {}).get("kind")
+        yield "network", ", ".join([model["trunk"], *([f"top: {top}"] if top else [])])
+    weights = directory / _WEIGHTS_FILE
+    if weights.is_file():
+        with safetensors.safe_open(weights, "numpy") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        yield "values of the network", f"{sum(map(prod, shapes)):,}"
+    if "image_size" in model:
+        height, width = model["image_size"]
+        yield "image size", f"{height} rows, {width} columns"
+    stages = config.get("stages", {}).values()
+    if stages:
+        epochs = sum(stage["epochs"] for stage in stages)
+        yield (
+            "training",
+            f"seed {config['seed']}, batches of {config['batch_size']}, at most "
+            f"{epochs} epochs",
+        )
