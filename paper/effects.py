@@ -9,6 +9,7 @@ have through the patients, which is DeLong's summed over patients.
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 import scipy.stats
@@ -103,11 +104,8 @@ def auc_effect(
     """
     like = first[0][0]
     scores, contrasts = [], []
-    for replicate, tables in enumerate(first):
-        groups = [(1.0, tables)]
-        if second:
-            groups.append((-1.0, second[replicate]))
-        for sign, group in groups:
+    for replicate, pair in enumerate(zip_longest(first, second, fillvalue=())):
+        for sign, group in zip((1.0, -1.0), pair, strict=True):
             for table in group:
                 scores.append(align(table, like).scores)
                 contrasts.append((replicate, sign / len(group)))

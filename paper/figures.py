@@ -17,11 +17,11 @@ _DPI = 150
 
 def loss_curves(directory: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Reads the steps and losses that a run wrote for TensorBoard, by the curve."""
-    from tensorboard.backend.event_processing.event_accumulator import (
-        EventAccumulator,
-    )
+    from tensorboard.backend.event_processing import event_accumulator
 
-    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    events = event_accumulator.EventAccumulator(
+        str(directory), size_guidance={event_accumulator.SCALARS: 0}
+    )
     events.Reload()
     there = events.Tags()["scalars"]
     return {

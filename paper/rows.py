@@ -1,7 +1,7 @@
 """A row of the paper's tables, and the configuration that it stands for."""
 
 import dataclasses
-import importlib.util
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,10 @@ def load_rows(path: Path) -> tuple[Row, ...]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; the paper's rows are in configs/")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "ROWS"):
+    values = runpy.run_path(str(path))
+    if "ROWS" not in values:
         raise UserError(f"{path}: there is no table ROWS in it")
-    return tuple(module.ROWS)
+    return tuple(values["ROWS"])
 
 
 def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
@@ -129,13 +125,11 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
     one that starts from another whole-image row names its usual directory,
     `runs/ROW`, in `init_from`.
     """
+    config = patch_config() if row.kind == "patch" else whole_config()
+    config.model.trunk = row.trunk
     if row.kind == "patch":
-        config = patch_config()
         _apply_patch(config, row)
-        config.model.trunk = row.trunk
     else:
-        config = whole_config()
-        config.model.trunk = row.trunk
         start = rows[row.start]
         if start.kind == "patch":
             _apply_patch(config.patch, start)
@@ -144,8 +138,6 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
             del config["patch"]
             config.init_from = f"runs/{row.start}"
         _apply_whole(config, row)
-    if row.stages:
-        config.stages = stage_table(row.stages)
     config.update_from_flattened_dict(dict(row.fields))
     return config
 
@@ -178,6 +170,8 @@ def _apply_whole(config: ConfigDict, row: Row) -> None:
     if row.kind == "transfer":
         # The paper's figures are of the validation images.
         config.data.test_split = "validation"
+    if row.stages:
+        config.stages = stage_table(row.stages)
 
 
 def named_config(name: str, rows: Sequence[Row]) -> ConfigDict:
