@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 EXIT_SOME_BAD = 3
 _SWITCHES = {
     "--tta": "average over each image, its mirror image, both upside down",
+    "--calibrated": "put the scores on the line that was fitted on the model's "
+    "validation images, so that they are probabilities where as many are malignant",
     "--dicom": "also write, for each DICOM file, the overlay as Secondary Capture and "
     "the score as structured report",
     "--full_size": "overlays with the original's rows and columns, not 1024 pixels "
@@ -66,6 +68,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.paths and not options.out:
         parser.error("--out is needed")
+    if options.calibrated and options.export:
+        parser.error(
+            "--calibrated does not go into --export; apply the line in "
+            "model.json to the log-odds of the exported scores"
+        )
     if not options.paths and not options.export:
         parser.error("name a file, a folder or a glob to score, or --export=FILE")
     return options
@@ -116,7 +123,7 @@ def _score(
     from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.prediction.dicom_output import check_library
     from mammo_jax.prediction.export import check_exportable, export_models
-    from mammo_jax.prediction.scorer import Scorer, batch_size_for
+    from mammo_jax.prediction.scorer import Scorer, batch_size_for, check_calibrated
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
 
@@ -124,6 +131,8 @@ def _score(
         check_library()
     use_compilation_cache()
     models = [load_model(directory) for directory in directories]
+    if options.calibrated:
+        check_calibrated(models)
     if options.export:
         check_exportable(models)
     out = Path(options.out or "").expanduser()
@@ -143,7 +152,12 @@ def _score(
     if not options.paths:
         return 0
     with contextlib.closing(
-        Scorer(models, batch_size_for(models, files), tta=options.tta)
+        Scorer(
+            models,
+            batch_size_for(models, files),
+            tta=options.tta,
+            calibrated=options.calibrated,
+        )
     ) as scorer:
         rows, problems = predict(
             scorer,
@@ -151,7 +165,8 @@ def _score(
             files,
             Options(
                 out=out,
-                about=_about(models, tta=options.tta),
+                about=_about(models, options),
+                calibrated=options.calibrated,
                 dicom=options.dicom,
                 full_size=options.full_size,
                 keep_identifiers=options.keep_identifiers,
@@ -163,16 +178,23 @@ def _score(
     return EXIT_SOME_BAD if problems else 0
 
 
-def _about(models: "Sequence[LoadedModel]", *, tta: bool) -> str:
+def _about(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> str:
     parts = [
         f"{model.config.model.trunk} ({model.description.task}) trained on "
+        f"{'phantoms (synthetic mammograms), ' * bool(model.description.phantoms)}"
         f"{model.description.dataset}"
         for model in models
     ]
+    calibrated = (
+        " The scores are calibrated on the validation images of training: they are "
+        "probabilities where the share of malignant images is the same."
+    )
+    raw = " The scores are uncalibrated: their order counts, they are no probabilities."
     return (
         f"Scored with {'; '.join(parts)}."
         + " The scores are the mean over these models." * (len(models) > 1)
-        + " Every image was scored in four flips." * tta
+        + " Every image was scored in four flips." * bool(options.tta)
+        + (calibrated if options.calibrated else raw)
     )
 
 

@@ -26,6 +26,8 @@ from mammo_jax.prediction.reading import Input
 
 _MANUFACTURER = "mammo_jax"
 _CAVEAT = "For research; not for diagnosis"
+# A code of this program's own: value, scheme and meaning.
+UNCALIBRATED = ("uncalibrated-score", "99MAMMOJAX", "Uncalibrated model score")
 # Attributes of the patient and the study, which both objects repeat.
 IDENTIFYING = (
     "PatientID",
@@ -84,6 +86,7 @@ def write_dicom(
     overlay: UInt8[np.ndarray, "height width 3"],
     score: float,
     *,
+    calibrated: bool,
     keep_identifiers: bool,
 ) -> None:
     """Writes `ID_overlay.dcm` and `ID_report.dcm`.
@@ -94,7 +97,9 @@ def write_dicom(
         `IDENTIFYING`.
       identity: of the mammogram.
       overlay: RGB.
-      score: probability of malignancy, 0..1.
+      score: 0..1.
+      calibrated: the score is a probability of malignancy; if not, the report calls it
+        an uncalibrated model score.
       keep_identifiers: copy the source's patient and study attributes.
 
     Raises:
@@ -103,7 +108,7 @@ def write_dicom(
     reference = _make_reference(source, identity, keep_identifiers=keep_identifiers)
     makers: dict[str, Callable[[], Dataset]] = {
         "overlay": lambda: _secondary_capture(reference, overlay),
-        "report": lambda: _structured_report(reference, identity, score),
+        "report": lambda: _structured_report(reference, identity, score, calibrated),
     }
     for name, make in makers.items():
         try:
@@ -192,10 +197,23 @@ def _orientation(reference: Dataset) -> list[str] | str:
     return ""
 
 
-def _structured_report(reference: Dataset, identity: Identity, score: float) -> Dataset:
+def _structured_report(
+    reference: Dataset, identity: Identity, score: float, calibrated: bool
+) -> Dataset:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
+    measured = {
+        "name": sr.CodedConcept(*UNCALIBRATED),
+        "value": round(score, 6),
+        "unit": codes.UCUM.NoUnits,
+    }
+    if calibrated:
+        measured = {
+            "name": codes.DCM.ProbabilityOfCancer,
+            "value": round(100 * score, 4),
+            "unit": codes.UCUM.Percent,
+        }
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -221,13 +239,7 @@ def _structured_report(reference: Dataset, identity: Identity, score: float) -> 
                 reference.SOPClassUID, reference.SOPInstanceUID
             )
         ],
-        measurements=[
-            sr.Measurement(
-                name=codes.DCM.ProbabilityOfCancer,
-                value=round(100 * score, 4),
-                unit=codes.UCUM.Percent,
-            )
-        ],
+        measurements=[sr.Measurement(**measured)],
     )
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
@@ -238,6 +250,6 @@ def _structured_report(reference: Dataset, identity: Identity, score: float) -> 
         evidence=[reference],
         content=content[0],
         is_complete=True,
-        series_description="Probability of cancer",
+        series_description=measured["name"].meaning,
         **_series("report"),
     )

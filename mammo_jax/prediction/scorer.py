@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.evaluation.calibration import Line, apply_line
 from mammo_jax.images.overlays import draw_overlay
 from mammo_jax.models import class_map
 from mammo_jax.models.compiling import jit_network
@@ -48,12 +49,21 @@ class Scorer:
       models: at least one.
       batch_size: images in a batch.
       tta: average over the four flips of every image (section 4).
+      calibrated: put each model's scores on its own calibration's line.
     """
 
-    def __init__(self, models: Sequence[LoadedModel], batch_size: int, *, tta: bool):
+    def __init__(
+        self,
+        models: Sequence[LoadedModel],
+        batch_size: int,
+        *,
+        tta: bool,
+        calibrated: bool = False,
+    ):
         self.batch_size = batch_size
         self._models = models
         self._tta = tta
+        self._calibrated = calibrated
         self._thread = ThreadPoolExecutor(1)
         self._steps = [self._thread.submit(self._compile, model) for model in models]
 
@@ -85,11 +95,15 @@ class Scorer:
 
     def _sum_up(self, found: Sequence[class_map.ClassMaps], image: Input) -> Result:
         """Averages over the models, each with an axis of flips."""
-        scores = [np.mean(one.scores, dtype=np.float64) for one in found]
+        scores = np.array([np.mean(one.scores, dtype=np.float64) for one in found])
         if not np.isfinite(scores).all():
             raise UserError(
                 "the model's outputs are not finite; it was not trained to an end"
             )
+        if self._calibrated:
+            for at, model in enumerate(self._models):
+                line = Line(*model.description.calibration or ())
+                scores[at : at + 1] = apply_line(scores[at : at + 1], line)
         flips = _FLIPS[self._tta]
         maps = [
             _laid_over(flipped, axes, model, image)
@@ -98,6 +112,20 @@ class Scorer:
         ]
         score = float(np.clip(np.mean(scores), 0, 1))
         return Result(score, np.mean(np.stack(maps), axis=0), image.picture)
+
+
+def check_calibrated(models: Sequence[LoadedModel]) -> None:
+    """Refuses models that keep no calibration.
+
+    Raises:
+      UserError: one keeps none.
+    """
+    if any(model.description.calibration is None for model in models):
+        raise UserError(
+            "--calibrated: a model keeps no calibration in its model.json; it was "
+            "trained by an earlier version, is of patches, or its validation images "
+            "allowed none. Leave the option out"
+        )
 
 
 def make_step(

@@ -47,6 +47,7 @@ class Options:
     Attributes:
       out: the directory.
       about: which models score, and how, in a sentence.
+      calibrated: the scores are.
       dicom: also write DICOM objects.
       full_size: overlays have the original's rows and columns.
       keep_identifiers: patients keep their PatientID.
@@ -54,6 +55,7 @@ class Options:
 
     out: Path
     about: str
+    calibrated: bool
     dicom: bool
     full_size: bool
     keep_identifiers: bool
@@ -233,6 +235,7 @@ class _Run:
                 row.identity,
                 overlay,
                 row.score,
+                calibrated=self._options.calibrated,
                 keep_identifiers=self._options.keep_identifiers,
             )
         except UserError as error:

@@ -13,7 +13,8 @@ from mammo_jax.common import devices, run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation.predictions import write_predictions
+from mammo_jax.evaluation import calibration
+from mammo_jax.evaluation.predictions import Predictions, write_predictions
 from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.training import ensemble, forest, phantom_data, scoring
@@ -112,9 +113,19 @@ def _run(
     return metrics
 
 
-def _description(experiment: Experiment) -> Description:
-    """Returns what scoring needs to know of the training images."""
+def _description(
+    experiment: Experiment, validation: Predictions | None = None
+) -> Description:
+    """Returns what scoring needs to know; after the training with the calibration.
+
+    Patches have none: a whole image's score is the highest of many.
+    """
     config, dataset = experiment.config, experiment.dataset
+    line = None
+    if validation is not None and config.task == "whole":
+        line = calibration.fit_line(
+            validation.malignant_score, validation.malignant_label
+        )
     return Description(
         task=config.task,
         dataset=dataset.name,
@@ -123,6 +134,8 @@ def _description(experiment: Experiment) -> Description:
         pixel_mean=experiment.pixel_mean,
         **dataset.grid._asdict(),
         patch_size=dataset.image_shape[0] if config.task == "patch" else 0,
+        phantoms=run_directory.holds_phantoms(config.data.data_dir),
+        calibration=line,
     )
 
 
@@ -196,6 +209,8 @@ def _evaluate(
         if devices.is_main_process():
             write_predictions(workdir / "predictions" / f"{role}.csv", own[role])
         metrics[role] = scoring.summary(own[role])
+    if devices.is_main_process():
+        save_description(workdir, _description(run.experiment, own["validation"]))
     if ensemble.members(run.experiment.config):
         metrics["ensemble"] = ensemble.evaluate_ensemble(
             run.experiment, own, workdir, run.stop

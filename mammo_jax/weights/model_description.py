@@ -31,6 +31,10 @@ class Description:
       width: columns of that grid.
       stretch: True if each mammogram is stretched to the full range first.
       patch_size: side of the training patches on that grid; 0 for whole images.
+      phantoms: True if the training images were synthetic; None where that is unknown.
+      calibration: slope and intercept of the line through the log-odds of its scores,
+        fitted on its validation images; see `mammo_jax.evaluation.calibration`. None
+        where there is none: of patches, of earlier versions, of too few images.
     """
 
     task: str
@@ -42,6 +46,8 @@ class Description:
     width: int
     stretch: bool
     patch_size: int
+    phantoms: bool | None = None
+    calibration: tuple[float, float] | None = None
 
     @property
     def grid(self) -> Grid:
@@ -69,7 +75,8 @@ def load_description(directory: Path) -> Description:
             "prepared; copy it back from where the run was made (a run that trains no "
             "network keeps none)"
         )
-    values = run_directory.read_json(path)
+    # Earlier versions had no such fields.
+    values = {"phantoms": None, "calibration": None, **run_directory.read_json(path)}
     if values.keys() != _VALID.keys():
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(_VALID))}")
     for name, is_valid in _VALID.items():
@@ -77,8 +84,8 @@ def load_description(directory: Path) -> Description:
             raise UserError(f"{path} is damaged: {name} is {values[name]!r:.40}")
     if (values["task"] == "patch") != (values["patch_size"] > 0):
         raise UserError(f"{path} is damaged: its patch_size is not that of its task")
-    for name in ("class_names", "malignant_classes"):
-        values[name] = tuple(values[name])
+    for name in ("class_names", "malignant_classes", "calibration"):
+        values[name] = values[name] and tuple(values[name])
     if max(values["malignant_classes"]) >= len(values["class_names"]):
         raise UserError(f"{path} is damaged: malignant_classes names no class")
     return Description(**values)
@@ -129,4 +136,9 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "width": _is_count,
     "stretch": lambda value: isinstance(value, bool),
     "patch_size": lambda value: type(value) is int and (value == 0 or _is_count(value)),
+    "phantoms": lambda value: value is None or isinstance(value, bool),
+    "calibration": lambda value: (
+        value is None
+        or (_is_list_of(float, value) and len(value) == 2 and 0 < value[0] < math.inf)
+    ),
 }

@@ -1,6 +1,7 @@
 """Tiny models, each made and compiled once, and a folder of files to score."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ from predicting import SECRETS, make_breast
 from raw_files import write_dicom
 from tiny_runs import write_run
 
+from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.prediction.scorer import Scorer
 from mammo_jax.weights import model_directory
 
@@ -36,6 +38,15 @@ def model(tmp_path_factory):
     """A run's directory, and its network."""
     directory = tmp_path_factory.mktemp("model") / "run"
     return directory, write_run(directory)
+
+
+@pytest.fixture(scope="session")
+def calibrated(model, tmp_path_factory):
+    """The directory of the same model with a calibration: slope 2, intercept -1."""
+    directory = shutil.copytree(model[0], tmp_path_factory.mktemp("line") / "run")
+    description = read_json(directory / "model.json") | {"calibration": [2.0, -1.0]}
+    write_json(directory / "model.json", description)
+    return directory
 
 
 @pytest.fixture(scope="session")

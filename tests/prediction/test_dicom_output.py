@@ -31,15 +31,32 @@ def test_dicom_output_refers_to_its_source(model, folder, tmp_path):
     (group,) = report.content.get_image_measurement_groups()
     (image,) = group.source_images
     assert image.referenced_sop_instance_uid == source.SOPInstanceUID
-    (measured,) = group.get_measurements(name=codes.DCM.ProbabilityOfCancer)
+    # Nothing says that the score is a probability.
+    assert not group.get_measurements(name=codes.DCM.ProbabilityOfCancer)
+    (measured,) = group.get_measurements()
+    assert measured.name.meaning == report.SeriesDescription
+    assert report.SeriesDescription == "Uncalibrated model score"
     (score,) = read_scores(out / "predictions.csv").values()
-    assert measured.value == pytest.approx(100 * score, abs=1e-3)
-    assert measured.unit == codes.UCUM.Percent
+    assert measured.value == pytest.approx(score, abs=1e-6)
+    assert measured.unit == codes.UCUM.NoUnits
     (site,) = group.finding_sites
     assert site.laterality == codes.SCT.Right
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
     (series,) = evidence.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == source.SeriesInstanceUID
+
+
+def test_a_calibrated_score_is_a_probability(calibrated, folder, tmp_path):
+    out, path = tmp_path / "out", folder / "deep" / "2.dcm"
+    options = (f"--model={calibrated}", "--dicom", "--calibrated", f"--out={out}")
+    assert run_predict(*options, path) == 0
+    report = highdicom.sr.srread(out / "dicom" / "case_0001_RIGHT_CC_report.dcm")
+    assert report.SeriesDescription == "Probability of cancer"
+    (group,) = report.content.get_image_measurement_groups()
+    (measured,) = group.get_measurements(name=codes.DCM.ProbabilityOfCancer)
+    (score,) = read_scores(out / "predictions.csv").values()
+    assert measured.value == pytest.approx(100 * score, abs=1e-3)
+    assert measured.unit == codes.UCUM.Percent
 
 
 def test_pictures_and_sources_without_uids_get_no_dicom(model, folder, tmp_path):

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+import scipy.special
 from predicting import by_hand, make_breast, read_scores, read_table, run_predict
 from raw_files import write_dicom
 from tiny_runs import HEIGHT, WIDTH, write_run
@@ -39,6 +40,29 @@ def test_scores_are_those_of_the_model(model, folder, tmp_path, capsys):
     assert "4/4" in printed.err
     files = read_table(out / "files.csv")
     assert files["case_0002_RIGHT_CC"]["file"] == str(folder / "deep" / "2.dcm")
+
+
+def test_calibrated_scores_lie_on_the_models_own_line(
+    model, calibrated, folder, tmp_path, capsys
+):
+    found = {}
+    for name, options in {
+        "raw": [f"--model={calibrated}"],
+        "on the line": [f"--model={calibrated}", "--calibrated"],
+    }.items():
+        out = tmp_path / name
+        assert run_predict(*options, f"--out={out}", folder) == 0
+        found[name] = np.array([*read_scores(out / "predictions.csv").values()])
+        page = (out / "report.html").read_text()
+        assert ("scores are uncalibrated" in page) == (name == "raw")
+    odds = 2.0 * scipy.special.logit(found["raw"]) - 1.0
+    np.testing.assert_allclose(
+        found["on the line"], scipy.special.expit(odds), rtol=1e-6
+    )
+    options = (f"--model={model[0]}", "--calibrated", f"--out={tmp_path / 'none'}")
+    assert run_predict(*options, folder) == 1
+    assert "keeps no calibration in its model.json" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "jpg", "pgm", "dcm"])

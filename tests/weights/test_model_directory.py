@@ -124,6 +124,10 @@ def test_integers_are_no_weights(directory):
         ("patch_size", 224),
         ("patch_size", False),
         ("pixel_mean", True),
+        ("calibration", [1.0]),
+        ("calibration", [-1.0, 0.0]),
+        ("calibration", 1.0),
+        ("phantoms", "no"),
         ("task", "patch"),
     ],
 )
@@ -132,6 +136,18 @@ def test_a_damaged_description_is_refused(directory, name, value):
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(UserError, match=r"model\.json is damaged"):
         load_model(directory)
+
+
+def test_an_earlier_versions_description_has_no_calibration(directory):
+    path = directory / "model.json"
+    values = json.loads(path.read_text())
+    assert values["calibration"] is None
+    path.write_text(json.dumps({**values, "calibration": [0.5, -1.25]}))
+    assert load_model(directory).description.calibration == (0.5, -1.25)
+    for name in ("phantoms", "calibration"):
+        del values[name]
+    path.write_text(json.dumps(values))
+    assert load_model(directory).description.calibration is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"task": "whole"}'])
