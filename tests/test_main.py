@@ -28,6 +28,8 @@ from whole_runs import (
 from mammo_jax import main
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
+from mammo_jax.evaluation.calibration import fit_line
+from mammo_jax.evaluation.prediction_table import read_table
 from mammo_jax.training.experiment import open_experiment
 from mammo_jax.training.run import train_and_evaluate
 
@@ -60,6 +62,16 @@ def test_a_run_prints_and_writes_the_test_auc(finished):
     rows = (workdir / "predictions" / "test.csv").read_text().splitlines()
     assert rows[0].startswith("image_index,malignant_pred,malignant_label")
     assert len(rows) == test["images"] + 1
+
+
+def test_a_model_keeps_the_line_fitted_on_its_validation_images(finished):
+    workdir, _ = finished
+    said = json.loads((workdir / "model.json").read_text())
+    table = read_table(workdir / "predictions" / "validation.csv")
+    line = fit_line(table.scores, table.labels)
+    assert said["calibration"] == (line and pytest.approx([*line], rel=1e-3))
+    assert said["phantoms"] is False  # Nothing in the folder of the data notes them.
+    assert json.loads((workdir / "patch/model.json").read_text())["calibration"] is None
 
 
 def test_progress_and_time_left_are_shown(finished):
