@@ -78,9 +78,11 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
         return example
     kinds = {PATCH_CLASSES[n].partition("_")[0] for n in example.pop("rois/class")}
     boxes = example.pop("rois/bbox").reshape(-1, 2, 2)
-    sides = boxes[:, 1] - boxes[:, 0]
+    areas = (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
     example["abnormality_types"] = ";".join(sorted(kinds))
-    example["lesion_size"] = np.float32(sides.max(initial=0) / image_shape[0])
+    # Squeezing an image to the grid changes the shares of its sides, not of its area.
+    share = areas.max(initial=0) / (image_shape[0] * image_shape[1])
+    example["lesion_size"] = np.float32(share**0.5)
     return example
 
 

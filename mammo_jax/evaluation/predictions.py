@@ -22,8 +22,8 @@ COLUMNS = (
 # does not say, or the image has no lesion:
 #   breast_density: BI-RADS density, 1 to 4;
 #   abnormality_types: calc, mass or calc;mass, over all lesions of the image;
-#   lesion_size: the longer side of the largest lesion's bounding box in the image's
-#     grid, as a share of the grid's height (0..1), whatever the grid.
+#   lesion_size: the square root of the largest lesion's share of the image (0..1), by
+#     its bounding box, whatever the grid that the image was squeezed to.
 DETAIL_COLUMNS = ("breast_density", "abnormality_types", "lesion_size")
 
 
@@ -34,7 +34,7 @@ class Details:
     Attributes:
       breast_densities: 1..4, 0 where unknown.
       abnormality_types: calc, mass, calc;mass or empty.
-      lesion_sizes: share of the grid's height, 0 where there is none.
+      lesion_sizes: 0 where there is none.
     """
 
     breast_densities: Int[np.ndarray, " images"]

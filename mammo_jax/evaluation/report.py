@@ -293,9 +293,8 @@ def _subgroups(figures: Figures) -> Section | None:
     text = [
         f"Groups with fewer than {FEW} malignant or {FEW} other images are marked few: "
         "their figures can change by much with other patients.",
-        "A lesion's size is the longer side of its bounding box as a share of the "
-        "image's height; the largest of an image counts, in thirds of the images that "
-        "have one.",
+        "A lesion's size is the square root of its bounding box's share of the image; "
+        "the largest of an image counts, in thirds of the images that have one.",
     ]
     unknown = {
         name: entry["not_known"]

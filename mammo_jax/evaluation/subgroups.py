@@ -56,7 +56,7 @@ def _terciles(sizes: np.ndarray) -> Mapping[str, Mask]:
         mask = (sizes > low) & (sizes <= high)
         if mask.any():
             shown = f"{sizes[mask].min():.3f} to {sizes[mask].max():.3f}"
-            masks[f"{name} ({shown} of the height)"] = mask
+            masks[f"{name} ({shown})"] = mask
     return masks
 
 

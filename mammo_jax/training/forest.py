@@ -121,14 +121,14 @@ def heatmap_features(
     Raises:
       ValueError: a probability is not finite.
     """
-    # No number is not above a cutoff: it would be described as no lesion.
+    # What is no number reaches no cutoff: it would be described as no lesion.
     if not np.isfinite(heatmap).all():
         raise ValueError("a heatmap's probabilities are not finite")
     features: list[float] = []
     for cutoff in CUTOFFS:
         for index in range(len(LESION_CLASSES)):
             probabilities = heatmap[..., FIRST_LESION_CHANNEL + index]
-            features += _map_features(probabilities, probabilities > cutoff)
+            features += _map_features(probabilities, probabilities >= cutoff)
     return np.asarray(features, np.float64)
 
 

@@ -40,11 +40,11 @@ def test_examples_are_those_that_tfds_reads(phantom_data, name):
             assert example[key] == expected[key].decode()
 
 
-def _earlier_record(**numbers: list[int]) -> bytes:
+def _earlier_record(image: np.ndarray = IMAGE, **numbers: list[int]) -> bytes:
     """A record as versions before this layout's description wrote it."""
     example = tf_example_pb2.Example()
     features = example.features.feature
-    features["image"].bytes_list.value.append(encode_png(IMAGE))
+    features["image"].bytes_list.value.append(encode_png(image))
     for name in ("image_id", "patient_id", "laterality", "view"):
         features[name].bytes_list.value.append(name.upper().encode())
     for name, values in numbers.items():
@@ -68,8 +68,25 @@ def test_whole_images_packaged_before_are_read():
         **{"label": 1, "breast_density": 3},
         **{"image_id": "IMAGE_ID", "patient_id": "PATIENT_ID"},
         **{"laterality": "LATERALITY", "view": "VIEW"},
-        **{"abnormality_types": "calc;mass", "lesion_size": np.float32(9 / 12)},
+        **{
+            "abnormality_types": "calc;mass",
+            "lesion_size": np.float32((9 / IMAGE.size) ** 0.5),
+        },
     }
+
+
+def test_a_lesions_size_does_not_depend_on_how_the_image_was_squeezed():
+    # The same lesion of the same image, on a grid of half as many columns.
+    record = {"label": [1], "breast_density": [3], "rois__class": [4]}
+    record |= {"rois__corners": [4]}
+    sizes = [
+        parse_example(
+            _earlier_record(image=image, rois__bbox=[2, 0, 6, right], **record),
+            image.shape,
+        )["lesion_size"]
+        for image, right in ((IMAGE, 8), (IMAGE[:, ::2], 4))
+    ]
+    assert sizes[0] == sizes[1] > 0
 
 
 def test_patches_packaged_before_are_read():

@@ -141,8 +141,9 @@ def test_whole_images_say_what_sub_groups_are_made_by(dataset, phantom_data):
         kinds = ("background", "calc", "calc", "mass", "mass")
         names = sorted({kinds[number] for number in rois["class"]})
         assert batch["abnormality_types"][row] == ";".join(names)
-        sides = [max(box[2] - box[0], box[3] - box[1]) for box in rois["bbox"]]
-        assert batch["lesion_size"][row] == pytest.approx(max(sides) / 288)
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in rois["bbox"]]
+        size = (max(areas) / (288 * 224)) ** 0.5
+        assert batch["lesion_size"][row] == pytest.approx(size)
         assert batch["breast_density"][row] == example["breast_density"]
 
 

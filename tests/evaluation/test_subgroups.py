@@ -49,9 +49,9 @@ def test_images_are_grouped_by_what_is_known_of_them(table):
             "mass": ["a2", "a3", "c1"],
         },
         "lesion size": {
-            "small (0.100 to 0.200 of the height)": ["a1", "a2"],
-            "middle (0.300 to 0.300 of the height)": ["a3"],
-            "large (0.400 to 0.500 of the height)": ["c1", "c2"],
+            "small (0.100 to 0.200)": ["a1", "a2"],
+            "middle (0.300 to 0.300)": ["a3"],
+            "large (0.400 to 0.500)": ["c1", "c2"],
         },
     }
 

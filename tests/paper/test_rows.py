@@ -126,6 +126,16 @@ def test_randomly_initialised_rows_name_no_weights():
     assert config.stages.stage1.epochs == 200
 
 
+def test_only_s1_and_inbreast_are_trained_to_the_last_epoch():
+    # The paper's best epochs on s1 are 198 and 99 of 200.
+    for row in ROWS:
+        to_the_end = row.kind == "transfer" or row.stages.endswith(("_s1", "_extended"))
+        patience = row_config(row, KNOWN).early_stopping_patience
+        assert (patience == 0) == to_the_end
+        if row.start and KNOWN[row.start].kind == "patch" and "_s1_" in row.name:
+            assert row_config(row, KNOWN).patch.early_stopping_patience == 0
+
+
 def test_an_unknown_row_names_the_choices():
     with pytest.raises(UserError, match=r"no row 'nothing'.*patch_resnet50_s1"):
         named_config("nothing", ROWS)

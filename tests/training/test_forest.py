@@ -76,6 +76,12 @@ def test_a_cutoff_above_the_probability_finds_nothing():
     assert found["calc_malignant_over_0.3_region_count"] == 0
 
 
+def test_a_probability_at_the_cutoff_reaches_it():
+    found = described(put(background(), "calc_benign", slice(2, 5), slice(2, 5), 0.5))
+    counts = [found[f"calc_benign_over_{c}_region_count"] for c in forest.CUTOFFS]
+    assert counts == [1, 1, 0, 0]
+
+
 def test_regions_are_described_from_the_largest_down():
     heatmap = background()
     for size, column in [(2, 0), (5, 4), (3, 12), (1, 18)]:
