@@ -99,7 +99,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _filter_table(source: Path, target: Path, image_ids: set[str]) -> None:
-    header, rows = read_cells(source, remedy=REMEDY)
+    header, rows, _ = read_cells(source, remedy=REMEDY)
     names = [spelling(name) for name in header]
     columns = [
         names.index(spelling(name))

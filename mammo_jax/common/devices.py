@@ -42,10 +42,7 @@ def join_processes(coordinator: str | None, processes: int, process: int) -> Non
             jax.distributed.initialize()
         else:
             jax.distributed.initialize(
-                coordinator,
-                processes,
-                process,
-                coordinator_bind_address=coordinator,
+                *(coordinator, processes, process), coordinator_bind_address=coordinator
             )
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
@@ -95,10 +92,11 @@ def on_mesh(mesh: Mesh | None) -> Callable[[Callable[..., T]], Callable[..., T]]
     """Lets a function that is traced know the axes of the mesh."""
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        if mesh is None:
+            return function
+
         @functools.wraps(function)
         def traced(*arguments: Any) -> T:
-            if mesh is None:
-                return function(*arguments)
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return function(*arguments)
 

@@ -10,12 +10,6 @@ import ctypes
 # Numbers of the parameters in glibc's malloc.h.
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = 1, -1, -3
 _M_MMAP_MAX, _M_ARENA_MAX = -4, -8
-# All threads share one heap, which does not shrink.
-_ONE_HEAP = {_M_ARENA_MAX: 1, _M_TRIM_THRESHOLD: -1}
-# The largest threshold that glibc accepts, in bytes.
-_GIVE_BACK = _ONE_HEAP | {_M_MMAP_THRESHOLD: 32 << 20}
-# Freed blocks are joined with their neighbours at once, so that the next one fits.
-_KEEP = _ONE_HEAP | {_M_MMAP_MAX: 0, _M_MXFAST: 0}
 
 
 def give_back_large_blocks() -> None:
@@ -27,7 +21,7 @@ def give_back_large_blocks() -> None:
 
     To be called early, before other threads have memory of their own.
     """
-    _set(_GIVE_BACK)
+    _set({_M_MMAP_THRESHOLD: 32 << 20})  # in bytes, the largest that glibc accepts
 
 
 def keep_freed_blocks() -> None:
@@ -36,12 +30,14 @@ def keep_freed_blocks() -> None:
     For processes that read images, which ask for the same sizes again and again: films
     of 60 MB are read in half the time when the system need not clear every page anew.
     """
-    _set(_KEEP)
+    # Freed blocks are joined with their neighbours at once, so that the next one fits.
+    _set({_M_MMAP_MAX: 0, _M_MXFAST: 0})
 
 
 def _set(parameters: dict[int, int]) -> None:
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):  # The C library is not glibc.
-        return
-    for parameter, value in parameters.items():
-        library.mallopt(parameter, value)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # The C library is glibc.
+        # All threads share one heap, which does not shrink.
+        one_heap = {_M_ARENA_MAX: 1, _M_TRIM_THRESHOLD: -1}
+        for parameter, value in (one_heap | parameters).items():
+            mallopt(parameter, value)

@@ -75,8 +75,8 @@ class OddRow(NamedTuple):
     cells: Mapping[str, str]
 
 
-def read_cells(path: Path, *, remedy: str) -> tuple[list[str], list[list[str]]]:
-    """Reads the first row and the others as they stand in a table, cells not stripped.
+def read_cells(path: Path, *, remedy: str) -> tuple[list[str], list[list[str]], str]:
+    """Reads a table's first row, the others and the delimiter; cells not stripped.
 
     Args:
       path: the table, in UTF-8, or in UTF-16 with its mark; between the cells are
@@ -86,12 +86,6 @@ def read_cells(path: Path, *, remedy: str) -> tuple[list[str], list[list[str]]]:
     Raises:
       UserError: the table is missing, too large or not such text.
     """
-    header, rows, _ = _read(path, remedy)
-    return header, rows
-
-
-def _read(path: Path, remedy: str) -> tuple[list[str], list[list[str]], str]:
-    """Reads a table; returns its header, the other rows, and the delimiter."""
     if not path.is_file():
         raise UserError(f"{path}: no such table; {remedy}")
     if path.stat().st_size > MAX_BYTES:
@@ -145,7 +139,7 @@ def read_table(
         `odd_rows` also a row of another length, a cell that is not what its column
         says.
     """
-    header, lines, delimiter = _read(path, remedy)
+    header, lines, delimiter = read_cells(path, remedy=remedy)
     names = [spelling(cell) for cell in header]
     for name, column in columns.items():
         if column.needed and spelling(name) not in names:

@@ -12,14 +12,8 @@ from PIL import Image
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.images.codestreams import decode_jpeg
-from mammo_jax.images.dicom import (
-    MAX_PIXELS,
-    Mammogram,
-    check_file,
-    read_mammogram,
-)
+from mammo_jax.images.dicom import MAX_PIXELS, Mammogram, check_file, read_mammogram
 
-_TOO_LARGE = "claims more pixels than any mammogram has; check the file"
 _TIFF_PHOTOMETRIC, _TIFF_MAXIMUM = 262, 281
 _PGM_MAXIMUM = re.compile(rb"P[25]\s+(?:#.*\n\s*)*\d+\s+\d+\s+(\d{1,5})\s")
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
@@ -107,8 +101,8 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
                 tags = getattr(picture, "tag_v2", {})
                 maximum = int(np.max(tags.get(_TIFF_MAXIMUM, 0)))
                 is_white_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: {_TOO_LARGE}") from error
+    except Image.DecompressionBombError:
+        frames, width, height = 1, MAX_PIXELS, MAX_PIXELS
     except Exception as error:  # malformed headers fail in too many ways to list
         raise UserError(
             f"{path}: not a PNG, JPEG, TIFF or PGM picture ({type(error).__name__});"
@@ -117,7 +111,9 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
     if frames != 1:
         raise UserError(f"{path}: holds {frames} pictures; keep one")
     if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {_TOO_LARGE}")
+        raise UserError(
+            f"{path}: claims more pixels than any mammogram has; check the file"
+        )
     if name in _CHECKS:
         try:
             _CHECKS[name](content)

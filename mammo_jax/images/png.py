@@ -36,9 +36,9 @@ def encode_png(
     if compress:
         np.subtract(values[:, 2:], values[:, :-2], out=rows[:, 3:])
     # Zlib's level 0 is a plain copy, ISA-L's is its fastest compression.
-    packed = isal_zlib.compress(rows.data, 1) if compress else zlib.compress(rows, 0)
-    parts = (_chunk(b"IDAT", packed), _chunk(b"IEND", b""))
-    return b"".join([_start(height, width), *parts])
+    library, level = (isal_zlib, 1) if compress else (zlib, 0)
+    pixels = _chunk(b"IDAT", library.compress(rows.data, level))
+    return _start(height, width) + pixels + _chunk(b"IEND", b"")
 
 
 def decode_png(data: bytes, height: int, width: int) -> UInt16[np.ndarray, "h w"]:
@@ -66,22 +66,20 @@ def _start(height: int, width: int) -> bytes:
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return b"%b%b%b%b" % (
-        struct.pack(">I", len(content)),
-        *(kind, content, struct.pack(">I", checksum)),
-    )
+    numbers = len(content), zlib.crc32(content, zlib.crc32(kind))
+    length, checksum = (struct.pack(">I", number) for number in numbers)
+    return b"".join([length, kind, content, checksum])
 
 
-def find_pixels(data: bytes, height: int, width: int) -> memoryview:
+def find_pixels(data: bytes, height: int, width: int) -> bytes:
     """Returns the compressed rows of a PNG as it is written here; else nothing."""
     start = _start(height, width) + data[(at := 33) : at + 4] + b"IDAT"
     length = int.from_bytes(data[at : at + 4], "big")
     is_own = data.startswith(start) and len(data) == len(start) + length + 16
-    return memoryview(data)[len(start) : len(start) + length * is_own]
+    return data[len(start) : len(start) + length * is_own]
 
 
-def _inflate(packed: memoryview, height: int, width: int) -> np.ndarray:
+def _inflate(packed: bytes, height: int, width: int) -> np.ndarray:
     """Decompresses the rows with their marks."""
     size = height * (1 + 2 * width)
     # A byte of room more, so that too many show.
