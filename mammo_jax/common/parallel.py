@@ -1,15 +1,19 @@
 """Ordered map over processes, with bounded memory, that survives their deaths."""
 
 import collections
+import functools
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import cv2
 
@@ -23,41 +27,56 @@ Result = TypeVar("Result")
 _TASKS_AHEAD = 4
 
 
+class Limits(NamedTuple):
+    """Most that a task may take, whatever the file that it reads claims.
+
+    Attributes:
+      memory: bytes besides those of an idle worker; allocations beyond them fail.
+      seconds: of processor time; the worker is killed after them.
+    """
+
+    memory: int
+    seconds: int
+
+
 def parallel_map(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
     num_workers: int | None,
     on_death: Callable[[Task], Result] | None = None,
-) -> Iterator[Result]:
+    limits: Limits | None = None,
+) -> Generator[Result, None, None]:
     """Yields `function(task)` in the order of `tasks`.
 
     At most a few results wait at any time, however many tasks there are. With one
-    worker everything runs in this process.
+    worker and no limits everything runs in this process.
 
-    A damaged file can make a codec abort, and memory can run out: either kills the
-    worker. The tasks that were under way are then repeated one at a time, and
-    `on_death` stands in for one that kills its worker even alone.
+    A damaged file can make a codec abort or take more than its limits, and memory can
+    run out: either kills the worker. The tasks that were under way are then repeated
+    one at a time, and `on_death` stands in for one that kills its worker even alone.
 
     Args:
       function: must be picklable, as must tasks and results.
       tasks: what to work on.
       num_workers: processes, None for one each core.
       on_death: makes the result of a task that cannot be run.
+      limits: of each task.
 
     Raises:
       UserError: a task cannot be run and there is no `on_death`.
       Exception: whatever `function` raises.
     """
     num_workers = min(num_workers or _cores(), len(tasks))
-    if num_workers <= 1:
+    if num_workers <= 1 and limits is None:
         keep_freed_blocks()
         yield from map(function, tasks)
         return
+    limited = functools.partial(_run_limited, function, limits) if limits else function
     todo = collections.deque(tasks)
     while todo:
-        suspects = yield from _run_until_death(function, todo, num_workers, ahead=True)
+        suspects = yield from _run_until_death(limited, todo, num_workers, ahead=True)
         while suspects:
-            killers = yield from _run_until_death(function, suspects, 1, ahead=False)
+            killers = yield from _run_until_death(limited, suspects, 1, ahead=False)
             for killer in killers:
                 if on_death is None:
                     raise UserError(
@@ -87,7 +106,11 @@ def _run_until_death(
     """
     most = (1 + _TASKS_AHEAD * ahead) * num_workers
     waiting: collections.deque[tuple[Task, Future[Result]]] = collections.deque()
-    pool = _make_pool(num_workers)
+    # Forking this process, which may have JAX's threads, can hang.
+    context = multiprocessing.get_context("forkserver")
+    # The server of all pools imports these once, if it does not run yet.
+    context.set_forkserver_preload(["__main__", _module_of(function)])
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
         while todo or waiting:
             while todo and len(waiting) < most:
@@ -103,11 +126,10 @@ def _run_until_death(
     return collections.deque(task for task, _ in waiting)
 
 
-def _make_pool(num_workers: int) -> ProcessPoolExecutor:
-    # Forking a process that has JAX or TFDS threads can hang.
-    return ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+def _module_of(function: Callable[..., object]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.args[0] if function.func is _run_limited else function.func
+    return function.__module__
 
 
 def _start_worker() -> None:
@@ -123,3 +145,28 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def _run_limited(
+    function: Callable[[Task], Result], limits: Limits, task: Task
+) -> Result:
+    _limit_memory(limits.memory)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, math.ceil(sum(used[:2])) + limits.seconds)
+    return function(task)
+
+
+@functools.cache
+def _limit_memory(most: int) -> None:
+    """Limits this worker once, after its imports: freed blocks stay its own."""
+    _limit(resource.RLIMIT_CORE, 0)  # A codec that aborts leaves no gigabytes behind.
+    sizes = Path("/proc/self/statm")
+    if sizes.exists():  # Elsewhere than on Linux no such limit is kept.
+        pages = int(sizes.read_text().split()[5])
+        _limit(resource.RLIMIT_DATA, pages * resource.getpagesize() + most)
+
+
+def _limit(kind: int, most: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (soft, hard))

@@ -245,7 +245,7 @@ def _read_dataset(
             )
             for keyword in keywords:  # parses every value, so errors show up here
                 dataset.get(keyword)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except InvalidDicomError:
         raise UserError(
@@ -407,7 +407,7 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
                 correct_unused_bits=False,  # type: ignore[arg-type]
                 decoding_plugin=_PLUGINS.get(syntax, ""),
             )
-    except (UserError, KeyboardInterrupt, SystemExit):
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except NotImplementedError:
         raise UserError(

@@ -103,6 +103,8 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
                 is_white_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
     except Image.DecompressionBombError:
         frames, width, height = 1, MAX_PIXELS, MAX_PIXELS
+    except MemoryError:
+        raise
     except Exception as error:  # malformed headers fail in too many ways to list
         raise UserError(
             f"{path}: not a PNG, JPEG, TIFF or PGM picture ({type(error).__name__});"

@@ -1,11 +1,10 @@
 """Reading the files to score, a few ahead, and putting them on the models' grids."""
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxtyping import UInt8, UInt16
 from pydicom.dataset import Dataset
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.parallel import Limits, parallel_map
 from mammo_jax.datasets.views import bring_to_grid, check_image
 from mammo_jax.images.dicom import Mammogram
 from mammo_jax.images.grid import Grid, shrink
@@ -21,7 +21,9 @@ from mammo_jax.images.pictures import PICTURE_NAMES, read_image
 
 # Longer side of the pictures that overlays are drawn on, in pixels.
 PICTURE_SIDE = 1024
-_READERS_AT_ONCE = 2
+_READERS = 2
+# Far more than the largest film needs, in gigabytes and seconds of processor time.
+_MOST = Limits(2 << 30, 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,45 +82,46 @@ def reading(
 ) -> Iterator[Iterator[Input | Problem]]:
     """Reads the files in their order, the first from now on, a few ahead of the caller.
 
+    In processes of its own, which a hostile file may end.
+
     Args:
       files: to read.
       grids: to put the images on.
       identifying: attributes to read that identify, see `dicom.read_mammogram`.
       with_original: also keep them in their own size.
     """
-    wanted = tuple(dict.fromkeys(grids))
-    paths = iter(files)
-    with (
-        # Readers put filters of their own, which are the whole process's: the one
-        # that ends first must not let the other's warnings, with header values, out.
-        warnings.catch_warnings(),
-        concurrent.futures.ThreadPoolExecutor(_READERS_AT_ONCE) as pool,
-    ):
-        warnings.simplefilter("ignore")
-
-        def submit(count: int) -> list[concurrent.futures.Future[Input | Problem]]:
-            return [
-                pool.submit(_read_or_report, path, wanted, identifying, with_original)
-                for path in itertools.islice(paths, count)
-            ]
-
-        pending = collections.deque(submit(2 * _READERS_AT_ONCE + 1))
-
-        def results() -> Iterator[Input | Problem]:
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(submit(1))
-                yield result
-
+    read = functools.partial(
+        read_or_report,
+        grids=tuple(dict.fromkeys(grids)),
+        identifying=identifying,
+        with_original=with_original,
+    )
+    images = parallel_map(read, files, _READERS, _report_death, _MOST)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        first = thread.submit(list, itertools.islice(images, 1))
         try:
-            yield results()
+            yield (one for part in (first.result, lambda: images) for one in part())
         finally:
-            pool.shutdown(cancel_futures=True)
+            first.exception()
+            images.close()
 
 
-def _read_or_report(
-    path: Path, grids: Sequence[Grid], identifying: Sequence[str], with_original: bool
+def _report_death(path: Path) -> Problem:
+    return Problem(
+        path,
+        f"reading it takes more than {_MOST.memory >> 30} GiB of memory or"
+        f" {_MOST.seconds} s of processor time, or crashes; export it again",
+    )
+
+
+def read_or_report(
+    path: Path,
+    *,
+    grids: Sequence[Grid],
+    identifying: Sequence[str],
+    with_original: bool,
 ) -> Input | Problem:
+    """Reads one file, or says why it cannot be scored; see `reading`."""
     try:
         mammogram = read_image(path, identifying)
         return prepare(path, mammogram, grids, with_original=with_original)
@@ -126,6 +129,8 @@ def _read_or_report(
         return Problem(path, str(error).removeprefix(f"{path}: "))
     except OSError as error:
         return Problem(path, error.strerror or type(error).__name__)
+    except MemoryError:
+        return _report_death(path)
     except Exception as error:  # codecs fail in too many ways to list
         kind = type(error).__name__
         return Problem(path, f"cannot be read ({kind}); export it again")

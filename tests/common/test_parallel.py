@@ -1,5 +1,6 @@
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.parallel import parallel_map
+from mammo_jax.common.parallel import Limits, parallel_map
 
 
 def square(number: int) -> int:
@@ -76,6 +77,24 @@ def test_a_worker_that_dies_of_its_neighbours_is_not_missed(tmp_path):
     results = parallel_map(function, range(12), 2, never)
 
     assert list(results) == [number**2 for number in range(12)]
+
+
+def _limits(_: int) -> tuple[int, int]:
+    kinds = resource.RLIMIT_CPU, resource.RLIMIT_DATA
+    return tuple(resource.getrlimit(kind)[0] for kind in kinds)
+
+
+def test_one_worker_with_limits_is_a_process_that_has_them():
+    for seconds, memory in parallel_map(_limits, range(3), 1, None, Limits(1 << 30, 9)):
+        assert 9 <= seconds < 60
+        assert 1 << 30 < memory < 4 << 30
+    assert resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY
+
+
+def test_cores_are_counted_where_a_system_does_not_tell_ours(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    results = parallel_map(square, range(3), None, never)
+    assert list(results) == [0, 1, 4]
 
 
 def test_errors_of_the_function_reach_the_caller():

@@ -1,5 +1,6 @@
 """Files that cannot be scored."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,11 @@ from opened import opened_files
 from predicting import SHAPE, make_breast, read_scores, read_table, run_predict
 from raw_files import make_dataset, save, write_dicom
 
-from mammo_jax.prediction.reading import reading
+from mammo_jax.common.parallel import Limits
+from mammo_jax.images.dicom import Mammogram
+from mammo_jax.images.pictures import read_image
+from mammo_jax.prediction import reading as reading_module
+from mammo_jax.prediction.reading import Input, Problem, read_or_report, reading
 
 
 def _colour_dicom(path: Path) -> None:
@@ -99,13 +104,46 @@ def test_a_link_to_a_file_that_is_gone_is_a_problem(model, folder, tmp_path):
     assert "no such file" in problem["problem"]
 
 
-@pytest.mark.parametrize("options", [(), ("--dicom", "--keep_identifiers")])
-def test_each_file_is_opened_once(model, folder, tmp_path, options):
-    with opened_files() as opened:
-        command = (f"--model={model[0]}", f"--out={tmp_path / 'out'}", *options)
-        run_predict(*command, folder)
+def test_each_file_is_opened_once(folder):
     files = [*(folder / "deep").iterdir(), folder / "picture.png"]
+    with opened_files() as opened:
+        for path in files:
+            read_or_report(
+                path, grids=(), identifying=("PatientID",), with_original=True
+            )
     assert [opened.count(path) for path in files] == [1] * 4
+
+
+def _greedy(path: Path, **options: object) -> Input | Problem:
+    """Stands in for a codec that takes what the file claims, or does not end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading_module, "read_image", lambda path, _: _claim(path))
+        return read_or_report(path, **options)
+
+
+def _claim(path: Path) -> Mammogram:
+    while path.stem == "endless":
+        pass
+    if path.stem == "huge":
+        np.ones(3 << 30, np.uint8)
+    if path.stem == "aborting":
+        os.abort()
+    return read_image(path)
+
+
+def test_a_file_that_takes_too_much_is_a_problem_and_the_others_go_on(
+    folder, monkeypatch
+):
+    names = ["0.dcm", "huge.dcm", "endless.dcm", "1.dcm", "aborting.dcm", "2.dcm"]
+    files = [folder / "deep" / name for name in names]
+    monkeypatch.setattr(reading_module, "_MOST", Limits(1 << 30, 1))
+    monkeypatch.setattr(reading_module, "read_or_report", _greedy)
+    with reading(files, [], with_original=False) as found:
+        results = list(found)
+    assert [result.path for result in results] == files
+    bad = [result for result in results if isinstance(result, Problem)]
+    assert [problem.path.stem for problem in bad] == ["huge", "endless", "aborting"]
+    assert all("GiB of memory or" in problem.reason for problem in bad)
 
 
 def test_what_was_read_keeps_its_pixels_once_and_shows_no_patient(folder):
