@@ -121,6 +121,7 @@ def _score(
     files: int,
 ) -> int:
     from mammo_jax.common.compilation_cache import use_compilation_cache
+    from mammo_jax.common.devices import start_devices
     from mammo_jax.prediction.dicom_output import check_library
     from mammo_jax.prediction.export import check_exportable, export_models
     from mammo_jax.prediction.scorer import Scorer, batch_size_for, check_calibrated
@@ -130,6 +131,7 @@ def _score(
     if options.dicom:
         check_library()
     use_compilation_cache()
+    start_devices()
     models = [load_model(directory) for directory in directories]
     if options.calibrated:
         check_calibrated(models)

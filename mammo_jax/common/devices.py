@@ -19,6 +19,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mammo_jax.common.errors import UserError
 
 T = TypeVar("T")
+_GPU_HELP = (
+    "an NVIDIA GPU needs the extra cuda12 (driver 525 or newer, see nvidia-smi) or "
+    "cuda13 (580 or newer), and JAX's plugin in the version of jaxlib"
+)
 
 
 def join_processes(coordinator: str | None, processes: int, process: int) -> None:
@@ -53,6 +57,43 @@ def join_processes(coordinator: str | None, processes: int, process: int) -> Non
     if not is_main_process():
         os.environ["TQDM_DISABLE"] = "1"
         logging.getLogger("mammo_jax").setLevel(logging.WARNING)
+
+
+def start_devices() -> None:
+    """Starts JAX's devices, and says in one line if there is a GPU's plugin in vain.
+
+    Raises:
+      UserError: there is none of the devices that JAX_PLATFORMS in the environment
+        asks for, or a plugin fails.
+    """
+    log = logging.getLogger("jax._src.xla_bridge")
+    log.addFilter(_without_traceback)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no device for JAX_PLATFORMS={asked} "
+            f"({_one_line(error) or 'there is no such card'}); {_GPU_HELP}; "
+            "with JAX_PLATFORMS=cpu a CPU computes"
+        ) from error
+    finally:
+        log.removeFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Makes one line of a plugin's failure, of which JAX shows where it happened."""
+    if record.exc_info:
+        record.msg = (
+            "JAX's plugin for a GPU cannot be used, and a CPU computes (%s); %s"
+        )
+        record.args = (_one_line(record.exc_info[1]), _GPU_HELP)
+        record.exc_info = None
+    return True
+
+
+def _one_line(error: object) -> str:
+    return "; ".join(str(error).splitlines())
 
 
 def make_mesh(data: int, spatial: int) -> Mesh:

@@ -129,3 +129,41 @@ def test_rows_that_are_spread_over_devices_stay_there_until_the_network():
     )
     # Of the least and the greatest value.
     assert result.stdout.split() == ["all-reduce"] * 2
+
+
+START = "from mammo_jax.common.devices import start_devices; start_devices()"
+
+
+def start(**environment: object) -> subprocess.CompletedProcess[str]:
+    """Starts JAX's devices in a process with an environment of its own."""
+    names = {name: str(value) for name, value in environment.items()}
+    return subprocess.run(
+        [sys.executable, "-c", START],
+        cwd=REPOSITORY,
+        env={k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | names,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_devices_that_are_not_there_are_refused():
+    done = start(JAX_PLATFORMS="gpu_of_tomorrow")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "UserError: JAX finds no device for JAX_PLATFORMS=gpu_of_tomorrow" in last
+    assert "'gpu_of_tomorrow' is not in the list" in last
+
+
+def test_a_plugin_that_does_not_fit_the_driver_is_one_line(tmp_path):
+    plugin = tmp_path / "jax_plugins" / "xla_cuda99" / "__init__.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(
+        "def initialize():\n    raise RuntimeError('CUDA too old.\\nInstalled: 7')\n"
+    )
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = start(PYTHONPATH=os.pathsep.join(paths))
+    assert done.returncode == 0
+    (line,) = (x for x in done.stderr.splitlines() if "CUDA too old" in x)
+    assert "a CPU computes (CUDA too old.; Installed: 7); an NVIDIA GPU needs" in line
+    assert "Traceback" not in done.stderr
