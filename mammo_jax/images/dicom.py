@@ -213,7 +213,10 @@ def check_file(path: Path) -> None:
       UserError: it is.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
+        kind = (
+            "a folder, pipe or device and no file" if path.exists() else "no such file"
+        )
+        raise UserError(f"{path}: {kind}; check the path")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(
             f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, too large for one"

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -33,10 +34,10 @@ class Found:
 
 
 def find_files(arguments: Sequence[str], out: Path) -> Found:
-    """Finds the files that the arguments name.
+    """Finds the files that the arguments name, each once.
 
-    A link to a folder is not followed: one within the folder that is searched leads to
-    files that are found anyway, any other one is a problem.
+    A link that a search comes upon is followed if it stays in what the arguments name;
+    one that leads out of it is a problem.
 
     Args:
       arguments: files, folders (searched to the bottom for DICOM files and pictures)
@@ -46,62 +47,113 @@ def find_files(arguments: Sequence[str], out: Path) -> Found:
     Raises:
       UserError: an argument names nothing, or all lies in `out`.
     """
-    found, written = Found(), out.resolve()
+    found, written = Found(), _real(out)
+    named = [_split(argument) for argument in arguments]
+    roots = [_real(root) for root, _ in named]
     files: dict[Path, Path] = {}
-    for argument in arguments:
+    for argument, (root, patterns) in zip(arguments, named, strict=True):
         before = len(found.problems)
-        named = list(_files_of(argument, found))
-        if not named and len(found.problems) == before:
+        paths = list(_Search(roots, found).expand(root, patterns))
+        if not paths and len(found.problems) == before:
             raise UserError(f"{argument}: {_nothing(argument)}")
-        for path in named:
-            files.setdefault(path.resolve(), path)
+        for path in paths:
+            files.setdefault(_real(path), path)
     found.files = [p for real, p in files.items() if written not in real.parents]
     if files and not found.files:
         raise UserError(f"there is nothing to score but what is in {out} already")
     return found
 
 
-def _files_of(argument: str, found: Found) -> Iterator[Path]:
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve fails on a link to itself.
+
+
+def _split(argument: str) -> tuple[Path, list[str]]:
+    """Splits a glob into the folder that it names and the patterns below it."""
     path = Path(argument).expanduser()
-    names = [path] if path.exists() else map(Path, sorted(_matches(path)))
-    for name in names:
-        if name.is_dir():
-            yield from _images_below(name, found)
-        else:
-            yield name
+    parts = list(path.parts)
+    for at, part in enumerate(parts):
+        if glob.has_magic(part) and not os.path.lexists(Path(*parts[: at + 1])):
+            return Path(*parts[:at]), parts[at:]
+    return path, []
 
 
-def _matches(pattern: Path) -> list[str]:
-    return glob.glob(str(pattern), recursive=True)
+class _Search:
+    """Search for the files of one argument, which notes what it passes over.
 
+    Args:
+      roots: folders and files that the arguments name, without links.
+      found: gets the problems.
+    """
 
-def _images_below(root: Path, found: Found) -> Iterator[Path]:
-    for path in sorted(_everything_below(root, found)):
+    def __init__(self, roots: Sequence[Path], found: Found):
+        self._roots, self._found = roots, found
+        self._done: set[tuple[Path, int]] = set()
+
+    def expand(self, path: Path, patterns: Sequence[str]) -> Iterator[Path]:
+        """Yields the files that a glob below a path names, all images if it is empty.
+
+        A folder that several links lead to is gone through once.
+        """
+        if not path.is_dir():
+            if not patterns and os.path.lexists(path):
+                yield path
+            return
+        if (state := (_real(path), len(patterns))) in self._done:
+            return
+        self._done.add(state)
+        pattern, *rest = patterns or ["**"]
+        if pattern == "**" and rest:
+            yield from self.expand(path, rest)
+        for entry in self._entries(path):
+            below = Path(entry.path)
+            if pattern != "**":
+                if _matches(entry.name, pattern):
+                    yield from self.expand(below, rest)
+            elif os.path.isdir(entry.path):
+                if not patterns or _matches(entry.name, "*"):
+                    yield from self.expand(below, patterns)
+            elif not rest and self._is_image(entry):
+                yield below
+
+    def _entries(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        """Yields what is in a folder, links last, but for those out of the roots."""
+        try:
+            entries = [*os.scandir(folder)]
+        except OSError:
+            reason = "the folder cannot be read; check its permissions"
+            self._found.problems.append(Problem(folder, reason))
+            return
+        for entry in sorted(entries, key=lambda one: (one.is_symlink(), one.name)):
+            if entry.is_symlink() and os.path.exists(entry.path):
+                real = _real(Path(entry.path))
+                if not any(real.is_relative_to(root) for root in self._roots):
+                    if os.path.isdir(entry.path) or self._is_image(entry):
+                        reason = "a link out of what is searched; name its target, too"
+                        self._found.problems.append(Problem(Path(entry.path), reason))
+                    continue
+            yield entry
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        """Returns True if a file is to be scored; counts what is no image."""
+        suffix = Path(entry.name).suffix.lower()
+        if entry.name.startswith(".") or entry.name == "DICOMDIR":
+            return False
         # A link to a file that is gone is read, and so reported.
-        is_gone = path.is_symlink() and not path.exists()
-        suffix = path.suffix.lower()
-        if suffix in _NAMES or (not is_gone and _has_mark(path)):
-            yield path
-        elif not is_gone:
+        if suffix in _NAMES:
+            return True
+        if not os.path.exists(entry.path):
+            return False
+        if not (is_image := _has_mark(Path(entry.path))):
             # An ending may be part of a name.
             kind = suffix if suffix[1:].isalnum() and len(suffix) < 6 else "others"
-            found.left_out[kind] += 1
+            self._found.left_out[kind] += 1
+        return is_image
 
 
-def _everything_below(root: Path, found: Found) -> Iterator[Path]:
-    def note(error: OSError) -> None:
-        reason = "the folder cannot be read; check its permissions"
-        found.problems.append(Problem(Path(error.filename), reason))
-
-    for folder, folders, names in os.walk(root, onerror=note):
-        for name in folders:
-            link = Path(folder, name)
-            if link.is_symlink() and not link.resolve().is_relative_to(root.resolve()):
-                reason = "a link to a folder outside of the one that is searched; name"
-                found.problems.append(Problem(link, f"{reason} that folder, too"))
-        for name in names:
-            if not name.startswith(".") and name != "DICOMDIR":
-                yield Path(folder, name)
+def _matches(name: str, pattern: str) -> bool:
+    is_hidden = name.startswith(".") and not pattern.startswith(".")
+    return fnmatch.fnmatchcase(name, pattern) and not is_hidden
 
 
 def _has_mark(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Which files the arguments name."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,10 +72,65 @@ def test_a_link_that_leaves_the_folder_is_named(folder, tmp_path):
     assert len(found.files) == 4
     (problem,) = found.problems
     assert problem.path == folder / "linked"
-    assert "a link to a folder outside" in problem.reason
+    assert "a link out of what is searched" in problem.reason
     # What the user names is followed.
     found = find_files([str(folder / "linked"), str(folder)], tmp_path / "out")
     assert len(found.files) == 5
+
+
+def _names(*arguments) -> list[str]:
+    found = find_files([str(one) for one in arguments], Path("nowhere"))
+    return [path.name for path in found.files]
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "**/*.dcm", "*", "*/**/*.dcm", "*/*"])
+def test_links_to_themselves_end(tmp_path, pattern):
+    folder = tmp_path / "folder"
+    write_dicom(folder / "deep" / "a.dcm", PIXELS)
+    for name in ("one", "two", "three"):
+        (folder / name).symlink_to(folder)
+        (folder / "deep" / name).symlink_to(folder)
+    (folder / "self.png").symlink_to(folder / "self.png")
+    named = [name for name in _names(folder / pattern) if name != "self.png"]
+    assert named == ["a.dcm"]
+
+
+def test_a_link_to_itself_is_a_problem_of_its_own(model, folder, tmp_path):
+    (folder / "self.png").symlink_to(folder / "self.png")
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", f"--out={out}", folder) == 3
+    assert len(read_scores(out / "predictions.csv")) == 4
+    assert "self.png: no such file" in (out / "problems.csv").read_text().replace(
+        ",", ": "
+    )
+
+
+def test_a_link_to_a_file_out_of_the_folder_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    write_dicom(tmp_path / "other" / "a.dcm", PIXELS)
+    write_dicom(folder / "b.dcm", PIXELS)
+    (folder / "c.dcm").symlink_to(tmp_path / "other" / "a.dcm")
+    (folder / "notes.txt").symlink_to(tmp_path / "nothing.txt")
+    (tmp_path / "nothing.txt").write_text("no image")
+    for argument in (folder, folder / "**", folder / "*.dcm"):
+        found = find_files([str(argument)], tmp_path / "out")
+        assert [path.name for path in found.files] == ["b.dcm"]
+        assert [problem.path.name for problem in found.problems] == ["c.dcm"]
+    # A file, or its target's folder, that the user names is scored.
+    assert _names(folder / "c.dcm") == ["c.dcm"]
+    assert _names(folder, tmp_path / "other") == ["b.dcm", "c.dcm"]
+
+
+def test_a_pattern_leads_through_a_link_within_the_folder(tmp_path):
+    write_dicom(tmp_path / "b" / "x.dcm", PIXELS)
+    (tmp_path / "a1").mkdir()
+    (tmp_path / "a1" / "link").symlink_to(tmp_path / "b")
+    assert _names(tmp_path / "a*") == _names(tmp_path / "a*/**/x.dcm") == ["x.dcm"]
+
+
+def test_a_folder_may_be_called_like_a_pattern(tmp_path):
+    write_dicom(tmp_path / "set[1]" / "a.dcm", PIXELS)
+    assert _names(tmp_path / "set[1]" / "*.dcm") == ["a.dcm"]
 
 
 def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
