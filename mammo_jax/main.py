@@ -88,6 +88,8 @@ def show_own_messages() -> None:
     """Prints this package's messages and the libraries' warnings only."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    # Orbax logs the traceback of a save that failed, which is raised as well.
+    handler.addFilter(lambda record: not (record.name == "absl" and record.exc_info))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("mammo_jax").setLevel(logging.INFO)

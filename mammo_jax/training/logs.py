@@ -1,25 +1,34 @@
 """TensorBoard files of a run."""
 
+import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import flax
 import numpy as np
-import tensorboardX
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from tensorboardX.summary import hparams
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.common.run_directory import as_json
+
+# Seconds until a value is seen in TensorBoard, at most.
+_SECONDS_UNSEEN = 10
 
 
 class Logs:
     """Writes scalars and images, by optimiser step.
+
+    Written without tensorboardX's thread: where that dies of a full disk, a run waits
+    for it for good.
 
     Args:
       directory: directory of the run.
@@ -29,29 +38,53 @@ class Logs:
     """
 
     def __init__(self, directory: Path, resumed_at: int, *, enabled: bool = True):
+        self.directory = directory
         self._painter = ThreadPoolExecutor(1)
         self._picture: Future[None] | None = None
-        self.writer = tensorboardX.SummaryWriter(
-            str(directory),
-            purge_step=resumed_at + 1,
-            flush_secs=10,
-            write_to_disk=enabled,
-        )
+        self._flushed = time.monotonic()
+        self._events = None
+        if enabled:
+            with self._writing():
+                directory.mkdir(parents=True, exist_ok=True)
+                self._events = EventsWriter(str(directory / "events"))
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(session_log=start, step=resumed_at + 1))
 
     def __enter__(self) -> "Logs":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Neither a picture nor a disk that is still full hides another error.
+        hidden = () if kind is None else (OSError, UserError)
+        with contextlib.suppress(*hidden):
+            self.close()
+            if kind is None and self._picture:
+                self._picture.result()
+
+    def close(self) -> None:
+        """Writes what is left and closes the file.
+
+        Raises:
+          UserError: the disk has no room.
+        """
         self._painter.shutdown()
-        self.writer.close()
-        if kind is None and self._picture:  # A picture hides no other error.
-            self._picture.result()
+        if self._events:
+            with self._writing():
+                self._events.close()
+
+    def write(self, step: int, content: Summary) -> None:
+        """Writes a summary of tensorboardX's.
+
+        Raises:
+          UserError: the disk has no room.
+        """
+        self._write(Event(summary=content, step=step))
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Writes the values that are defined."""
         for name, value in values.items():
             if value is not None:
-                self.writer.add_scalar(name, value, step)
+                self.write(step, summary.scalar(name, value))
 
     def images(
         self, step: int, name: str, images: Float[np.ndarray, "batch height width 3"]
@@ -59,8 +92,31 @@ class Logs:
         """Writes images with values 0..1; they are packed while training goes on."""
         if self._picture:  # The one before is done, or ends the run.
             self._picture.result()
-        write = functools.partial(self.writer.add_images, dataformats="NHWC")
-        self._picture = self._painter.submit(write, name, images, step)
+        self._picture = self._painter.submit(self._paint, step, name, images)
+
+    def _paint(self, step: int, name: str, images: np.ndarray) -> None:
+        self.write(step, summary.image(name, images, dataformats="NHWC"))
+
+    def _write(self, event: Event) -> None:
+        if self._events is None:
+            return
+        event.wall_time = time.time()
+        with self._writing():
+            self._events.write_event(event)
+            if time.monotonic() > self._flushed + _SECONDS_UNSEEN:
+                self._events.flush()
+                self._flushed = time.monotonic()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.directory}: TensorBoard's file cannot be written "
+                f"({error.strerror or error}); make room, and give the same command "
+                "again: it goes on from the last checkpoint"
+            ) from error
 
 
 @dataclasses.dataclass
@@ -83,11 +139,7 @@ class Throughput:
 def log_hyperparameters(
     logs: Logs, config: ConfigDict, metrics: Mapping[str, Any]
 ) -> None:
-    """Writes the final figures, and for HParams the configuration but its patch stage.
-
-    They go into the run's own files: tensorboardX would make a run of its own, named
-    after the time, in a directory below.
-    """
+    """Writes the final figures, and for HParams the fields but the patch stage's."""
     flatten: Any = flax.traverse_util.flatten_dict
     fields = flatten(as_json(config), sep=".")
     values = {
@@ -103,5 +155,5 @@ def log_hyperparameters(
         if metrics[role][key] is not None
     }
     logs.scalars(metrics["steps"], {**test, **final})
-    for summary in hparams(values, final):
-        logs.writer._get_file_writer().add_summary(summary)
+    for part in summary.hparams(values, final):
+        logs.write(0, part)

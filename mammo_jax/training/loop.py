@@ -89,7 +89,7 @@ def train(
     _log_input_images(run, position, first)
     batches = itertools.chain([first], batches)
     if run.experiment.config.profile and is_main_process():
-        batches = _traced(batches, run.logs.writer.logdir)
+        batches = _traced(batches, str(run.logs.directory))
     compiled = {position.stage: first_step.result()} if first_step else {}
     map_of_model = make_shown_map(run.experiment)
     while not position.finished:

@@ -7,6 +7,7 @@ import sklearn.metrics
 from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tensorboardX import summary
 
 from mammo_jax.evaluation import curves
 from mammo_jax.evaluation.predictions import Predictions
@@ -42,7 +43,8 @@ def log_validation(
         area = sklearn.metrics.roc_auc_score(labels, scores)
         figure = curves.roc_figure({f"AUC {area:.3f}": (scores, labels)})
         _figure(logs, step, "validation/roc", figure)
-        logs.writer.add_pr_curve("validation/precision_recall", labels, scores, step)
+        curve = summary.pr_curve("validation/precision_recall", labels, scores)
+        logs.write(step, curve)
     if len(experiment.dataset.class_names) > 2:
         figure = _confusion_figure(predictions, experiment.dataset.class_names)
         _figure(logs, step, "validation/confusion", figure)

@@ -1,5 +1,7 @@
 """TensorBoard files."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -10,7 +12,9 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboardX.record_writer import RecordWriter
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.training import loop
 from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.experiment import Experiment
@@ -57,19 +61,33 @@ def test_input_images_are_shown_as_the_network_sees_them(tmp_path, height, shown
 
 def test_a_picture_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
     logs = Logs(tmp_path, resumed_at=0)
-    monkeypatch.setattr(logs.writer, "add_images", _fail)
+    monkeypatch.setattr(logs, "write", _fail)
     with pytest.raises(OSError, match="no space"), logs:
         logs.images(0, "seen", IMAGES)
     logs = Logs(tmp_path, resumed_at=0)
-    monkeypatch.setattr(logs.writer, "add_images", _fail)
+    monkeypatch.setattr(logs, "write", _fail)
     logs.images(0, "seen", IMAGES)
     with pytest.raises(OSError, match="no space"):
         logs.images(1, "seen", IMAGES)
+    logs.close()
+
+
+def test_a_full_disk_ends_the_run_and_does_not_stop_it_for_good(tmp_path, monkeypatch):
+    def _full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    logs = Logs(tmp_path, resumed_at=0)
+    monkeypatch.setattr(RecordWriter, "write", _full)
+    # The queue of tensorboardX's thread holds ten.
+    for step in range(30):
+        with pytest.raises(UserError, match=r"No space left.*make room"):
+            logs.scalars(step, {"train/loss": 1.0})
+    logs.close()
 
 
 def test_what_ends_the_run_is_not_hidden_behind_a_picture(tmp_path, monkeypatch):
     logs = Logs(tmp_path, resumed_at=0)
-    monkeypatch.setattr(logs.writer, "add_images", _fail)
+    monkeypatch.setattr(logs, "write", _fail)
     monkeypatch.setattr(logs, "scalars", lambda *arguments: sys.exit(7))
     logs.images(0, "seen", IMAGES)
     with pytest.raises(SystemExit), logs:
