@@ -5,6 +5,7 @@ PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV := .venv
 PEERS_VENV := .venv-peers
 CUDA_TARGET := .cuda-target
+ENVIRONMENT_MB := 2000
 RUN := $(VENV)/bin/python
 # Certificates are those of the system, as pip takes them: a hospital may have its own.
 export UV_SYSTEM_CERTS ?= true
@@ -31,6 +32,7 @@ CHECKED := $(addprefix tests/,images evaluation phantom/test_mammogram.py \
 # What depends most on the versions of Python and JAX.
 CORE := $(addprefix tests/,models training weights prediction)
 
+.DELETE_ON_ERROR:
 .PHONY: help demo check test test-core test-slow test-peers test-cuda fuzz chaos bench lint docs lock setup-run setup-test clean
 
 help:  ## Show this list.
@@ -99,6 +101,9 @@ setup-test: $(VENV)/.test-installed  ## Install what tests and linters need, too
 $(VENV)/bin/uv $(PEERS_VENV)/bin/uv: requirements.lock
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: Python 3.11, 3.12 or 3.13 is needed, with venv; install one, or say where it is: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@free=$$(df -Pk "$(dir $(abspath $(@D:/bin=)))" | awk 'END {print int($$4 / 1024)}'); \
+	if [ "$$free" -lt $(ENVIRONMENT_MB) ] 2>/dev/null; then \
+	  echo "error: $(abspath $(@D:/bin=)) needs $(ENVIRONMENT_MB) MB and $$free are free; free some space, or name another place: make VENV=/elsewhere/venv ..." >&2; exit 1; fi
 	"$(PYTHON)" -m venv $(@D:/bin=)
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(@D)/uv.txt
 	$(@D)/python -m pip install --quiet --require-hashes --requirement $(@D)/uv.txt
