@@ -1,7 +1,7 @@
 """The networks: trunks, the paper's tops, and weights."""
 
 from mammo_jax.models.classifier import abstract_model, build_model
-from mammo_jax.models.groups import PARAMETER_GROUPS, groups_of
+from mammo_jax.models.groups import groups_of
 from mammo_jax.models.model_config import (
     TOPS,
     ModelConfig,
@@ -10,7 +10,6 @@ from mammo_jax.models.model_config import (
 )
 
 __all__ = [
-    "PARAMETER_GROUPS",
     "TOPS",
     "ModelConfig",
     "abstract_model",

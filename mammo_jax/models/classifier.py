@@ -28,9 +28,6 @@ from mammo_jax.models.resnet import ResNet50
 from mammo_jax.models.vgg import VGG
 from mammo_jax.models.whole_image import ConvolutionalTop
 
-# The number by which every trunk divides height and width.
-TRUNK_STRIDE = 32
-
 
 class ClassLogits(NamedTuple):
     """The logits of whole images, and those behind their class maps.
@@ -62,7 +59,7 @@ class Classifier(nnx.Module):
         self.trunk_name = config.trunk
         self.num_classes = config.num_classes
         self.batch_statistics = BATCH_NORM[config.batch_norm]
-        self.smallest = TRUNK_STRIDE
+        self.stride = self.smallest = config.stride
         # Height and width, and what the trunk makes of them, where the layers on top
         # depend on it.
         self.image_size: tuple[int, int] | None = None
@@ -91,7 +88,7 @@ class Classifier(nnx.Module):
                 f"this top: it needs at least {self.smallest}x{self.smallest}"
             )
         by_batch = self.batch_statistics
-        features = self.trunk(images, train and by_batch.trunk)  # (B, H/32, W/32, C)
+        features = self.trunk(images, train and by_batch.trunk)  # (B, rows, columns, C)
         if self.feature_size not in (None, features.shape[1:3]):
             raise UserError(
                 f"images of {height}x{width} do not fit this heatmap model: its dense "
@@ -200,7 +197,7 @@ class WholeImageClassifier(Classifier):
         top = config.top
         assert isinstance(top, ResidualTop | VGGTop)
         if isinstance(top, VGGTop):
-            self.smallest = TRUNK_STRIDE * 2 ** len(top.blocks)
+            self.smallest = self.stride * 2 ** len(top.blocks)
         self.top = ConvolutionalTop(
             top.kind,
             top.blocks,
@@ -241,7 +238,7 @@ class HeatmapClassifier(Classifier):
             raise UserError(
                 f"images of {height}x{width} are too small for a heatmap with window "
                 f"{top.window} and pool {top.pool}: it needs at least "
-                f"{TRUNK_STRIDE * (top.window + top.pool - 1)} pixels on each side"
+                f"{self.stride * (top.window + top.pool - 1)} pixels on each side"
             )
         self.head = make_dense(self.trunk.channels, PATCH_CLASSES)
         self.top = heatmap.ConnectedTop(
@@ -319,7 +316,14 @@ def _make_trunk(config: ModelConfig) -> Any:
             wiring=config.wiring,
             stem=config.stem,
             width=config.width,
+            stride=config.stride,
             dtype=dtype,
             remat=config.remat,
         )
-    return VGG(config.trunk, width=config.width, dtype=dtype, remat=config.remat)
+    return VGG(
+        config.trunk,
+        width=config.width,
+        stride=config.stride,
+        dtype=dtype,
+        remat=config.remat,
+    )

@@ -14,35 +14,30 @@ BOTTOM, TOP_OF_TRUNK, HEAD, NEW_LAYERS = GROUPS = (
     "new_layers",
 )
 
-_OUTSIDE_TRUNK = ((HEAD, r"head/.+"), (NEW_LAYERS, r"top/.+"))
-
-# trunk: (group, pattern of the whole parameter path); the first match counts.
-PARAMETER_GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
-    "resnet50": (
-        (TOP_OF_TRUNK, r"trunk/stage5/unit3/.+"),
-        (BOTTOM, r"trunk/.+"),
-        *_OUTSIDE_TRUNK,
-    ),
-    "vgg16": (
-        (TOP_OF_TRUNK, r"trunk/block5/.+"),
-        (BOTTOM, r"trunk/.+"),
-        *_OUTSIDE_TRUNK,
-    ),
-    "vgg19": (
-        (TOP_OF_TRUNK, r"trunk/block5/.+"),
-        (BOTTOM, r"trunk/.+"),
-        *_OUTSIDE_TRUNK,
-    ),
+_VGG_TOPS = {32: "block5", 16: "block4", 8: "block3"}
+# trunk: the layers at its top, by its stride.
+_TOPS_OF_TRUNKS: dict[str, dict[int, str]] = {
+    "resnet50": {32: "stage5/unit3", 16: "stage4/unit6", 8: "stage3/unit4"},
+    "vgg16": _VGG_TOPS,
+    "vgg19": _VGG_TOPS,
 }
+# (pattern of the whole parameter path, group) outside the top of the trunk.
+_OTHERS = ((r"trunk/.+", BOTTOM), (r"head/.+", HEAD), (r"top/.+", NEW_LAYERS))
 
 
-def groups_of(path: str, trunk: str) -> str:
+def groups_of(path: str, trunk: str, stride: int) -> str:
     """Finds the group of the parameter at a path such as trunk/stage5/unit3/bn1/scale.
+
+    Args:
+      path: of the parameter.
+      trunk: the network's trunk.
+      stride: of that trunk.
 
     Raises:
       ValueError: no group's pattern matches the path.
     """
-    for group, pattern in PARAMETER_GROUPS[trunk]:
+    top = rf"trunk/{_TOPS_OF_TRUNKS[trunk][stride]}/.+"
+    for pattern, group in ((top, TOP_OF_TRUNK), *_OTHERS):
         if re.fullmatch(pattern, path):
             return group
     raise ValueError(f"parameter {path!r} of a {trunk} model is in no layer group")

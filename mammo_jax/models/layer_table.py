@@ -1,6 +1,7 @@
 """A network's layers with output sizes, groups and parameter counts."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -35,15 +36,16 @@ def layer_table(config: ModelConfig, window: int | None = None) -> str:
     # Recomputation changes no size, and would hide the layers.
     model = abstract_model(dataclasses.replace(config, remat=False))
     _, params, stats = variables.split(model)
+    group_of = functools.partial(groups_of, trunk=config.trunk, stride=config.stride)
     lines = [_ROW.format("layer", "output", "group", "parameters")]
     for layer, size in output_sizes(model, config.image_size, window).items():
         own = {p: v for p, v in params.items() if p.rpartition("/")[0] == layer}
         # A pool has no parameters.
-        group = groups_of(next(iter(own)), config.trunk) if own else ""
+        group = group_of(next(iter(own))) if own else ""
         lines.append(_row(layer, "x".join(map(str, size)), group, own))
     members: dict[str, variables.Variables] = {}
     for path, value in params.items():
-        members.setdefault(groups_of(path, config.trunk), {})[path] = value
+        members.setdefault(group_of(path), {})[path] = value
     lines += [_row("total", "", group, own) for group, own in members.items()]
     lines += [_row("total", "", "all", params), _row("total", "", "statistics", stats)]
     return "\n".join(lines)

@@ -18,6 +18,11 @@ from jaxtyping import Array, Bool, Float
 from mammo_jax.cpu.convolution import convolve
 from mammo_jax.cpu.pooling import max_pool
 
+# Strides of a trunk, and how many times it then halves its images: the published trunks
+# end at the last; the others end a stage or two earlier, for images whose sides are a
+# half or a quarter of the paper's.
+HALVINGS = {8: 3, 16: 4, 32: 5}
+
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 # Flax's layers ask for keys that no initialiser here reads.

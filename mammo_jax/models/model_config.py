@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models.heatmap import ACTIVATIONS
+from mammo_jax.models.layers import HALVINGS
 from mammo_jax.models.resnet import STEMS, WIRINGS
 from mammo_jax.models.vgg import DEPTHS
 from mammo_jax.models.whole_image import parse_block
@@ -60,6 +61,10 @@ def default_model_config() -> ConfigDict:
             # "gentle" keeps twice the resolution in the first layers.
             "stem": "standard",
             "width": 1.0,
+            # Pixels from one position of the trunk's features to the next; 16 and 8
+            # leave out its last stages, so that images of a half and a quarter of the
+            # paper's size give its 36x28 positions.
+            "stride": 32,
             # Residual units start as identities: a network of random values trains
             # much faster so. The paper's Keras did not do it.
             "zero_init_residual": False,
@@ -149,6 +154,7 @@ class ModelConfig:
       wiring: a key of `mammo_jax.models.resnet.WIRINGS`; read for resnet50 only.
       stem: a key of `mammo_jax.models.resnet.STEMS`; read for resnet50 only.
       width: multiplies every number of the trunk's channels.
+      stride: a key of `mammo_jax.models.layers.HALVINGS`.
       zero_init_residual: True if residual units start as identities.
       batch_norm: a key of `BATCH_NORM`.
       compute_dtype: "float32" or "bfloat16".
@@ -162,6 +168,7 @@ class ModelConfig:
     wiring: str
     stem: str
     width: float
+    stride: int
     zero_init_residual: bool
     batch_norm: str
     compute_dtype: str
@@ -195,10 +202,11 @@ BATCH_NORM = {
     "frozen": BatchStatistics(trunk=False, top=False),
 }
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str | int, ...]] = {
     "trunk": ("resnet50", *DEPTHS),
     "wiring": tuple(WIRINGS),
     "stem": tuple(STEMS),
+    "stride": tuple(HALVINGS),
     "batch_norm": tuple(BATCH_NORM),
     "compute_dtype": ("float32", "bfloat16"),
     "top.kind": tuple(_TOP_TYPES),
@@ -230,7 +238,8 @@ def read_model_config(
         value = _field(full, key)
         if value not in choices:
             raise UserError(
-                f"{name}.{key} is {value!r}; it must be one of {', '.join(choices)}"
+                f"{name}.{key} is {value!r}; it must be one of "
+                f"{', '.join(map(str, choices))}"
             )
     _check_numbers(full, name)
     values = full.to_dict()

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.models.layers import (
+    HALVINGS,
     Chain,
     MaxPool,
     Padding,
@@ -173,6 +174,7 @@ class ResNet50(nnx.Module):
       wiring: a key of `WIRINGS`.
       stem: a key of `STEMS`.
       width: multiplies every number of channels; 1.0 is ResNet50.
+      stride: a key of `HALVINGS`; below 32 the last stages are left out.
       dtype: compute dtype.
       remat: recompute every unit in the backward pass.
     """
@@ -183,6 +185,7 @@ class ResNet50(nnx.Module):
         wiring: str,
         stem: str,
         width: float,
+        stride: int,
         dtype: Any,
         remat: bool,
     ):
@@ -201,13 +204,16 @@ class ResNet50(nnx.Module):
             dtype=dtype,
         )
         self.bn1 = BatchNorm(channels, epsilon=rules.epsilon, momentum=rules.momentum)
-        for name, (units, filters, stride) in STAGES.items():
+        # The stem halves twice, and the first stage does not.
+        self.stages = tuple(STAGES)[: HALVINGS[stride] - 1]
+        for name in self.stages:
+            units, filters, stage_stride = STAGES[name]
             a, b, c = (scale_channels(count, width) for count in filters)
             stage = make_residual_block(
                 channels,
                 (a, b, c),
                 units,
-                stride=stride,
+                stride=stage_stride,
                 last_stride=self.stage2_last_stride if name == "stage2" else 1,
                 remat=remat,
                 wiring=rules,
@@ -222,7 +228,7 @@ class ResNet50(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch rows columns channel"]:
-        """Computes features at 1/32 of the images' size: 1152x896 to 36x28x2048."""
+        """Computes features: of 1152x896 pixels 36x28x2048 at a stride of 32."""
         x = recompute(
             self._stem,
             (self.conv1, self.bn1),
@@ -230,7 +236,7 @@ class ResNet50(nnx.Module):
             train,
             enabled=self.remat,
         )
-        for name in STAGES:
+        for name in self.stages:
             x = getattr(self, name)(x, train)
         return x
 
@@ -246,7 +252,7 @@ class ResNet50(nnx.Module):
         Whichever convolution of a unit has the stride, the unit sees every second
         position, as its shortcut does.
         """
-        strides = (stride for _, _, stride in STAGES.values())
+        strides = (STAGES[name][2] for name in self.stages)
         return (
             Window(7, 2, self.stem_padding),
             Window(self.pool.size, self.pool.stride, self.pool.padding),

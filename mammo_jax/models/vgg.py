@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mammo_jax.models.layers import (
+    HALVINGS,
     Chain,
     MaxPool,
     Window,
@@ -111,14 +112,17 @@ class VGG(Chain):
     Args:
       name: a key of `DEPTHS`.
       width: multiplies every number of channels; 1.0 is the published network.
+      stride: a key of `HALVINGS`; below 32 the last blocks are left out.
       dtype: compute dtype.
       remat: recompute every block in the backward pass.
     """
 
-    def __init__(self, name: str, *, width: float, dtype: Any, remat: bool):
+    def __init__(
+        self, name: str, *, width: float, stride: int, dtype: Any, remat: bool
+    ):
         blocks: dict[str, nnx.Module] = {}
         channels_in = 3
-        for index, depth in enumerate(DEPTHS[name]):
+        for index, depth in enumerate(DEPTHS[name][: HALVINGS[stride]]):
             channels = scale_channels(CHANNELS[index], width)
             blocks[f"block{index + 1}"] = VGGBlock(
                 channels_in,
@@ -136,7 +140,7 @@ class VGG(Chain):
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch rows columns channel"]:
-        """Computes features at 1/32 of the images' size: 1152x896 to 36x28x512."""
+        """Computes features: of 1152x896 pixels 36x28x512 at a stride of 32."""
         return super().__call__(images.astype(self.dtype), train)
 
     def windows(self) -> tuple[Window, ...]:

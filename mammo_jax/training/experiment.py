@@ -182,7 +182,8 @@ def make_experiment(settings: Settings, dataset: pipeline.Dataset) -> Experiment
     """
     config = settings.config
     graphdef, params, stats = variables.split(abstract_model(settings.model))
-    labels = {name: groups_of(name, settings.model.trunk) for name in params}
+    trunk, stride = settings.model.trunk, settings.model.stride
+    labels = {name: groups_of(name, trunk, stride) for name in params}
     examples = len(dataset.sources[config.data.train_split])
     steps_per_epoch = config.steps_per_epoch or examples // config.batch_size
     mean = config.data.pixel_mean

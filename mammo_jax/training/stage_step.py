@@ -65,7 +65,7 @@ def make_train_step(
     """
     row = _find_stage(stages, stage)
     graphdef, params, stats = variables.split(net)
-    labels = {name: groups_of(name, net.trunk_name) for name in params}
+    labels = {name: groups_of(name, net.trunk_name, net.stride) for name in params}
     optimizer = make_optimizer(row, labels, steps_per_epoch)
     options = StepOptions(
         num_classes=net.num_classes,

@@ -20,7 +20,7 @@ from mammo_jax.weights.model_description import read_config
 _log = logging.getLogger(__name__)
 
 # Fields that the weights of each trunk, and of each kind of top, belong to.
-_TRUNK = ("trunk", "width")
+_TRUNK = ("trunk", "width", "stride")
 _TRUNK_FIELDS = {
     "resnet50": (*_TRUNK, "wiring", "stem"),
     "vgg16": _TRUNK,

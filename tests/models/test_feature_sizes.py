@@ -56,6 +56,29 @@ def test_vgg_feature_sizes_of_the_paper(trunk):
     assert sizes["top/block2/pool"] == (9, 7, 512)
 
 
+@pytest.mark.parametrize(("stride", "height"), [(16, 576), (8, 288)])
+@pytest.mark.parametrize("trunk", ["resnet50", "vgg16", "vgg19"])
+def test_small_images_give_the_papers_positions_at_a_smaller_stride(
+    trunk, stride, height
+):
+    model = abstract_model(config_of(trunk, stride=stride))
+    assert feature_size(model.trunk, (height, height * 7 // 9)) == (36, 28)
+    patch = height * 7 // 36  # 224 of 1152
+    assert feature_size(model.trunk, (patch, patch)) == (7, 7)
+
+
+def test_a_shorter_trunk_computes_what_the_whole_one_does_on_the_way():
+    whole, short = (
+        build_model(config_of(top="patch", width=0.05, stride=stride), 0).trunk
+        for stride in (32, 16)
+    )
+    images = jnp.asarray(
+        np.random.default_rng(0).normal(0, 50, (1, 64, 96, 3)), jnp.float32
+    )
+    whole.stages = whole.stages[:-1]
+    np.testing.assert_array_equal(short(images, False), whole(images, False))
+
+
 def test_pools_are_rows_of_the_table():
     lines = layer_table(config_of("resnet50", "heatmap_5x5")).splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines}
