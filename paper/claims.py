@@ -28,20 +28,19 @@ _SMALL = (-_MARGIN, _MARGIN)
 _AT_MOST = (-math.inf, _MARGIN)
 
 _FEW_SUFFICE = "Few patients suffice for transfer"
+_TRANSFER_HELPS = "Transfer with 20 patients helps"
 
 _BLOCKS = "resnet50_s10_residual_"
 _BIG, _NARROW = f"{_BLOCKS}512-512-1024x2", f"{_BLOCKS}256-128x1"
-# The tops that other claims name, too; the others run with one seed.
-_RESIDUAL = (f"{_BLOCKS}512-512-2048x1", _BIG, _NARROW)
-_VGG_TOPS = (
-    "vgg16_s10_vgg_512x1",
-    "vgg16_s10_vgg_128-64x1",
-    "vgg16_s10_residual_512-512-1024x2",
-)
+_LONG = f"{_BLOCKS}512-512-2048x1"
+_RESIDUAL = (_LONG, _BIG, _NARROW)
+_VGG, _HYBRID = "vgg16_s10_vgg_512x1", "vgg16_s10_residual_512-512-1024x2"
+_NARROW_VGG = "vgg16_s10_vgg_128-64x1"
 _HEATMAPS = {
     trunk: tuple(f"{trunk}_s10_heatmap_{pool}" for pool in ("1x1", "2x2", "5x5"))
     for trunk in ("resnet50", "vgg16")
 }
+_FOREST = "resnet50_s10_forest"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +75,7 @@ def _pretraining(kind: str, metric: str) -> Claim:
     )
 
 
+# Written down before the runs that judge them.
 CLAIMS = (
     _pretraining("s1", "accuracy"),
     _pretraining("s10", "accuracy"),
@@ -83,8 +83,15 @@ CLAIMS = (
     Claim(
         "s10 beats s1 as the base of a whole-image classifier",
         "AUC on s10 less AUC on s1, [512-512-2048]x1",
-        (f"{_BLOCKS}512-512-2048x1",),
+        (_LONG,),
         ("resnet50_s1_residual_512-512-2048x1",),
+    ),
+    Claim(
+        "s30 is no better than s10 as that base",
+        f"mean AUC of two tops on s30 less on s10; at most {_MARGIN}",
+        tuple(row.replace("_s10_", "_s30_") for row in (_BIG, _NARROW)),
+        (_BIG, _NARROW),
+        _AT_MOST,
     ),
     Claim(
         "The all-convolutional top beats heatmap + FC (ResNet50)",
@@ -95,14 +102,20 @@ CLAIMS = (
     Claim(
         "The all-convolutional top beats heatmap + FC (VGG16)",
         "mean AUC of 512x1, 128x1 and hybrid less that of three heatmap tops",
-        _VGG_TOPS,
+        (_VGG, _NARROW_VGG, _HYBRID),
         _HEATMAPS["vgg16"],
     ),
     Claim(
-        "Heatmap + FC beats heatmap + random forest",
-        "AUC of heatmap 1x1 less that of the forest",
-        (_HEATMAPS["resnet50"][0],),
-        ("resnet50_s10_forest",),
+        "The all-convolutional top beats heatmap + random forest",
+        "mean AUC of three residual tops less that of the forest",
+        _RESIDUAL,
+        (_FOREST,),
+    ),
+    Claim(
+        "ResNet50 beats VGG16 on DDSM",
+        "AUC of [512-512-1024]x2 on ResNet50 less that of 512x1 on VGG16",
+        (_BIG,),
+        (_VGG,),
     ),
     *(
         Claim(
@@ -113,19 +126,36 @@ CLAIMS = (
         )
         for trunk, rows in _HEATMAPS.items()
     ),
-    Claim(
-        "The width of the new layers matters little (ResNet50)",
-        f"AUC of [512-512-1024]x2 less that of [256], [128]; within {_MARGIN}",
-        (_BIG,),
-        (_NARROW,),
-        _SMALL,
+    *(
+        Claim(
+            f"The width of the new layers matters little ({trunk})",
+            f"AUC of {wide[1]} less that of {narrow[1]}; within {_MARGIN}",
+            (wide[0],),
+            (narrow[0],),
+            _SMALL,
+        )
+        for trunk, wide, narrow in (
+            ("ResNet50", (_BIG, "[512-512-1024]x2"), (_NARROW, "[256], [128]")),
+            ("VGG16", (_VGG, "512x1"), (_NARROW_VGG, "128x1, 64x1")),
+        )
     ),
     Claim(
-        "The width of the new layers matters little (VGG16)",
-        f"AUC of 512x1 less that of 128x1, 64x1; within {_MARGIN}",
-        ("vgg16_s10_vgg_512x1",),
-        ("vgg16_s10_vgg_128-64x1",),
-        _SMALL,
+        "Repeated VGG blocks overfit",
+        "AUC of 512x1 less that of 512x3",
+        (_VGG,),
+        ("vgg16_s10_vgg_512x3",),
+    ),
+    Claim(
+        "Extended training helps the hybrid",
+        "AUC with the extended training less that without",
+        (f"{_HYBRID}_extended",),
+        (_HYBRID,),
+    ),
+    Claim(
+        "VGG16 and the hybrid transfer better than ResNet50",
+        "mean AUC of the two on INbreast less that of ResNet50, all patients",
+        (f"inbreast_{_VGG}", f"inbreast_{_HYBRID}"),
+        (f"inbreast_{_BIG}",),
     ),
     Claim(
         _FEW_SUFFICE,
@@ -145,18 +175,16 @@ DESIGN_CLAIMS = tuple(
         (row,),
         (_BIG,),
     )
-    for design, row in (
-        (
-            "Hard background patches in patch training beat",
-            "resnet50_s10hard_residual_512-512-1024x2",
+    for design, row in {
+        "Hard background patches in patch training beat": (
+            "resnet50_s10hard_residual_512-512-1024x2"
         ),
-        ("One stage with a rate for each group beats", "resnet50_s10_one_stage"),
-        ("The gentler stem beats", "resnet50_s10_gentle_residual_512-512-1024x2"),
-        (
-            "The original resolution beats",
-            "resnet50_s10_original_residual_512-512-1024x2",
+        "One stage with a rate for each group beats": "resnet50_s10_one_stage",
+        "The gentler stem beats": "resnet50_s10_gentle_residual_512-512-1024x2",
+        "The original resolution beats": (
+            "resnet50_s10_original_residual_512-512-1024x2"
         ),
-    )
+    }.items()
 )
 # The rows that some claim needs, directly; the others run with one seed only.
 CLAIMED_ROWS = frozenset(
@@ -217,46 +245,46 @@ def verdicts(findings: Sequence[Finding]) -> list[tuple[Finding, float, str]]:
 
 def find(found: Found, setting: Setting) -> list[Finding]:
     """Measures every claim about rows and ensembles by the finished runs."""
-    return [
-        *(_find_rows(claim, found) for claim in CLAIMS),
-        _find_transfer(found, setting),
-        *(
-            f
-            for ensemble in ENSEMBLES
-            for f in _find_ensemble(ensemble, found, setting)
-        ),
-    ]
+    findings = [_find_rows(claim, found, setting) for claim in CLAIMS]
+    findings.append(_find_transfer(found, setting))
+    for ensemble in ENSEMBLES:
+        findings += _find_ensemble(ensemble, found, setting)
+    return findings
 
 
-def find_designs(found: Found) -> list[Finding]:
+def find_designs(found: Found, setting: Setting) -> list[Finding]:
     """Measures every design of this project against the paper's best."""
-    return [_find_rows(claim, found) for claim in DESIGN_CLAIMS]
+    return [_find_rows(claim, found, setting) for claim in DESIGN_CLAIMS]
 
 
-def missing_rows(rows: Sequence[str], found: Found) -> str:
-    """Says which rows were not run, or that they have no seed in common."""
+def missing_rows(rows: Sequence[str], found: Found, setting: Setting) -> str:
+    """Says which rows were not run, or with too few seeds; empty where none lacks."""
     gone = [row for row in rows if row not in found]
     if gone:
         return f"not run: {', '.join(gone)}"
-    return "" if effects.common_seeds(rows, found) else "not run with a common seed"
+    seeds = effects.common_seeds(rows, found)
+    return setting.missing_replicates(dict.fromkeys(seeds, ()))
 
 
-def _find_rows(claim: Claim, found: Found) -> Finding:
+def _find_rows(claim: Claim, found: Found, setting: Setting) -> Finding:
     rows = (*claim.first, *claim.second)
-    why = missing_rows(rows, found)
+    why = missing_rows(rows, found, setting)
     if why:
         return Finding(claim.text, claim.effect, claim.holds, None, why)
     seeds = effects.common_seeds(rows, found)
     first, second = (
-        [effects.runs_with(names, seed, found) for seed in seeds]
+        setting.replicates({s: effects.runs_with(names, s, found) for s in seeds})
         for names in (claim.first, claim.second)
     )
     if claim.metric == "accuracy":
-        effect = effects.effect_of(
-            [_accuracy(a) - _accuracy(b) for a, b in zip(first, second, strict=True)]
-        )
+        pairs = zip(first, second, strict=True)
+        effect = effects.effect_of([_accuracy(a) - _accuracy(b) for a, b in pairs])
     else:
-        effect = effects.auc_effect(_tables(first), _tables(second))
+        tables = [
+            [[effects.test_table(run) for run in runs] for runs in side]
+            for side in (first, second)
+        ]
+        effect = effects.auc_effect(*tables)
     return Finding(claim.text, claim.effect, claim.holds, effect)
 
 
@@ -264,11 +292,8 @@ def _accuracy(runs: Sequence[PlannedRun]) -> float:
     return float(np.mean([run.figures["test"]["accuracy"] for run in runs]))
 
 
-def _tables(runs: Sequence[Sequence[PlannedRun]]) -> list[list[PredictionTable]]:
-    return [[effects.test_table(run) for run in replicate] for replicate in runs]
-
-
-_TRANSFER_HELPS = "Transfer with 20 patients helps"
+def _tables_of(rows: Sequence[str], seed: int, found: Found) -> list[PredictionTable]:
+    return [effects.test_table(run) for run in effects.runs_with(rows, seed, found)]
 
 
 def _find_transfer(found: Found, setting: Setting) -> Finding:
@@ -279,46 +304,59 @@ def _find_transfer(found: Found, setting: Setting) -> Finding:
     )
     rows = rescoring.TRANSFER_ROWS
     before = UNTRANSFERRED.tables(rows, found, setting)
-    if not before:
-        why = missing_rows(rows, found) or "not scored before transfer: --table=4"
+    why = missing_rows(rows, found, setting) or setting.missing_replicates(before)
+    if why:
+        if not before:
+            why = "not scored before transfer: --table=4"
         return Finding(_TRANSFER_HELPS, measured, _POSITIVE, None, why)
-    after = _tables([effects.runs_with(rows, seed, found) for seed in before])
-    effect = effects.auc_effect(after, list(before.values()))
-    return Finding(_TRANSFER_HELPS, measured, _POSITIVE, effect)
-
-
-def _find_ensemble(ensemble: Ensemble, found: Found, setting: Setting) -> list[Finding]:
-    texts = (
-        (
-            f"Averaging four flips helps ({ensemble.title})",
-            f"mean AUC of {len(ensemble.rows)} models with flips less without",
-        ),
-        (
-            f"Averaging models helps ({ensemble.title})",
-            "AUC of the mean of the models less their mean AUC, all with flips",
-        ),
-        (
-            f"Averaging models beats the best of them ({ensemble.title})",
-            "AUC of the mean of the models less that of the best, all with flips; "
-            "the test images choose the best of each seed, which favours it",
-        ),
-    )
-    tables = ensemble_tables(ensemble, found, setting)
-    if not tables:
-        why = missing_rows(ensemble.rows, found) or NOT_FLIPPED
-        return [Finding(*text, _POSITIVE, None, why) for text in texts]
-    singles = [seed[0] for seed in tables.values()]
-    flips = [seed[1] for seed in tables.values()]
-    means = [[mean_table(seed)] for seed in flips]
-    best = [[max(seed, key=effects.auc)] for seed in flips]
-    pairs = ((flips, singles), (means, flips), (means, best))
-    return [
-        Finding(*text, _POSITIVE, effects.auc_effect(*pair))
-        for text, pair in zip(texts, pairs, strict=True)
-    ]
+    after = {seed: _tables_of(rows, seed, found) for seed in before}
+    pair = (setting.replicates(side) for side in (after, before))
+    return Finding(_TRANSFER_HELPS, measured, _POSITIVE, effects.auc_effect(*pair))
 
 
 NOT_FLIPPED = "four flips not scored: --table=ensemble"
+
+
+def _find_ensemble(ensemble: Ensemble, found: Found, setting: Setting) -> list[Finding]:
+    texts = {
+        f"Averaging four flips helps ({ensemble.title})": (
+            f"mean AUC of {len(ensemble.rows)} models with flips less without"
+        ),
+        f"Averaging models helps ({ensemble.title})": (
+            "AUC of the mean of the models less their mean AUC, all with flips"
+        ),
+        f"Averaging models beats the best of them ({ensemble.title})": (
+            "AUC of the mean of the models less that of the best, all with flips; "
+            "the test images choose the best of each seed, which favours it"
+        ),
+    }
+    tables = ensemble_tables(ensemble, found, setting)
+    why = missing_ensemble(ensemble, found, setting)
+    if why:
+        return [Finding(*text, _POSITIVE, None, why) for text in texts.items()]
+    singles = {seed: plain for seed, (plain, _) in tables.items()}
+    flips = {seed: flipped for seed, (_, flipped) in tables.items()}
+    means = {seed: [mean_table(each)] for seed, each in flips.items()}
+    best = {seed: [max(each, key=effects.auc)] for seed, each in flips.items()}
+    return [
+        Finding(
+            *text,
+            _POSITIVE,
+            effects.auc_effect(*(setting.replicates(side) for side in pair)),
+        )
+        for text, pair in zip(
+            texts.items(),
+            ((flips, singles), (means, flips), (means, best)),
+            strict=True,
+        )
+    ]
+
+
+def missing_ensemble(ensemble: Ensemble, found: Found, setting: Setting) -> str:
+    """Says what an ensemble lacks; empty where nothing is missing."""
+    why = missing_rows(ensemble.rows, found, setting)
+    scored = ensemble_tables(ensemble, found, setting)
+    return why or ("" if scored else NOT_FLIPPED) or setting.missing_replicates(scored)
 
 
 def ensemble_tables(
@@ -326,6 +364,6 @@ def ensemble_tables(
 ) -> dict[int, tuple[list[PredictionTable], list[PredictionTable]]]:
     """Returns the models' scores without and with flips, for each common seed."""
     return {
-        seed: (_tables([effects.runs_with(ensemble.rows, seed, found)])[0], flipped)
+        seed: (_tables_of(ensemble.rows, seed, found), flipped)
         for seed, flipped in FLIPS.tables(ensemble.rows, found, setting).items()
     }

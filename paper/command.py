@@ -10,6 +10,7 @@ from mammo_jax.common.tables import write_table
 from paper import (
     claims,
     figures,
+    gate,
     gradients,
     phantoms,
     rescoring,
@@ -171,7 +172,7 @@ def reproduce(
     gradients.check_curves(request.designs, setting)
     _prepare(request, plan, train)
     print(describe(request), flush=True)
-    failures = runs.run_all(plan, train)
+    failures = runs.run_all(plan, train, lambda start: gate.check_gate(start, plan))
     found = runs.finished_runs(plan)
     if ENSEMBLE in request.tables:
         rescoring.FLIPS.score_all(found, setting)
@@ -202,14 +203,14 @@ def _tables(request: Request, found: Found) -> dict[str, result_tables.Cells]:
     rows, setting = request.rows, request.setting
     if not request.tables and not request.figures:
         named = [rows[name] for name in request.chosen if name in found]
-        return {"rows": result_tables.row_table(named, found)}
+        return {"rows": result_tables.row_table(named, found, setting)}
     cells = {}
     for table in request.tables:
         if table == ENSEMBLE:
             cells[table] = result_tables.ensemble_table(rows, found, setting)
             continue
         shown = [row for row in rows.values() if row.table == table]
-        cells[table] = result_tables.row_table(shown, found)
+        cells[table] = result_tables.row_table(shown, found, setting)
         if table == "4":
             before = result_tables.untransferred_table(rows, found, setting)
             cells["untransferred"] = before
@@ -242,10 +243,10 @@ def write_results(request: Request, path: Path) -> None:
     runs.check_finished(plan)
     found = runs.finished_runs(plan)
     everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
-    cells = _tables(everything, found)
+    cells = {"gate": gate.gate_table(found), **_tables(everything, found)}
     findings = [*claims.find(found, setting), *gradients.find(setting)]
     cells["claims"] = result_tables.claim_table(findings)
-    cells["designs"] = result_tables.claim_table(claims.find_designs(found))
+    cells["designs"] = result_tables.claim_table(claims.find_designs(found, setting))
     drawn = _draw(tuple(FIGURES), found, setting, path.parent / "docs", "results_")
     pictures = {
         _CAPTIONS[name]: file.relative_to(path.parent).as_posix()

@@ -77,7 +77,7 @@ def draw_appendix(setting: Setting, path: Path) -> Path | None:
         axes.set_title(trunk)
         axes.set_xlabel("optimiser step")
         _add_legend(axes)
-    panels[trunks[0]].set_ylabel("gradient at the last trunk layer")
+    panels[trunks[0]].set_ylabel("Jacobian of the log-odds")
     return _save(figure, path)
 
 

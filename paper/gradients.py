@@ -1,20 +1,20 @@
 """Appendix 1 on the real networks: how much gradient the heatmap's softmax lets by.
 
 The designs start from the same patch classifier and train as their rows do, all epochs
-of every stage. On the way the size of the gradient is taken of a fixed batch's losses
-with respect to the trunk's last feature map: the first validation images.
+of every stage. On the way the size of the Jacobian is taken of a fixed batch's log-odds
+of malignancy by the trunk's last feature map: the first validation images. A loss's
+gradient has the residual as a factor, and would measure how well a design fits, too.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
@@ -33,8 +33,8 @@ from paper import effects
 from paper.claims import Finding
 from paper.runs import PlannedRun, Setting, check_same
 
-FOLDER = "appendix"
-GradientNorms = Callable[[Arrays, Arrays, Mapping[str, Array]], Float[Array, " batch"]]
+FOLDER = "jacobians"
+GradientNorms = Callable[[Arrays, Arrays, Array], Float[Array, " batch"]]
 # At most so many; before the first step there is one more.
 _POINTS_PER_EPOCH = 5
 _SOFTMAX, _RELU = "heatmap, softmax", "heatmap, ReLU"
@@ -77,17 +77,11 @@ DESIGNS = tuple(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """Gradient sizes over a training.
+class Curve(NamedTuple):
+    """Optimiser steps done, and the mean Euclidean norm over the images at each."""
 
-    Attributes:
-      steps: optimiser steps done before each.
-      norms: mean over the images of the gradient's Euclidean norm.
-    """
-
-    steps: tuple[int, ...]
-    norms: tuple[float, ...]
+    steps: Sequence[int]
+    norms: Sequence[float]
 
 
 def curve_file(design: Design, seed: int, setting: Setting) -> Path:
@@ -101,7 +95,7 @@ def read_curves(design: Design, setting: Setting) -> dict[int, Curve]:
     for path in sorted(curve_file(design, 0, setting).parent.glob("seed*.json")):
         values = run_directory.read_json(path)
         seed = int(path.stem.removeprefix("seed"))
-        curves[seed] = Curve(tuple(values["steps"]), tuple(values["norms"]))
+        curves[seed] = Curve(values["steps"], values["norms"])
     return curves
 
 
@@ -120,7 +114,7 @@ def measure_all(plan: Sequence[PlannedRun], setting: Setting) -> None:
     ]
     with StopRequest() as stop:
         for config, path in progress(left, "gradients", unit="training"):
-            curve = dataclasses.asdict(_measure(config, stop))
+            curve = _measure(config, stop)._asdict()
             # Otherwise all designs' compiled steps would stay in memory.
             jax.clear_caches()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +158,7 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
     state = experiment.initial_state(*values)
     gradient_norms = make_gradient_norms(experiment.graphdef, experiment.pixel_mean)
     fixed = next(experiment.evaluation_batches("validation"))
-    probe = experiment.evaluation_arrays(fixed)
+    probe = experiment.evaluation_arrays(fixed)["image"]
     batches = experiment.training_batches(0)
     every = math.ceil(experiment.steps_per_epoch / _POINTS_PER_EPOCH)
     steps, norms = [], []
@@ -187,36 +181,31 @@ def _measure(config: ConfigDict, stop: StopRequest) -> Curve:
             stop.raise_if_set("the same command starts this design anew")
             if (number % experiment.steps_per_epoch + 1) % every == 0:
                 look(state, done)
-    return Curve(tuple(steps), tuple(norms))
+    return Curve(steps, norms)
 
 
 def make_gradient_norms(graphdef: Any, pixel_mean: float) -> GradientNorms:
-    """Makes the function of the norm of d(loss of an image) / d(its trunk features).
+    """Makes the function of the norm of d(log-odds of an image) / d(its features).
 
     Args:
       graphdef: a whole-image model's.
       pixel_mean: of the training images, on the scale 0..255.
 
     Returns:
-      A jitted function from parameters, statistics and a batch to a norm for each
-      image. Statistics of batch normalisation are the running ones, so that images
-      do not mix.
+      A jitted function from parameters, statistics and images to a norm for each.
+      Statistics of batch normalisation are the running ones: images do not mix.
     """
 
     @jit_network
-    def norms(params: Arrays, stats: Arrays, batch: Mapping[str, Array]) -> Array:
+    def norms(params: Arrays, stats: Arrays, images: Array) -> Array:
         model: Any = variables.merge(graphdef, params, stats)
-        images = network_input(batch["image"], pixel_mean)
-        features = model.trunk(images, False)
+        features = model.trunk(network_input(images, pixel_mean), False)
 
-        def loss(features: Array) -> Array:
-            logits = model.classify(features, False)
-            losses: Array = optax.softmax_cross_entropy_with_integer_labels(
-                logits, batch["label"]
-            )
-            return losses.sum()
+        def log_odds(features: Array) -> Array:
+            logits: Array = model.classify(features, False)
+            return (logits[:, 1] - logits[:, 0]).sum()
 
-        gradient = jax.grad(loss)(features.astype(jnp.float32))
+        gradient = jax.grad(log_odds)(features.astype(jnp.float32))
         return jnp.asarray(jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3))))
 
     result: GradientNorms = norms
@@ -240,17 +229,20 @@ def _compare(trunk: str, other: str, setting: Setting) -> Finding:
     }
     text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
     measured = (
-        "log10 of the gradient's size at a fixed batch of validation images, mean over "
-        "all epochs of every stage, softmax less other"
+        "log10 of the size of the log-odds' Jacobian at a fixed batch of validation "
+        "images, mean over all epochs of every stage, softmax less other"
     )
     holds = (-math.inf, 0.0)
-    seeds = sorted(curves[_SOFTMAX].keys() & curves[other].keys())
-    if not seeds:
-        return Finding(text, measured, holds, None, "not run")
-    effect = effects.effect_of(
-        [_mean_log(curves[_SOFTMAX][s]) - _mean_log(curves[other][s]) for s in seeds]
-    )
-    return Finding(text, measured, holds, effect)
+    by_seed = {
+        seed: [_mean_log(curve) - _mean_log(curves[other][seed])]
+        for seed, curve in sorted(curves[_SOFTMAX].items())
+        if seed in curves[other]
+    }
+    why = setting.missing_replicates(by_seed)
+    if why:
+        return Finding(text, measured, holds, None, why)
+    values = [float(np.mean(group)) for group in setting.replicates(by_seed)]
+    return Finding(text, measured, holds, effects.effect_of(values))
 
 
 def _mean_log(curve: Curve) -> float:

@@ -14,10 +14,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
-from mammo_jax.config import (
-    patch_config,
-    stage_table,
-)
+from mammo_jax.config import patch_config, stage_table
 from mammo_jax.phantom import LAYOUTS
 from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.pretrained import save_trunk
@@ -35,7 +32,7 @@ def prepare(
     folder: Path,
     scale: Scale,
     datasets: Iterable[str],
-    trunks: Sequence[str],
+    trunks: Sequence[tuple[str, int]],
     train: Train,
 ) -> None:
     """Makes what is not there yet.
@@ -44,7 +41,7 @@ def prepare(
       folder: of the preset's results.
       scale: what to draw.
       datasets: names with their configs to package.
-      trunks: to pretrain.
+      trunks: kinds and seeds of the trunks to pretrain.
       train: runs a configuration in a directory.
 
     Raises:
@@ -55,11 +52,11 @@ def prepare(
     for name in sorted(datasets):
         layout = name.partition("/")[0]
         _package(_draw(data / "raw" / layout, layout, scale), data, name)
-    for trunk in missing_trunks(folder, trunks, scale):
+    for trunk, number in missing_trunks(folder, trunks, scale):
         pretraining = folder / _PRETRAINING
         raw = _draw(pretraining / "raw", _PRETRAINING, scale)
         _package(raw, pretraining, f"{_PRETRAINING_SET}_h{scale.height}")
-        _pretrain(folder, trunk, scale, train)
+        _pretrain(folder, trunk, number, scale, train)
 
 
 def _settings(layout: str, scale: Scale) -> dict[str, Any]:
@@ -88,6 +85,9 @@ def _draw(raw: Path, layout: str, scale: Scale) -> Path:
     if not raw.exists():
         raw.parent.mkdir(parents=True, exist_ok=True)
         run_directory.write_json(record, settings)
+        # Reports call the images of this folder phantoms.
+        note = raw.parents[0 if layout == _PRETRAINING else 1]
+        run_directory.write_json(note / run_directory.PHANTOM_FILE, settings)
         _log.info("drawing phantoms in %s", raw)
         LAYOUTS["cbis_ddsm" if layout == _PRETRAINING else layout](raw, **settings)
     return raw
@@ -99,9 +99,12 @@ def _package(raw: Path, data: Path, name: str) -> None:
     build(name, manual_dir=raw, data_dir=data)
 
 
-def pretraining_config(folder: Path, trunk: str, scale: Scale) -> ConfigDict:
+def pretraining_config(
+    folder: Path, trunk: str, number: int, scale: Scale
+) -> ConfigDict:
     """Returns the configuration of the patch classifier that stands in for ImageNet."""
     config = patch_config()
+    config.seed = number
     config.model.trunk = trunk
     config.model.width = scale.width
     config.pretrained = ""
@@ -115,32 +118,43 @@ def pretraining_config(folder: Path, trunk: str, scale: Scale) -> ConfigDict:
     return config
 
 
-def missing_trunks(folder: Path, trunks: Sequence[str], scale: Scale) -> list[str]:
-    """Returns the trunks that are not pretrained yet.
+def missing_trunks(
+    folder: Path, trunks: Sequence[tuple[str, int]], scale: Scale
+) -> list[tuple[str, int]]:
+    """Returns the trunks that are not pretrained yet; several seeds share one.
 
     Raises:
       UserError: one was pretrained with another configuration, or none says with which.
     """
     missing = []
-    for trunk in trunks:
-        weights, directory = scales.weights_file(folder, trunk), folder / _PRETRAINING
+    for trunk, number in sorted(
+        {(trunk, seed % scale.trunks) for trunk, seed in trunks}
+    ):
+        weights = scales.weights_file(folder, trunk, number)
         if not weights.exists():
-            missing.append(trunk)
+            missing.append((trunk, number))
             continue
-        record = directory / trunk / run_directory.CONFIG_FILE
+        directory = _pretraining_folder(folder, trunk, number)
+        record = directory / run_directory.CONFIG_FILE
         if not record.exists():
             raise UserError(
                 f"{weights} is there, but not {record}, which says how it was "
                 "pretrained; delete the weights, or use another --out"
             )
-        wanted = pretraining_config(folder, trunk, scale)
-        check_same(run_directory.read_json(record), wanted, directory / trunk)
+        wanted = pretraining_config(folder, trunk, number, scale)
+        check_same(run_directory.read_json(record), wanted, directory)
     return missing
 
 
-def _pretrain(folder: Path, trunk: str, scale: Scale, train: Train) -> None:
-    config = pretraining_config(folder, trunk, scale)
-    directory = folder / _PRETRAINING / trunk
+def _pretraining_folder(folder: Path, trunk: str, number: int) -> Path:
+    return folder / _PRETRAINING / f"{trunk}_{number}"
+
+
+def _pretrain(
+    folder: Path, trunk: str, number: int, scale: Scale, train: Train
+) -> None:
+    config = pretraining_config(folder, trunk, number, scale)
+    directory = _pretraining_folder(folder, trunk, number)
     train(config, directory)
     _, params, stats = load_variables(directory)
     phantoms = _settings(_PRETRAINING, scale)
@@ -150,5 +164,5 @@ def _pretrain(folder: Path, trunk: str, scale: Scale, train: Train) -> None:
         params | stats,
         f"patch classes of phantoms, {phantoms['cases']} patients of seed "
         f"{phantoms['seed']}",
-        scales.weights_file(folder, trunk),
+        scales.weights_file(folder, trunk, number),
     )

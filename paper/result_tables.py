@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mammo_jax.evaluation.prediction_table import mean_table
+from mammo_jax.evaluation.prediction_table import PredictionTable, mean_table
 from paper import claims, effects, rescoring
 from paper.effects import Effect
 from paper.rescoring import ENSEMBLES, UNTRANSFERRED
@@ -12,6 +12,7 @@ from paper.rows import Row
 from paper.runs import Found, PlannedRun, Setting
 
 TITLES = {
+    "gate": "Gate: AUC of malignant against benign lesions, cut out and slid",
     "1": "Table 1: patch classifiers, test accuracy of five classes",
     "2": "Table 2: whole-image classifiers on ResNet50, test AUC",
     "3": "Table 3: whole-image classifiers on VGG, test AUC",
@@ -24,32 +25,38 @@ TITLES = {
 }
 NOT_RUN, NOTHING = "not run", "-"
 _HOW = (
-    "An interval is of 95 %, over replicates (seeds) and patients together; of "
-    "accuracies and gradients over replicates alone. A claim's p-value is corrected "
-    "for the number of claims in its table (Holm). The validation images of a transfer "
-    "also choose its epoch, as in the paper."
+    "An interval is of 95 %, over replicates and patients together; of accuracies and "
+    "gradients over replicates alone. A replicate is a pretrained trunk, with the mean "
+    "over the seeds that share it; where all have one trunk, a seed. A claim's p-value "
+    "is corrected for the number of claims in its table (Holm); one that lacks rows "
+    "or replicates is not judged. The validation images of a transfer also choose its "
+    "epoch, as in the paper."
 )
 Cells = Sequence[Sequence[str]]
 
 
-def measure(runs: Sequence[PlannedRun]) -> Effect:
+def measure(runs: Sequence[PlannedRun], setting: Setting) -> Effect:
     """Returns the mean test figure of a row's finished runs."""
-    values = [run.figures["test"][runs[0].row.metric] for run in runs]
-    if runs[0].row.metric == "auc" and None not in values:
-        return effects.auc_effect([[effects.test_table(run)] for run in runs])
-    return effects.effect_of([np.nan if value is None else value for value in values])
+    metric, groups = runs[0].row.metric, setting.replicates({r.seed: [r] for r in runs})
+    values = [[run.figures["test"][metric] for run in group] for group in groups]
+    if metric == "auc" and not any(None in group for group in values):
+        return effects.auc_effect([[*map(effects.test_table, g)] for g in groups])
+    return effects.effect_of(
+        [float(np.mean(np.array(group, np.float64))) for group in values]
+    )
 
 
-def row_table(rows: Sequence[Row], found: Found) -> Cells:
+def row_table(rows: Sequence[Row], found: Found, setting: Setting) -> Cells:
     """Returns the cells of a table of rows, the header first."""
     header = (
-        *("model", "paper", "measured", "95 %", "seeds"),
+        *("model", "paper", "measured", "95 %", "replicates"),
         *("best epoch (paper)", "s/run"),
     )
-    return [header, *(_row_cells(row, found.get(row.name, ())) for row in rows)]
+    cells = (_row_cells(row, found.get(row.name, ()), setting) for row in rows)
+    return [header, *cells]
 
 
-def _row_cells(row: Row, runs: Sequence[PlannedRun]) -> Sequence[str]:
+def _row_cells(row: Row, runs: Sequence[PlannedRun], setting: Setting) -> Sequence[str]:
     paper = NOTHING if row.paper is None else f"{row.paper:.2f}"
     if not runs:
         return (row.label, paper, NOT_RUN, *[NOTHING] * 4)
@@ -58,7 +65,7 @@ def _row_cells(row: Row, runs: Sequence[PlannedRun]) -> Sequence[str]:
         mean = np.mean([run.figures["best_epoch"] for run in runs])
         epoch = f"{mean:.1f} ({row.paper_epoch or NOTHING})"
     seconds = f"{np.mean([run.seconds for run in runs]):.0f}"
-    return (row.label, paper, *_effect_cells(measure(runs)), epoch, seconds)
+    return (row.label, paper, *_effect_cells(measure(runs, setting)), epoch, seconds)
 
 
 def _effect_cells(effect: Effect, form: str = ".3f") -> tuple[str, str, str]:
@@ -71,12 +78,12 @@ def untransferred_table(
     rows: Mapping[str, Row], found: Found, setting: Setting
 ) -> Cells:
     """Returns the cells of the table of the models before transfer."""
-    cells: list[Sequence[str]] = [("model", "measured", "95 %", "seeds")]
+    cells: list[Sequence[str]] = [("model", "measured", "95 %", "replicates")]
     for model, row in zip(rescoring.TRANSFERRED, rescoring.TRANSFER_ROWS, strict=True):
         scored = UNTRANSFERRED.tables((row,), found, setting)
         shown: Sequence[str] = (NOT_RUN, NOTHING, NOTHING)
         if scored:
-            shown = _effect_cells(effects.auc_effect([*scored.values()]))
+            shown = _effect_cells(effects.auc_effect(setting.replicates(scored)))
         cells.append((rows[model].label, *shown))
     return cells
 
@@ -86,12 +93,11 @@ def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> C
     cells: list[Sequence[str]] = [
         (
             *("model", "paper", "paper, flips", "measured"),
-            *("with flips", "95 % with flips", "seeds"),
+            *("with flips", "95 % with flips", "replicates"),
         )
     ]
     for ensemble in ENSEMBLES:
-        scored = [*claims.ensemble_tables(ensemble, found, setting).values()]
-        why = claims.missing_rows(ensemble.rows, found) or claims.NOT_FLIPPED
+        scored = claims.ensemble_tables(ensemble, found, setting)
         models = [
             *(
                 (rows[row].label, *(f"{value:.2f}" for value in paper))
@@ -102,21 +108,24 @@ def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> C
         for number, (label, *paper) in enumerate(models):
             name = (f"{ensemble.title}: {label}", *paper)
             if not scored:
+                why = claims.missing_ensemble(ensemble, found, setting)
                 cells.append((*name, why, *[NOTHING] * 3))
                 continue
-            plain, flips = (
-                effects.auc_effect(
-                    [[[*seed[part], mean_table(seed[part])][number]] for seed in scored]
-                )
+            sides: list[dict[int, list[PredictionTable]]] = [
+                {
+                    seed: [[*pair[part], mean_table(pair[part])][number]]
+                    for seed, pair in scored.items()
+                }
                 for part in (0, 1)
-            )
+            ]
+            plain, flips = (effects.auc_effect(setting.replicates(s)) for s in sides)
             cells.append((*name, f"{plain.value:.3f}", *_effect_cells(flips)))
     return cells
 
 
 def claim_table(findings: Sequence[claims.Finding]) -> Cells:
     """Returns the cells of a table of claims, judged together."""
-    header = ("claim", "measured", "effect", "95 %", "seeds", "p", "verdict")
+    header = ("claim", "measured", "effect", "95 %", "replicates", "p", "verdict")
     cells: list[Sequence[str]] = [header]
     for finding, p_value, verdict in claims.verdicts(findings):
         shown: Sequence[str] = [NOTHING] * 4

@@ -1,15 +1,17 @@
 """The runs of the rows: which there are, from which they start, and running them."""
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
 
+import mammo_jax
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.pipeline import newest_version
@@ -20,6 +22,8 @@ from paper.rows import Row, row_config
 _log = logging.getLogger(__name__)
 
 Train = Callable[[ConfigDict, Path], Any]
+Gate = Callable[[str], str]
+Value = TypeVar("Value")
 # The errors of one run: wrong data, a full disk, no memory left.
 _FAILURES = (UserError, OSError, RuntimeError, MemoryError)
 # The plan names these paths by itself, so that a folder of results may be moved.
@@ -47,6 +51,28 @@ class Setting:
     def folder(self) -> Path:
         """The directory of the preset's results."""
         return self.out / self.preset
+
+    @property
+    def trunks(self) -> int:
+        """How many pretrained trunks of a kind the seeds share; 0 if all have one."""
+        return 0 if self.scale is None else self.scale.trunks
+
+    def replicates(self, by_seed: Mapping[int, Sequence[Value]]) -> list[list[Value]]:
+        """Joins the values of seeds that share a pretrained trunk: one replicate.
+
+        What is trained from one trunk is not independent; its mean over seeds is.
+        """
+        groups: dict[int, list[Value]] = {}
+        for seed, values in by_seed.items():
+            trunk = seed % self.trunks if self.trunks else seed
+            groups.setdefault(trunk, []).extend(values)
+        return [groups[number] for number in sorted(groups)]
+
+    def missing_replicates(self, by_seed: Mapping[int, Sequence[Any]]) -> str:
+        """Says what the design lacks; empty where nothing is missing."""
+        there, needed = len(self.replicates(by_seed)), max(self.trunks, 2)
+        of = "pretrained trunks" if self.trunks else "seeds"
+        return "" if there >= needed else f"run with {there} of {needed} {of}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +109,17 @@ class PlannedRun:
     @property
     def seconds(self) -> float:
         """The time that all calls of the run took together; 0 where it is not known."""
-        path = _seconds_file(self.directory)
-        return float(run_directory.read_json(path)["seconds"]) if path.exists() else 0.0
+        return float(self._record.get("seconds", 0.0))
+
+    @property
+    def version(self) -> str:
+        """The version of this program that ran it."""
+        return str(self._record.get("version", "an earlier one"))
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        path = _record_file(self.directory)
+        return run_directory.read_json(path) if path.exists() else {}
 
 
 # The finished runs of every row, in the order of their seeds.
@@ -129,7 +164,7 @@ def _planned(
     if setting.scale is None:
         config.data.data_dir = setting.data_dir
     else:
-        scales.apply_scale(config, row, setting.scale, setting.folder)
+        scales.apply_scale(config, row, setting.scale, setting.folder, seed)
     return PlannedRun(row, seed, _directory(row.name, seed, setting), config)
 
 
@@ -151,9 +186,9 @@ def datasets(plan: Sequence[PlannedRun]) -> dict[str, str]:
     return {run.config.data.dataset: run.config.data.data_dir for run in plan}
 
 
-def pretrained_trunks(plan: Sequence[PlannedRun]) -> list[str]:
-    """Returns the trunks whose ported weights the runs start from."""
-    return sorted({run.row.trunk for run in plan if run.row.pretrained})
+def pretrained_trunks(plan: Sequence[PlannedRun]) -> list[tuple[str, int]]:
+    """Returns the trunks, with their seeds, whose weights the runs start from."""
+    return sorted({(r.row.trunk, r.seed) for r in plan if r.row.pretrained})
 
 
 def check_inputs(plan: Sequence[PlannedRun]) -> None:
@@ -187,15 +222,26 @@ def check_inputs(plan: Sequence[PlannedRun]) -> None:
 
 
 def check_finished(plan: Sequence[PlannedRun]) -> None:
-    """Refuses finished runs of other configurations than the plan's.
+    """Refuses finished runs of other configurations, and of mixed versions.
 
     Raises:
       UserError: names the first of them, or one whose configuration is not there.
     """
+    versions: dict[str, PlannedRun] = {}
     for run in plan:
         if run.finished:
             there = run_directory.read_json(run.directory / run_directory.CONFIG_FILE)
             check_same(there, run.config, run.directory)
+        if run.finished or _record_file(run.directory).exists():
+            versions.setdefault(run.version, run)
+        else:
+            versions.setdefault(mammo_jax.__version__, run)
+    if len(versions) > 1:
+        listed = ", ".join(f"{v} ({run.name})" for v, run in versions.items())
+        raise UserError(
+            "results of different versions of this program are not to be mixed: "
+            f"{listed}; use another --out, or the version that began"
+        )
 
 
 def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None:
@@ -243,7 +289,9 @@ def describe_plan(plan: Sequence[PlannedRun]) -> str:
     return "\n".join([*lines, f"{len(plan)} runs, {left} to run"])
 
 
-def run_all(plan: Sequence[PlannedRun], train: Train) -> dict[str, str]:
+def run_all(
+    plan: Sequence[PlannedRun], train: Train, gate: Gate = lambda row: ""
+) -> dict[str, str]:
     """Runs what is not finished, each after the one that it starts from.
 
     A run that fails does not stop the others, but for those that start from it.
@@ -251,6 +299,7 @@ def run_all(plan: Sequence[PlannedRun], train: Train) -> dict[str, str]:
     Args:
       plan: in an order in which every run stands after its start.
       train: `mammo_jax.training.run.train_and_evaluate`.
+      gate: says why no run may start from a patch row; see `paper.gate.check_gate`.
 
     Returns:
       Why runs failed, by their names.
@@ -262,6 +311,8 @@ def run_all(plan: Sequence[PlannedRun], train: Train) -> dict[str, str]:
     check_finished(plan)
     failures: dict[str, str] = {}
     failed: set[str] = set()
+    patches = {run.row.name for run in plan if run.row.kind == "patch"}
+    closed = functools.cache(gate)
     for run in plan:
         if run.finished:
             continue
@@ -269,6 +320,8 @@ def run_all(plan: Sequence[PlannedRun], train: Train) -> dict[str, str]:
         try:
             if start in failed:
                 raise UserError(f"{start} has failed, which it starts from")
+            if run.row.start in patches and (why := closed(run.row.start)):
+                raise UserError(why)
             _log.info("%s", run.name)
             _timed(run, train)
         except _FAILURES as error:
@@ -286,10 +339,11 @@ def _timed(run: PlannedRun, train: Train) -> None:
         # Otherwise a hundred runs' compiled steps would stay in memory.
         jax.clear_caches()
         seconds = round(before + time.perf_counter() - start, 1)
-        path = _seconds_file(run.directory)
+        path = _record_file(run.directory)
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.write_json(path, {"seconds": seconds})
+        record = {"seconds": seconds, "version": mammo_jax.__version__}
+        run_directory.write_json(path, record)
 
 
-def _seconds_file(directory: Path) -> Path:
+def _record_file(directory: Path) -> Path:
     return directory.with_suffix(".json")

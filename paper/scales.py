@@ -51,6 +51,8 @@ class Scale:
       decay: of the rates of each table of stages; the row's own if left out.
       pretraining: fields of the pretraining's configuration.
       pretraining_rates: the highest learning rate of each trunk's.
+      trunks: how many of each kind are pretrained; seeds take them in turn, so that
+        what another pretraining would change is in every interval.
     """
 
     phantoms: Phantoms
@@ -61,6 +63,7 @@ class Scale:
     decay: Mapping[str, str]
     pretraining: Mapping[str, Any]
     pretraining_rates: Mapping[str, float]
+    trunks: int = 4
 
 
 _MODEL = {
@@ -117,7 +120,7 @@ PHANTOM = Scale(
     pretraining_rates={"resnet50": 4e-3, "vgg16": 1e-3, "vgg19": 1e-3},
 )
 # The seeds that a preset runs unless told otherwise; the paper trained once.
-SEEDS = {"paper": 1, "phantom": 3}
+SEEDS = {"paper": 1, "phantom": 8}
 SCALES: dict[str, Scale | None] = {"paper": None, "phantom": PHANTOM}
 
 _PAPER_WIDTH = 896
@@ -128,7 +131,9 @@ _LEAST_CHANNELS = 4
 _LENGTH = re.compile(r"early_stopping_patience|stages\.\w+\.epochs")
 
 
-def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> None:
+def apply_scale(
+    config: ConfigDict, row: Row, scale: Scale, folder: Path, seed: int
+) -> None:
     """Changes a row's configuration to a smaller scale.
 
     The row's own fields are put in last, but for those about the training's length.
@@ -138,6 +143,7 @@ def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> Non
       row: the row.
       scale: the smaller one.
       folder: that data and weights are in, see `data_dir` and `weights_file`.
+      seed: of the run, which also chooses among the pretrained trunks.
     """
     height = scale.phantoms.height if row.original else scale.height
     width = height * _PAPER_WIDTH // PAPER_HEIGHT
@@ -153,7 +159,9 @@ def apply_scale(config: ConfigDict, row: Row, scale: Scale, folder: Path) -> Non
     if row.kind == "patch":
         config.model.image_size = (patch, patch)
         config.pretrained = (
-            str(weights_file(folder, row.trunk)) if row.pretrained else ""
+            str(weights_file(folder, row.trunk, seed % scale.trunks))
+            if row.pretrained
+            else ""
         )
     config.update_from_flattened_dict(dict(scale.fields[row.kind]))
     if row.stages:
@@ -172,9 +180,9 @@ def data_dir(folder: Path) -> Path:
     return folder / "data"
 
 
-def weights_file(folder: Path, trunk: str) -> Path:
-    """Returns the file of a trunk that was pretrained on phantoms."""
-    return folder / "weights" / f"{trunk}.safetensors"
+def weights_file(folder: Path, trunk: str, number: int) -> Path:
+    """Returns the file of a trunk that was pretrained on phantoms with a seed."""
+    return folder / "weights" / f"{trunk}_{number}.safetensors"
 
 
 def _narrow(block: str, width: float) -> str:

@@ -45,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--seeds",
         type=int,
-        help="of every row (default: 1 at the paper's scale; of phantoms 3 where a"
+        help="of every row (default: 1 at the paper's scale; of phantoms 8 where a"
         " claim is drawn, else 1)",
     )
     parser.add_argument(

@@ -12,7 +12,16 @@ import scipy.stats
 import sklearn.metrics
 
 from mammo_jax.evaluation.prediction_table import read_table
-from paper import claims, command, effects, gradients, rescoring, result_tables, runs
+from paper import (
+    claims,
+    command,
+    effects,
+    gradients,
+    rescoring,
+    result_tables,
+    runs,
+    scales,
+)
 from paper.claims import Finding, verdicts
 from paper.effects import Effect
 from paper.rows import by_name, load_rows
@@ -131,10 +140,10 @@ def test_every_claim_is_about_rows_that_exist():
     assert {*by_name(ROWS)} >= {design.row for design in gradients.DESIGNS}
 
 
-def finished_request(out, rows):
-    """Finished runs of three seeds, of given separations."""
+def finished_request(out, rows, seeds=8):
+    """Finished runs of given separations, two seeds on each of four trunks."""
     request = command.check_request(
-        ROWS, preset="phantom", out=out, names=list(rows), seeds=3
+        ROWS, preset="phantom", out=out, names=list(rows), seeds=seeds
     )
     for number, run in enumerate(request.plan):
         separation = rows.get(run.row.name, 1.0)
@@ -147,24 +156,56 @@ def finished_request(out, rows):
 
 
 def test_rows_are_measured_compared_and_missing_ones_named(tmp_path):
-    strong, weak = "resnet50_s10_heatmap_1x1", "resnet50_s10_forest"
-    request = finished_request(tmp_path, {strong: 6.0, weak: 0.0})
+    weak = "resnet50_s10_forest"
+    strong = dict.fromkeys(claims._RESIDUAL, 6.0)
+    request = finished_request(tmp_path, {**strong, weak: 0.0})
     found = runs.finished_runs(request.plan)
-    header, cells = result_tables.row_table([request.rows[weak]], found)
+    header, cells = result_tables.row_table(
+        [request.rows[weak]], found, request.setting
+    )
     aucs = [reference_auc(effects.test_table(run)) for run in found[weak]]
     assert cells[header.index("measured")] == f"{np.mean(aucs):.3f}"
     assert cells[header.index("paper")] == "0.73"
-    assert cells[header.index("seeds")] == "3"
+    assert cells[header.index("replicates")] == "4"
     findings = claims.find(found, request.setting)
     # The transfer from nothing, and three claims about each of two ensembles.
     assert len(findings) == len(claims.CLAIMS) + 1 + 3 * 2
     judged = {f.text: said for f, _, said in verdicts(findings)}
     assert judged["Max-pooling the heatmap harms (resnet50)"] == (
-        "not run: resnet50_s10_heatmap_5x5"
+        "not run: resnet50_s10_heatmap_1x1, resnet50_s10_heatmap_5x5"
     )
-    (finding,) = (f for f in findings if f.effect is not None)
-    assert finding.text == "Heatmap + FC beats heatmap + random forest"
+    text = "The all-convolutional top beats heatmap + random forest"
+    (finding,) = (f for f in findings if f.text == text)
+    assert finding.effect.replicates == 4
     assert verdicts([finding])[0][2] == "for"
+
+
+def test_a_claim_with_too_few_trunks_is_not_judged(tmp_path):
+    rows = {**dict.fromkeys(claims._RESIDUAL, 6.0), "resnet50_s10_forest": 0.0}
+    request = finished_request(tmp_path, rows, seeds=3)
+    found = runs.finished_runs(request.plan)
+    judged = verdicts(claims.find(found, request.setting))
+    said = {f.text: verdict for f, _, verdict in judged}
+    assert said["The all-convolutional top beats heatmap + random forest"] == (
+        "run with 3 of 4 pretrained trunks"
+    )
+    assert not {"for", "against"} & {*said.values()}
+
+
+def test_seeds_of_one_trunk_are_no_replicates(tmp_path):
+    # Only the trunks differ; taken alone, eight seeds would be far too sure.
+    setting = runs.Setting("phantom", tmp_path, scale=scales.PHANTOM)
+    rng, covered, too_sure = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        by_trunk = rng.normal(size=4)
+        by_seed = {seed: [by_trunk[seed % 4]] for seed in range(8)}
+        groups = setting.replicates(by_seed)
+        low, high = effects.effect_of([np.mean(group) for group in groups]).interval
+        covered += low <= 0 <= high
+        low, high = effects.effect_of([v for (v,) in by_seed.values()]).interval
+        too_sure += not low <= 0 <= high
+    assert 0.92 <= covered / 400 <= 0.98
+    assert too_sure / 400 > 0.1
 
 
 def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path):

@@ -52,6 +52,7 @@ def no_training(config, directory):
 
 def test_phantoms_of_other_settings_are_refused(tmp_path):
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
+    assert run_directory.holds_phantoms(str(tmp_path / "data"))
     raw = tmp_path / "data" / "raw" / "inbreast"
     before = sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
@@ -64,10 +65,10 @@ def test_phantoms_of_other_settings_are_refused(tmp_path):
 
 
 def write_trunk(folder, trunk, config):
-    weights = scales.weights_file(folder, trunk)
+    weights = scales.weights_file(folder, trunk, 1)
     weights.parent.mkdir(parents=True, exist_ok=True)
     weights.touch()
-    record = folder / "pretraining" / trunk / "config.json"
+    record = folder / "pretraining" / f"{trunk}_1" / "config.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     run_directory.write_json(record, run_directory.as_json(config))
     return record
@@ -75,22 +76,24 @@ def write_trunk(folder, trunk, config):
 
 def test_a_trunk_of_another_pretraining_is_refused(tmp_path):
     folder = tmp_path / "here" / "phantom"
-    config = phantoms.pretraining_config(folder, "vgg16", TINY)
+    config = phantoms.pretraining_config(folder, "vgg16", 1, TINY)
     record = write_trunk(folder, "vgg16", config)
-    trunks = ["resnet50", "vgg16"]
-    assert phantoms.missing_trunks(folder, trunks, TINY) == ["resnet50"]
+    # Seeds 1 and 5 share the second of four trunks.
+    trunks = [("resnet50", 0), ("vgg16", 1), ("vgg16", 5)]
+    assert phantoms.missing_trunks(folder, trunks, TINY) == [("resnet50", 0)]
+    assert phantoms.missing_trunks(folder, [("vgg16", 2)], TINY) == [("vgg16", 2)]
     other = dataclasses.replace(
         TINY, pretraining={**TINY.pretraining, "stages.stage1.epochs": 5}
     )
-    message = r"pretraining/vgg16 holds a run with another .*\(stages\); use another"
+    message = r"pretraining/vgg16_1 holds a run with another .*\(stages\); use another"
     with pytest.raises(UserError, match=message):
         phantoms.missing_trunks(folder, trunks, other)
     with pytest.raises(UserError, match=message):
-        phantoms.prepare(folder, other, [], ["vgg16"], no_training)
+        phantoms.prepare(folder, other, [], [("vgg16", 1)], no_training)
     # The folder may be moved as a whole.
     (tmp_path / "here").rename(tmp_path / "there")
     moved = tmp_path / "there" / "phantom"
-    assert phantoms.missing_trunks(moved, ["vgg16"], TINY) == []
+    assert phantoms.missing_trunks(moved, [("vgg16", 1)], TINY) == []
     (moved / record.relative_to(folder)).unlink()
     with pytest.raises(UserError, match=r"but not .*config\.json, which says how"):
-        phantoms.missing_trunks(moved, ["vgg16"], TINY)
+        phantoms.missing_trunks(moved, [("vgg16", 1)], TINY)

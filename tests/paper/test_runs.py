@@ -11,7 +11,7 @@ import pytest
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.config import stage_table
-from paper import command, gradients, phantoms, runs, scales
+from paper import command, gate, gradients, phantoms, runs, scales
 from paper.rows import by_name, load_rows
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
@@ -45,19 +45,19 @@ def test_rows_share_one_patch_classifier(tmp_path):
 
 def test_every_run_stands_after_the_one_it_starts_from(tmp_path):
     plan = request_for(tmp_path, names=[f"inbreast_{HYBRID}_20patients"]).plan
-    assert [r.row.name for r in plan[::3]] == [
+    assert [r.row.name for r in plan[::8]] == [
         "patch_vgg16_s10",
         HYBRID,
         f"inbreast_{HYBRID}_20patients",
     ]
 
 
-def test_rows_of_claims_have_three_seeds_on_phantoms(tmp_path):
+def test_rows_of_claims_have_two_seeds_for_each_trunk_on_phantoms(tmp_path):
     counts = {}
     for planned in request_for(tmp_path).plan:
         counts[planned.row.name] = counts.get(planned.row.name, 0) + 1
     assert {*counts} == {*KNOWN}
-    assert counts["resnet50_s10_forest"] == 3
+    assert counts["resnet50_s10_forest"] == 2 * scales.PHANTOM.trunks
     assert counts["patch_vgg19_s30"] == 1
 
 
@@ -158,6 +158,43 @@ def test_the_plan_tells_rows_and_steps(tmp_path):
     assert text.endswith("5 runs, 5 to run")
 
 
+def test_seeds_take_the_pretrained_trunks_in_turn(tmp_path):
+    request = request_for(tmp_path, names=["patch_vgg16_s10"])
+    weights = [Path(planned.config.pretrained).stem for planned in request.plan]
+    assert weights == [f"vgg16_{seed % 4}" for seed in range(8)]
+    replicates = request.setting.replicates({r.seed: [r.seed] for r in request.plan})
+    assert replicates == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert not request.setting.missing_replicates(dict.fromkeys(range(8), ()))
+    lacking = request.setting.missing_replicates({0: (), 1: (), 4: ()})
+    assert lacking == "run with 2 of 4 pretrained trunks"
+    paper = runs.Setting("paper", tmp_path)
+    assert paper.replicates({0: [0], 4: [4]}) == [[0], [4]]
+    assert paper.missing_replicates({0: ()}) == "run with 1 of 2 seeds"
+
+
+def test_results_of_two_versions_are_not_mixed(tmp_path, monkeypatch):
+    plan = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
+    monkeypatch.setattr("mammo_jax.__version__", "0.1.0")
+    runs.run_all(plan[:1], finish)
+    runs.check_finished(plan)
+    monkeypatch.setattr("mammo_jax.__version__", "0.9.0")
+    message = (
+        r"versions .* not to be mixed: 0\.1\.0 \(patch_resnet50_s10 \(seed 0\)\), "
+        r"0\.9\.0 \(resnet50_s10_forest.*use another --out"
+    )
+    for wanted in (plan, plan[::-1]):
+        with pytest.raises(UserError, match=r"not to be mixed: .*use another --out"):
+            runs.run_all(wanted, finish)
+    with pytest.raises(UserError, match=message):
+        runs.run_all(plan, finish)
+    assert not plan[1].finished
+    runs.check_finished(plan[:1])  # What is finished may still be written out.
+    # Earlier versions noted none.
+    (plan[0].directory.parent / "seed0.json").write_text('{"seconds": 3.0}')
+    with pytest.raises(UserError, match="an earlier one"):
+        runs.run_all(plan, finish)
+
+
 def test_finished_runs_are_not_run_again(tmp_path):
     plan = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
     done = []
@@ -220,6 +257,7 @@ def no_data(monkeypatch):
     """The phantoms are taken to be there."""
     monkeypatch.setattr(phantoms, "prepare", lambda *arguments: None)
     monkeypatch.setattr(runs, "check_inputs", lambda plan: None)
+    monkeypatch.setattr(gate, "check_gate", lambda *arguments: "")
 
 
 @pytest.mark.usefixtures("no_data")
