@@ -213,14 +213,14 @@ def test_every_figure_of_a_report_has_a_known_name(run, tmp_path):
 
 
 REFUSED = {
-    "shared images": ("{test}", "{test}", r"share 80 images \(P_0_LEFT_CC"),
+    "shared images": ("{test}", "{test}", "share 80 images; thresholds"),
     "another split": ("{test},{validation}", None, "no image in common"),
     "no run": ("{empty}", None, r"no finished run \(no predictions/test.csv\)"),
     "no file": ("{empty}/none.csv", None, "none.csv: no such table"),
     "nothing": (",", None, "names no table"),
     "fewer models": ("{test},{copy}", "{validation}", "2 tables and validation 1"),
     "twice": ("{test},{run}", None, "test.csv is named twice"),
-    "shared patients": ("{test}", "{renamed}", r"share 40 patients \(P_0, P_1, P_10 a"),
+    "shared patients": ("{test}", "{renamed}", "share 40 patients; thresholds"),
     "run and table": ("{run}", "{test}", "share 80 images"),
 }
 

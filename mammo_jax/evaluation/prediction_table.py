@@ -199,9 +199,9 @@ def overlap(test: PredictionTable, validation: PredictionTable) -> str:
         ("images", test.image_ids, validation.image_ids),
         ("patients", test.patient_ids, validation.patient_ids),
     ):
-        shared = sorted({*ours} & {*theirs})
+        shared = {*ours} & {*theirs}
         if shared:
-            return f"{len(shared)} {what} ({few(shared)})"
+            return f"{len(shared)} {what}"  # Not which: a page is passed on.
     return ""
 
 

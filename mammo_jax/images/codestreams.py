@@ -5,9 +5,12 @@ amount of memory; and some fill what is missing of an image with grey.
 """
 
 import re
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
+
+from mammo_jax.common.errors import UserError
 
 # Every scan of a progressive JPEG goes through the whole image; encoders write ten.
 _MAX_SCANS = 32
@@ -21,6 +24,19 @@ _MORE_DATA = b"\xb6" * 64
 def find_size(codestream: bytes) -> tuple[int, int] | None:
     """Reads height and width of JPEG, JPEG-LS or JPEG 2000; None of others."""
     return _jpeg_size(codestream) or _jpeg_2000_size(codestream)
+
+
+def check_scans(path: Path, codestream: bytes) -> None:
+    """Refuses a JPEG whose decoding would take very long.
+
+    Raises:
+      UserError: it comes in more scans than any encoder writes.
+    """
+    if codestream.count(_STARTS_OF_DATA[0]) > _MAX_SCANS:
+        raise UserError(
+            f"{path}: a JPEG in more than {_MAX_SCANS} scans, which would take very"
+            " long to decode; save it again, not progressively"
+        )
 
 
 def cut_at_end(codestream: bytes) -> bytes | None:
@@ -39,12 +55,9 @@ def decode_jpeg(codestream: bytes) -> np.ndarray:
     is left over, and changes nothing.
 
     Raises:
-      ValueError: the image needs more data than there is, or comes in more scans than
-        any encoder writes.
+      ValueError: the image needs more data than there is.
       RuntimeError: it is damaged in another way.
     """
-    if codestream.count(_STARTS_OF_DATA[0]) > _MAX_SCANS:
-        raise ValueError("the codestream has too many scans")
     pixels = imagecodecs.jpeg8_decode(codestream)
     end = codestream.rindex(_END)
     longer = codestream[:end] + _MORE_DATA + codestream[end:]

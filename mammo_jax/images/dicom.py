@@ -9,6 +9,7 @@ what identifies a patient is read only where a caller names the attributes.
 import contextlib
 import dataclasses
 import logging
+import mmap
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -38,7 +39,9 @@ MAX_FILE_BYTES = 1 << 30
 
 # First bytes of a data set without preamble, in explicit or implicit VR.
 _BARE = re.compile(rb"\x02\0\0\0UL|\x08\0.\0(?:[A-Z]{2}|..\0\0)", re.DOTALL)
-_ITEM = b"\xfe\xff\x00\xe0"  # begins compressed pixels
+_ITEM = b"\xfe\xff\x00\xe0"  # begins compressed pixels, and items of sequences
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_MAX_ITEMS = 10_000  # of sequences in a header; pydicom takes a KB for each empty one
 _MAX_SURPLUS = 2  # bytes behind a segment of RLE
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
@@ -213,10 +216,8 @@ def check_file(path: Path) -> None:
       UserError: it is.
     """
     if not path.is_file():
-        kind = (
-            "a folder, pipe or device and no file" if path.exists() else "no such file"
-        )
-        raise UserError(f"{path}: {kind}; check the path")
+        there = " (a folder, pipe or device is there)" if path.exists() else ""
+        raise UserError(f"{path}: no such file{there}; check the path")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(
             f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, too large for one"
@@ -234,12 +235,19 @@ def _read_dataset(
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
             syntax = _check_start(file)
-            if syntax == uid.DeflatedExplicitVRLittleEndian:
-                # Inflating has no limit in pydicom.
-                raise UserError(
+            refuse(
+                {
+                    # Inflating has no limit in pydicom.
                     f"{path}: deflated DICOM is not read; convert it first, for"
-                    " example with `gdcmconv --raw IN OUT`"
-                )
+                    " example with `gdcmconv --raw IN OUT`": (
+                        syntax == uid.DeflatedExplicitVRLittleEndian
+                    ),
+                    f"{path}: its header has more than {_MAX_ITEMS} items of sequences,"
+                    " far more than any mammogram's; export it again": (
+                        _count_items(file) > _MAX_ITEMS
+                    ),
+                }
+            )
             dataset = pydicom.dcmread(
                 file,
                 force=True,
@@ -279,6 +287,14 @@ def _check_start(file: BinaryIO) -> str:
     )
     file.seek(0)
     return str(meta.get("TransferSyntaxUID", ""))
+
+
+def _count_items(file: BinaryIO) -> int:
+    """Counts the items before the pixels, and whatever looks like one."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content.find(_PIXEL_DATA)
+        header = content[: end if end >= 0 else len(content)]
+    return header.count(_ITEM) + header.count(_ITEM[1::-1] + _ITEM[:1:-1])
 
 
 def _header_facts(
@@ -397,6 +413,7 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
                 return _PLAIN[syntax](dataset)
             if syntax.is_encapsulated:
                 frame = _find_codestream(dataset, path)
+                codestreams.check_scans(path, frame)
                 if syntax in _CODECS:
                     values = _CODECS[syntax](frame)
                     if values.shape != (dataset.Rows, dataset.Columns):

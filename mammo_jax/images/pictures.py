@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.images.codestreams import decode_jpeg
+from mammo_jax.images.codestreams import check_scans, decode_jpeg
 from mammo_jax.images.dicom import MAX_PIXELS, Mammogram, check_file, read_mammogram
 
 _TIFF_PHOTOMETRIC, _TIFF_MAXIMUM = 262, 281
@@ -96,13 +96,13 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
             warnings.simplefilter("ignore")  # its own limit is lower than ours
             with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
                 width, height = picture.size
-                frames = getattr(picture, "n_frames", 1)
                 name = str(picture.format)
                 tags = getattr(picture, "tag_v2", {})
                 maximum = int(np.max(tags.get(_TIFF_MAXIMUM, 0)))
                 is_white_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
+                is_alone = _is_alone(picture)
     except Image.DecompressionBombError:
-        frames, width, height = 1, MAX_PIXELS, MAX_PIXELS
+        is_alone, width, height = True, MAX_PIXELS, MAX_PIXELS
     except MemoryError:
         raise
     except Exception as error:  # malformed headers fail in too many ways to list
@@ -110,12 +110,14 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
             f"{path}: not a PNG, JPEG, TIFF or PGM picture ({type(error).__name__});"
             " export it again"
         ) from error
-    if frames != 1:
-        raise UserError(f"{path}: holds {frames} pictures; keep one")
+    if not is_alone:
+        raise UserError(f"{path}: holds several pictures; keep one")
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{path}: claims more pixels than any mammogram has; check the file"
         )
+    if name == "JPEG":
+        check_scans(path, content)
     if name in _CHECKS:
         try:
             _CHECKS[name](content)
@@ -128,6 +130,16 @@ def _check_picture(path: Path, content: bytes) -> tuple[int, bool]:
         maximum = max(int(found[1]), 255 if content[:2] == b"P2" else 0)
     bits = maximum.bit_length() if maximum > 0 else 16
     return bits, is_white_zero
+
+
+def _is_alone(picture: Image.Image) -> bool:
+    if picture.format != "TIFF":
+        return int(getattr(picture, "n_frames", 1)) == 1
+    try:
+        picture.seek(1)  # Counting hundreds of thousands of them would take long.
+    except EOFError:
+        return True
+    return False
 
 
 def _verify_png(content: bytes) -> None:

@@ -78,7 +78,7 @@ class CaseBook:
         Copies share the SOPInstanceUID, or the pixels and the view.
         """
         whose = _whose(image)
-        pixels = (image.size, hash(image.picture.tobytes()))
+        pixels = (image.size, image.checksum)
         marks: list[object] = [(pixels, image.laterality, image.view)]
         if instance := _uid(image.instance):
             marks.append(instance)

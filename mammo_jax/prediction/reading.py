@@ -5,6 +5,8 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -39,6 +41,7 @@ class Input:
       view: CC, MLO, another view's DICOM name, or empty.
       is_dicom: True if there is an instance for DICOM output to refer to.
       size: rows and columns of the original.
+      checksum: of the original's pixels.
       grids: the image on each grid.
       picture: the original made small, with its aspect ratio, for looking at.
       original: likewise in the original's size, where it was asked for.
@@ -52,6 +55,7 @@ class Input:
     view: str
     is_dicom: bool
     size: tuple[int, int]
+    checksum: int
     grids: dict[Grid, UInt16[np.ndarray, "height width"]]
     picture: UInt8[np.ndarray, "rows columns"]
     original: UInt8[np.ndarray, "rows2 columns2"] | None
@@ -97,7 +101,9 @@ def reading(
         with_original=with_original,
     )
     images = parallel_map(read, files, _READERS, _report_death, _MOST)
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(1) as thread:
+        # What comes back holds attributes, and pydicom's warnings may quote them.
+        warnings.simplefilter("ignore")
         first = thread.submit(list, itertools.islice(images, 1))
         try:
             yield (one for part in (first.result, lambda: images) for one in part())
@@ -165,6 +171,7 @@ def prepare(
         view=mammogram.view,
         is_dicom=path.suffix.lower() not in PICTURE_NAMES,
         size=(mammogram.rows, mammogram.columns),
+        checksum=zlib.crc32(np.ascontiguousarray(mammogram.pixels).data),
         grids={grid: bring_to_grid(path, mammogram, grid) for grid in grids},
         picture=picture,
         original=levels[mammogram.pixels] if with_original else None,

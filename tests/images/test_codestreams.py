@@ -1,10 +1,13 @@
 """Codestreams are judged by the header that the codec reads."""
 
+from pathlib import Path
+
 import cv2
 import imagecodecs
 import numpy as np
 import pytest
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.images import codestreams
 
 PIXELS = np.arange(48 * 32, dtype=np.uint16).reshape(48, 32)
@@ -31,5 +34,6 @@ def test_a_jpeg_of_endless_scans_is_refused():
     )
     start = content.rindex(b"\xff\xda")
     last = content[start:-2]
-    with pytest.raises(ValueError, match="too many scans"):
-        codestreams.decode_jpeg(content[:start] + last * 40 + content[-2:])
+    codestreams.check_scans(Path("a"), content)
+    with pytest.raises(UserError, match="in more than 32 scans"):
+        codestreams.check_scans(Path("a"), content[:start] + last * 40 + content[-2:])

@@ -122,6 +122,11 @@ def _says(syntax: bytes) -> Callable[[bytes], bytes]:
     )
 
 
+def _many_scans(content: bytes) -> bytes:
+    start = content.rindex(b"\xff\xda")
+    return content[:start] + content[start:-2] * 40 + content[-2:]
+
+
 def _pgm(maximum: int, pixels: np.ndarray) -> bytes:
     size = f"P5\n# made up\n{pixels.shape[1]} {pixels.shape[0]}\n{maximum}\n"
     return size.encode() + pixels.astype(">u2").tobytes()
@@ -300,6 +305,22 @@ CASES = {
     ),
     # hostile
     "text for the number of frames": (_multi_frame, FILM, "holds several frames"),
+    "a JPEG of many scans": (
+        _framed(_many_scans, JPEGBaseline8Bit, (BREAST >> 4).astype(np.uint8)),
+        *(FILM, "in more than 32 scans"),
+    ),
+    "a picture of many scans": (
+        _raw("a.jpg", _many_scans(cv2.imencode(".jpg", BREAST >> 4)[1].tobytes())),
+        *(FILM, "in more than 32 scans"),
+    ),
+    "thousands of empty items": (
+        _dicom(ViewCodeSequence=[Dataset()] * 10_001),
+        *(FILM, "more than 10000 items"),
+    ),
+    "a TIFF of two pictures": (
+        _tiff(np.stack([WIDE, WIDE]), photometric="minisblack"),
+        *(FILM, "holds several pictures"),
+    ),
     "text": (_raw("a.dcm", b"no image at all"), FILM, "not a DICOM file"),
     "empty": (_raw("a.dcm", b""), FILM, "not a DICOM file"),
     "wider than OpenCV takes": (

@@ -186,6 +186,16 @@ def test_eight_studies_of_nobody_are_eight_cases(tmp_path):
     assert len({book.name(image).case for image in _read(tmp_path)}) == 8
 
 
+def test_images_that_differ_in_one_pixel_are_no_copies(model, tmp_path):
+    pixels = make_breast(0, (1500, 900)).copy()
+    write_dicom(tmp_path / "in" / "0.dcm", pixels, PatientID="A")
+    pixels[700, 400] ^= 1
+    write_dicom(tmp_path / "in" / "1.dcm", pixels, PatientID="A")
+    out = tmp_path / "out"
+    assert run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "in") == 0
+    assert len(read_table(out / "predictions.csv")) == 2
+
+
 def test_copies_count_once(model, tmp_path, capsys):
     folder, out = tmp_path / "in", tmp_path / "out"
     study = {"StudyInstanceUID": "1.2.3", "ImageLaterality": "L"}
