@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
+from mammo_jax.common.parallel import Limits, parallel_map
 
 if TYPE_CHECKING:
     import h5py
@@ -37,6 +38,9 @@ _KERAS_ARRAYS: Mapping[int, Iterable[object]] = {
 _STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # Prefixes that wrappers for several devices, averaging and compiling give a name.
 _WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")
+
+# For listing the arrays of a file, whatever it claims.
+_MOST = Limits(memory=1 << 30, seconds=3)
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -174,20 +178,42 @@ def _unwrapped(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
     import h5py  # Late: a trained model, which is loaded at every start, needs none.
 
+    # The library follows some damage round and round: tried where it can be ended.
+    list(parallel_map(_list_keras, [path], 1, _refuse_endless, _MOST))
     with h5py.File(path, "r") as file:
-        # A whole model saved by Keras 2 keeps its weights one level down.
-        root = file.get("model_weights", file)
-        legacy = "layer_names" in root.attrs
-        layers = _legacy_layers(root) if legacy else _layers(file)
-        datasets = {
-            f"{layer}/{name}": array
-            for layer, arrays in layers.items()
-            for name, array in zip(
-                _KERAS_ARRAYS.get(len(arrays), range(len(arrays))), arrays, strict=True
-            )
-        }
-        _check_stored(datasets, path)
-        return {name: dataset[()] for name, dataset in datasets.items()}
+        return {name: array[()] for name, array in _find_arrays(file, path).items()}
+
+
+def _list_keras(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        _find_arrays(file, path)
+
+
+def _refuse_endless(path: Path) -> None:
+    raise ValueError("listing its arrays takes more time or memory than any file's")
+
+
+def _find_arrays(file: "h5py.File", path: Path) -> "dict[str, h5py.Dataset]":
+    """Finds the arrays by their names here; none is read.
+
+    Raises:
+      ValueError: what `_check_stored` raises, or an unknown layout.
+    """
+    # A whole model saved by Keras 2 keeps its weights one level down.
+    root = file.get("model_weights", file)
+    legacy = "layer_names" in root.attrs
+    layers = _legacy_layers(root) if legacy else _layers(file)
+    datasets = {
+        f"{layer}/{name}": array
+        for layer, arrays in layers.items()
+        for name, array in zip(
+            _KERAS_ARRAYS.get(len(arrays), range(len(arrays))), arrays, strict=True
+        )
+    }
+    _check_stored(datasets, path)
+    return datasets
 
 
 def _check_stored(datasets: "dict[str, h5py.Dataset]", path: Path) -> None:

@@ -192,6 +192,22 @@ def test_groups_and_arrays_in_each_other_s_place_are_one_clear_error(tmp_path):
             read_weights(tmp_path / "w.h5")
 
 
+def test_a_file_that_leads_the_library_round_and_round_is_refused(tmp_path):
+    path = tmp_path / "endless.h5"
+    write_h5(path, lambda group: group.create_dataset("k", data=np.zeros(4, "f4")))
+    content = bytearray(path.read_bytes())
+    # The names are objects with a size each; the last is the room that is left.
+    place = content.index(b"GCOL") + 16
+    while int.from_bytes(content[place : place + 2], "little"):
+        size = int.from_bytes(content[place + 8 : place + 16], "little")
+        place += 16 + -(-size // 8) * 8
+    content[place + 8] = 0
+    path.write_bytes(content)
+
+    with pytest.raises(UserError, match=r"endless\.h5 .* more time or memory"):
+        read_weights(path)
+
+
 def test_missing_file_and_unknown_suffix_are_named(tmp_path):
     with pytest.raises(UserError, match="there is no weight file"):
         read_weights(tmp_path / "absent.h5")
