@@ -17,13 +17,13 @@ from tensorflow_datasets.core import example_serializer, hashing, naming, writer
 from tensorflow_datasets.core.utils import shard_utils
 
 from mammo_jax.common.progress import progress
-from mammo_jax.datasets.records import list_images, pack, read_example, read_examples
+from mammo_jax.datasets.records import pack, read_example, read_header
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields key and example of each example in a finished file."""
-    for number, example in enumerate(read_examples(path)):
-        yield _key(example["image_id"], number), pack(example)
+    for key, place in list_places([path]):
+        yield key, pack(read_example(place.path, place.number))
 
 
 class Place(NamedTuple):
@@ -43,9 +43,10 @@ class Place(NamedTuple):
 def list_places(paths: Iterable[Path]) -> Iterator[tuple[str, Place]]:
     """Yields key and place of each example in finished files."""
     for path in paths:
-        image_id, sizes = list_images(path)
-        for number, size in enumerate(sizes):
-            yield _key(image_id, number), Place(path, number, size)
+        header = read_header(path)
+        for number, size in enumerate(header["lengths"]):
+            key = f"{header['summary']['image_id']}_{number}"
+            yield key, Place(path, number, size)
 
 
 def write_split(
@@ -77,7 +78,9 @@ def write_split(
         nonlocal written
         key, place = hashed
         example = pack(read_example(place.path, place.number))
-        serialized = serializer.serialize_example(features.encode_example(example))
+        encoded = serializer.get_tf_example(features.encode_example(example))
+        # Otherwise each process puts the features into an order of its own.
+        serialized = encoded.SerializeToString(deterministic=True)
         written += len(serialized)
         return key, serialized
 
@@ -95,7 +98,3 @@ def write_split(
         num_bytes=written,
         filename_template=template,
     )
-
-
-def _key(image_id: str, number: int) -> str:
-    return f"{image_id}_{number}"

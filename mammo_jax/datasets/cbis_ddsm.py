@@ -15,11 +15,11 @@ from mammo_jax.datasets.cbis_tables import (
 )
 from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.datasets.splits import PROTOCOL_RELEASES, PROTOCOLS, leaking_patients
-from mammo_jax.datasets.views import count_views
+from mammo_jax.datasets.views import Problems, count_views
 
 
 def plan_splits(
-    manual_dir: str | Path, protocol: str, seed: int
+    manual_dir: str | Path, protocol: str, seed: int, problems: Problems | None = None
 ) -> dict[str, list[CbisView]]:
     """Plans the views of each split and their files; empty splits are left out.
 
@@ -27,11 +27,12 @@ def plan_splits(
       manual_dir: folder with the tables and, anywhere below it, the images.
       protocol: "paper" or "official".
       seed: seed of the split.
+      problems: gets the tables' odd rows; None if they are errors.
 
     Raises:
-      UserError: the tables are missing or malformed, or there is no image at all.
+      UserError: what `read_tables` raises, or there is no image at all.
     """
-    abnormalities = read_tables(manual_dir, PROTOCOL_RELEASES[protocol])
+    abnormalities = read_tables(manual_dir, PROTOCOL_RELEASES[protocol], problems)
     splits = _find_splits(manual_dir, abnormalities, protocol, seed)
     if not any(view.images for views in splits.values() for view in views):
         raise UserError(
@@ -51,17 +52,19 @@ def take_inventory(manual_dir: str | Path, protocol: str, seed: int) -> dict[str
       UserError: the tables are missing or malformed.
     """
     releases = PROTOCOL_RELEASES[protocol]
-    abnormalities = read_tables(manual_dir, releases)
+    odd_rows: Problems = []
+    abnormalities = read_tables(manual_dir, releases, odd_rows)
     splits = _find_splits(manual_dir, abnormalities, protocol, seed)
     leaking = leaking_patients(abnormalities)
-    by_release = [
+    train, test = (
         {a.image_id for a in abnormalities if a.release == release}
         for release in ("train", "test")
-    ]
+    )
     used = {view.image_id for views in splits.values() for view in views}
     return {
         "protocol": protocol,
         "seed": seed,
+        "rows_left_out": len(odd_rows),
         "tables": {
             f"{kind}_{release}": _count_table(
                 [a for a in abnormalities if (a.kind, a.release) == (kind, release)]
@@ -72,9 +75,9 @@ def take_inventory(manual_dir: str | Path, protocol: str, seed: int) -> dict[str
         "release": _count(merge_views(abnormalities)),
         "leaking": {
             "patients": len(leaking),
-            "views_in_both": len(set.intersection(*by_release)),
+            "views_in_both": len(train & test),
             "patient_ids": leaking,
-            "views_left_out": len(set.union(*by_release) - used),
+            "views_left_out": len((train | test) - used),
         },
         "splits": {
             split: {

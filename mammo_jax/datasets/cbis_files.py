@@ -25,12 +25,7 @@ _CASE_FOLDER = re.compile(
 
 @dataclasses.dataclass
 class FileIndex:
-    """The DICOM files below a folder.
-
-    Attributes:
-      by_folder: files at any depth below each case folder, sorted.
-      loose: files that lie below no case folder.
-    """
+    """The DICOM files below each case folder, sorted, and those below none."""
 
     by_folder: dict[str, list[str]]
     loose: list[str]
@@ -53,9 +48,7 @@ class FileIndex:
         """Returns a case folder's files; where there is none, those of the series."""
         if folder in self.by_folder:
             return self.by_folder[folder]
-        if not self.loose:
-            return []
-        keys = (folder, *series)
+        keys = (folder, *series) if self.loose else ()
         paths = (path for key in keys for path in self._loose_by_key.get(key, []))
         return list(dict.fromkeys(paths))
 

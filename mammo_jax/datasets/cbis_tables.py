@@ -8,14 +8,13 @@ Lee et al. (2017), Scientific Data 4:170177, doi:10.1038/sdata.2017.177.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.common.errors import UserError
-from mammo_jax.common.tables import Column, read_table, text_column
-from mammo_jax.datasets.labels import PATCH_CLASSES
-from mammo_jax.datasets.views import View
+from mammo_jax.common.tables import Column, OddRow, read_table, text_column
+from mammo_jax.datasets.views import Problems, View, note_problems
 
 RELEASES = ("train", "test")
 TABLE_NAMES = {
@@ -30,6 +29,7 @@ REMEDY = (
 _PATH = text_column(r"[^/]+/[\d.]+/[\d.]+/[^/]+")._replace(
     expected="Folder/StudyInstanceUID/SeriesInstanceUID/file"
 )
+_IMAGE_ID = re.compile(r"P_\d{5}_(LEFT|RIGHT)_(CC|MLO)")
 _COLUMNS: dict[str, Column] = {
     "patient id": text_column(r"P_\d{5}")._replace(expected="P_#####"),
     "breast density": text_column("0|1|2|3|4"),
@@ -37,7 +37,6 @@ _COLUMNS: dict[str, Column] = {
     "image view": text_column("CC|MLO"),
     "abnormality id": text_column(r"\d{1,3}")._replace(expected="0..999"),
     "abnormality type": text_column("mass|calcification"),
-    "assessment": text_column("0|1|2|3|4|5|6"),
     "pathology": text_column("MALIGNANT|BENIGN|BENIGN_WITHOUT_CALLBACK"),
     "image file path": _PATH,
     "cropped image file path": _PATH,
@@ -57,7 +56,6 @@ class Abnormality:
       view: "CC" or "MLO".
       abnormality_id: number of the abnormality, unique within table and view.
       breast_density: BI-RADS density 1..4; 0 occurs.
-      assessment: BI-RADS category 0..6.
       pathology: "MALIGNANT", "BENIGN" or "BENIGN_WITHOUT_CALLBACK".
       image_folder: folder of the full image, "Mass-Training_P_00001_LEFT_CC".
       image_series: SeriesInstanceUID of the full image.
@@ -74,7 +72,6 @@ class Abnormality:
     view: str
     abnormality_id: int
     breast_density: int
-    assessment: int
     pathology: str
     image_folder: str
     image_series: str
@@ -95,9 +92,7 @@ class Abnormality:
     @property
     def patch_class(self) -> str:
         """Its class in the patch data sets, "calc_benign" and so on."""
-        name = f"{self.kind}_{'malignant' if self.is_malignant else 'benign'}"
-        assert name in PATCH_CLASSES
-        return name
+        return f"{self.kind}_{'malignant' if self.is_malignant else 'benign'}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,21 +121,78 @@ class CbisView(View):
 
 
 def read_tables(
-    folder: str | Path, releases: Iterable[str] = RELEASES
+    folder: str | Path,
+    releases: Iterable[str] = RELEASES,
+    problems: Problems | None = None,
 ) -> list[Abnormality]:
     """Reads the mass and calc tables of the releases that lie in `folder`.
 
+    A row is odd if a cell cannot be understood, or if it repeats or contradicts
+    another. It takes its view with it, whose label is the worst of all its rows.
+
+    Args:
+      folder: folder of the tables.
+      releases: "train", "test" or both.
+      problems: gets the odd rows; None if they are errors.
+
     Raises:
-      UserError: a table is missing or malformed (row and column are named), or an
-        abnormality is listed twice in a table, or with two pathologies in two.
+      UserError: a table is missing or its header is malformed, or a row is odd and
+        `problems` is None.
     """
     abnormalities: list[Abnormality] = []
-    pathologies: dict[tuple[str, str, int], str] = {}
+    known: dict[tuple[str, str, int], list[Abnormality]] = {}
+    odd: Problems = []
     for release in releases:
         for kind in ("mass", "calc"):
             path = Path(folder) / TABLE_NAMES[kind, release]
-            abnormalities += _read_table(path, kind, release, pathologies)
-    return abnormalities
+            odd_rows: list[OddRow] = []
+            for number, row in read_table(
+                path, _COLUMNS, remedy=REMEDY, odd_rows=odd_rows
+            ):
+                found = _make_abnormality(row, kind, release)
+                key = (kind, found.image_id, found.abnormality_id)
+                same = known.setdefault(key, [])
+                if reason := _find_contradiction(found, row["abnormality type"], same):
+                    odd_rows.append(OddRow(number, f"row {number}{reason}", row))
+                same.append(found)
+                abnormalities.append(found)
+            for number, reason, cells in sorted(odd_rows, key=lambda row: row.number):
+                odd.append((_find_view(cells) or f"row {number}", str(path), reason))
+    note_problems(odd, problems)
+    left_out = {view for view, _, _ in odd}
+    return [a for a in abnormalities if a.image_id not in left_out]
+
+
+def _find_contradiction(
+    found: Abnormality, stated: str, others: Sequence[Abnormality]
+) -> str:
+    """Returns what a row contradicts: its table or what is known; mostly nothing."""
+    name = f"abnormality {found.abnormality_id} of {found.image_id}"
+    if not stated.startswith(found.kind):
+        return f", column 'abnormality type': {stated!r} in a {found.kind} table"
+    for other in others:
+        if other.release == found.release:
+            end = ", with two pathologies" * (other.pathology != found.pathology)
+            return (
+                f", column 'abnormality id': {name} is listed twice{end}; remove one of"
+                " the rows"
+            )
+        if other.pathology != found.pathology:
+            return (
+                f", column 'pathology': {name} is {found.pathology} here and"
+                f" {other.pathology} in another table; download both again"
+            )
+    return ""
+
+
+def _find_view(cells: Mapping[str, Any]) -> str:
+    """Returns the image id that an odd row's cells give, or "" if they give none."""
+    columns = ("patient id", "left or right breast", "image view")
+    named = "_".join(str(cells.get(column, "")) for column in columns)
+    found = _IMAGE_ID.fullmatch(named) or _IMAGE_ID.search(
+        str(cells.get("image file path", ""))
+    )
+    return found[0] if found else ""
 
 
 def merge_views(abnormalities: Iterable[Abnormality]) -> list[CbisView]:
@@ -162,44 +214,6 @@ def merge_views(abnormalities: Iterable[Abnormality]) -> list[CbisView]:
     ]
 
 
-def _read_table(
-    path: Path, kind: str, release: str, pathologies: dict[tuple[str, str, int], str]
-) -> list[Abnormality]:
-    """Reads one table.
-
-    Args:
-      path: the table.
-      kind: "mass" or "calc".
-      release: "train" or "test".
-      pathologies: what earlier tables say; gets what this one says.
-    """
-    abnormalities: dict[tuple[str, int], Abnormality] = {}
-    for number, row in read_table(path, _COLUMNS, remedy=REMEDY):
-        if not row["abnormality type"].startswith(kind):
-            raise UserError(
-                f"{path}: row {number}, column 'abnormality type':"
-                f" {row['abnormality type']!r} in a {kind} table"
-            )
-        abnormality = _make_abnormality(row, kind, release)
-        key = abnormality.image_id, abnormality.abnormality_id
-        if key in abnormalities:
-            same = abnormality.pathology == abnormalities[key].pathology
-            raise UserError(
-                f"{path}: row {number}, column 'abnormality id': abnormality {key[1]}"
-                f" of {key[0]} is listed twice"
-                f"{'' if same else ', with two pathologies'}; remove one of the rows"
-            )
-        known = pathologies.setdefault((kind, *key), abnormality.pathology)
-        if known != abnormality.pathology:
-            raise UserError(
-                f"{path}: row {number}, column 'pathology': abnormality {key[1]} of"
-                f" {key[0]} is {abnormality.pathology} here and {known} in another"
-                " table; download both again"
-            )
-        abnormalities[key] = abnormality
-    return list(abnormalities.values())
-
-
 def _make_abnormality(row: Mapping[str, Any], kind: str, release: str) -> Abnormality:
     image, crop, mask = (
         row[f"{what} file path"].split("/")
@@ -213,7 +227,6 @@ def _make_abnormality(row: Mapping[str, Any], kind: str, release: str) -> Abnorm
         view=row["image view"],
         abnormality_id=int(row["abnormality id"]),
         breast_density=int(row["breast density"]),
-        assessment=int(row["assessment"]),
         pathology=row["pathology"],
         image_folder=image[0],
         image_series=image[2],

@@ -7,8 +7,6 @@ import collections
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.cbis_tables import Abnormality, CbisView
 from mammo_jax.datasets.sampling import Region, find_region
@@ -95,43 +93,29 @@ def _read_region(
             found[path] = read_mammogram(path)
         except UserError as error:
             failures.append(str(error))
-    # Masks are of 8 bits and of about the image's size, crops of 16 and small.
-    order = sorted(
-        found,
-        key=lambda path: (
-            found[path].bits_allocated,
-            abs(found[path].rows - image.rows),
-        ),
-    )
-    for path in order:
+
+    def rank(path: str) -> tuple[int, int]:
+        # Masks are of 8 bits and of about the image's size, crops of 16 and small.
+        return found[path].bits_allocated, abs(found[path].rows - image.rows)
+
+    for path in sorted(found, key=rank):
         mask = found[path]
-        if not _is_mask(mask):
+        # Masks hold two values, zero outside; crops hold many.
+        if not ((mask.pixels == 0) | (mask.pixels == mask.pixels.max())).all():
             continue
-        failure = _misfit(path, mask, image)
+        distortion = (mask.rows * image.columns) / (mask.columns * image.rows)
         region = find_region(mask_to_grid(mask.pixels, grid.height, grid.width))
-        if failure is None and region is not None:
+        if not 1 / _MAX_DISTORTION < distortion < _MAX_DISTORTION:
+            failures.append(
+                f"{path}: a mask of {mask.rows}x{mask.columns} pixels does not fit the"
+                f" image of {image.rows}x{image.columns}; download both again"
+            )
+        elif region is None:
+            failures.append(f"{path}: the mask is empty")
+        else:
             _count_repairs(abnormality, path, found, image, repairs)
             return [(abnormality.patch_class, region)]
-        failures.append(failure or f"{path}: the mask is empty")
     raise UserError(failures[0] if failures else f"{where}: holds no mask, only crops")
-
-
-def _is_mask(mammogram: Mammogram) -> bool:
-    """Tells masks, which hold two values, zero outside, from crops, which hold many."""
-    pixels = mammogram.pixels
-    highest = pixels.max()
-    return bool(np.all((pixels == 0) | (pixels == highest)))
-
-
-def _misfit(path: str, mask: Mammogram, image: Mammogram) -> str | None:
-    """Returns why a mask cannot belong to an image, or None."""
-    distortion = (mask.rows * image.columns) / (mask.columns * image.rows)
-    if 1 / _MAX_DISTORTION < distortion < _MAX_DISTORTION:
-        return None
-    return (
-        f"{path}: a mask of {mask.rows}x{mask.columns} pixels does not fit the image of"
-        f" {image.rows}x{image.columns}; download both again"
-    )
 
 
 def _count_repairs(

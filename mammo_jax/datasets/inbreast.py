@@ -32,6 +32,7 @@ from mammo_jax.datasets.views import (
     ViewResult,
     count_views,
     make_result,
+    note_problems,
 )
 from mammo_jax.images.dicom import Mammogram
 from mammo_jax.images.grid import Grid
@@ -52,15 +53,9 @@ _REGIONS_NAME = re.compile(r"(\d+)\.xml", re.IGNORECASE)
 _MAX_XML_BYTES = 32 << 20
 # Beginning of an ROI's name: its kind; names vary and are misspelt.
 _ROI_KINDS = {
-    "calc": "calc",
-    "cluster": "calc",
-    "mass": "mass",
-    "spiculated": "mass",
-    "espiculated": "mass",
-    "ass": "mass",  # "Assymetry"
-    "asym": "mass",
-    "distor": "mass",
-    "unnamed": "mass",
+    **dict.fromkeys(("calc", "cluster"), "calc"),
+    **dict.fromkeys(("mass", "spiculated", "espiculated", "distor", "unnamed"), "mass"),
+    **dict.fromkeys(("ass", "asym"), "mass"),  # "Assymetry"
 }
 _COLUMNS = {
     "laterality": text_column(r"L|R"),
@@ -94,9 +89,9 @@ def read_views(
 ) -> list[InbreastView]:
     """Reads every image that the table lists, without those of BI-RADS 3.
 
-    An image whose file is missing has the path where it was looked for and the
-    table's number for a patient code, so that it is reported when it is read. Of
-    several files of one number the first is used; the others are reported likewise.
+    An image whose file is missing has the path where it was looked for, so that it is
+    reported when it is read. Of several files of one number the first is used; the
+    others are reported likewise.
 
     Args:
       manual_dir: the download.
@@ -158,9 +153,8 @@ def plan_splits(
     views = read_views(manual_dir, problems)
     positive = label_patients((view.patient_id, view.is_malignant) for view in views)
     validation = hold_out(positive, VALIDATION_SHARE, seed)
-    training = order_patients(
-        {p: is_ for p, is_ in positive.items() if p not in validation}, seed
-    )
+    rest = {p: is_ for p, is_ in positive.items() if p not in validation}
+    training = order_patients(rest, seed)
     if patients is not None and patients > len(training):
         raise UserError(
             f"{manual_dir}: only {len(training)} patients to train on, not {patients};"
@@ -193,12 +187,11 @@ def take_inventory(
       UserError: what `plan_splits` raises.
     """
     rows = list(_read_table(_find_root(Path(manual_dir)) / "INbreast.csv", []))
+    readings = collections.Counter(row["bi-rads"] for row in rows)
     return {
         "seed": seed,
         "images": len(rows),
-        "bi_rads": dict(
-            sorted(collections.Counter(r["bi-rads"] for r in rows).items())
-        ),
+        "bi_rads": dict(sorted(readings.items())),
         "splits": {
             split: {
                 **count_views(views),
@@ -261,10 +254,12 @@ def _read_regions(
     found = []
     outcome = "malignant" if view.is_malignant else "benign"
     for name, points in read_rois(view.xml) if view.xml else []:
-        known = [kind for kind in _ROI_KINDS if name.lower().startswith(kind)]
-        if not known:
+        kinds = [
+            _ROI_KINDS[word] for word in _ROI_KINDS if name.lower().startswith(word)
+        ]
+        if not kinds:
             repairs["regions_of_unknown_name_taken_for_masses"] += 1
-        kind = _ROI_KINDS[known[0]] if known else "mass"
+        kind = kinds[0] if kinds else "mass"
         limits = [image_shape[1] - 1, image_shape[0] - 1]
         if ((points < 0) | (points > limits)).any():
             repairs["regions_clipped_to_the_image"] += 1
@@ -295,18 +290,14 @@ def _find_root(manual_dir: Path) -> Path:
 
 def _read_table(path: Path, problems: Problems | None) -> list[dict[str, str]]:
     """Reads the table's rows; odd ones go to `problems`, or are errors without it."""
-    odd_rows: list[OddRow] | None = None if problems is None else []
+    odd: list[OddRow] = []
     rows: dict[str, dict[str, str]] = {}
-    for number, row in read_table(
-        path, _COLUMNS, remedy="download INbreast again", odd_rows=odd_rows
-    ):
-        if row["file name"] not in rows:
-            rows[row["file name"]] = row
-            continue
-        reason = f"row {number}, column 'file name': {row['file name']} is listed twice"
-        if odd_rows is None:
-            raise UserError(f"{path}: {reason}")
-        odd_rows.append(OddRow(number, reason, {}))
-    if problems is not None:
-        problems += [(f"row {o.number}", str(path), o.reason) for o in odd_rows or ()]
+    remedy = "download INbreast again"
+    for number, row in read_table(path, _COLUMNS, remedy=remedy, odd_rows=odd):
+        name = row["file name"]
+        if rows.setdefault(name, row) is not row:
+            reason = f"row {number}, column 'file name': {name} is listed twice"
+            odd.append(OddRow(number, reason, row))
+    found = [(f"row {row.number}", str(path), row.reason) for row in odd]
+    note_problems(found, problems)
     return list(rows.values())

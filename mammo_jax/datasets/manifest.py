@@ -8,7 +8,7 @@ or circle in each row. Paths are relative to the folder and must not lead out of
 import collections
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mammo_jax.datasets.views import (
     ViewResult,
     count_views,
     make_result,
+    note_problems,
 )
 from mammo_jax.images.dicom import Mammogram
 from mammo_jax.images.grid import Grid, mask_to_grid
@@ -115,14 +116,10 @@ def read_views(
     """
     root = Path(manual_dir)
     table = root / MANIFEST
-    columns = ", ".join(name for name, column in _COLUMNS.items() if column.needed)
+    needed = ", ".join(name for name, column in _COLUMNS.items() if column.needed)
+    remedy = f"write one with the columns {needed}"
     odd_rows: list[OddRow] = []
-    rows = read_table(
-        table,
-        _COLUMNS,
-        remedy=f"write one with the columns {columns}",
-        odd_rows=odd_rows,
-    )
+    rows = read_table(table, _COLUMNS, remedy=remedy, odd_rows=odd_rows)
     odd = [(table, row.number, row.reason) for row in odd_rows]
     by_image: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for number, row in rows:
@@ -147,36 +144,32 @@ def read_views(
         if not reasons:
             kept.append((image, row))
     rois = _read_rois(root, by_image, odd)
-    if odd and (problems is None or not kept):
-        path, _, reason = min(odd, key=lambda found: (found[0] != table, found[1]))
-        raise UserError(f"{path}: {reason}")
-    if problems is not None:
-        problems += [(f"row {n}", str(path), reason) for path, n, reason in odd]
-    return _make_views(kept, rois)
-
-
-def _make_views(
-    rows: list[tuple[str, dict[str, Any]]], rois: dict[str, list[Roi]]
-) -> list[ManifestView]:
+    odd.sort(key=lambda found: (found[0] != table, found[1]))
+    problems = problems if kept else None
+    note_problems([(f"row {n}", str(path), why) for path, n, why in odd], problems)
     counts: collections.Counter[str] = collections.Counter()
-    views = []
-    for image, row in rows:
-        name = f"{row['patient_id']}_{row['laterality']}_{row['view']}"
-        counts[name] += 1
-        own = rois.get(image, [])
-        views.append(
-            ManifestView(
-                image_id=name if counts[name] == 1 else f"{name}_{counts[name]}",
-                patient_id=row["patient_id"],
-                laterality=row["laterality"],
-                view=row["view"],
-                is_malignant=bool(row["label"]),
-                split=row["split"],
-                sources=(image, *(roi.value for roi in own if roi.shape == "mask")),
-                rois=tuple(own),
-            )
-        )
-    return views
+    return [_make_view(image, row, rois.get(image, ()), counts) for image, row in kept]
+
+
+def _make_view(
+    image: str,
+    row: Mapping[str, Any],
+    rois: Sequence[Roi],
+    counts: collections.Counter[str],
+) -> ManifestView:
+    """Makes the view of a row; `counts` has those made before, by name."""
+    name = f"{row['patient_id']}_{row['laterality']}_{row['view']}"
+    counts[name] += 1
+    return ManifestView(
+        image_id=name if counts[name] == 1 else f"{name}_{counts[name]}",
+        patient_id=row["patient_id"],
+        laterality=row["laterality"],
+        view=row["view"],
+        is_malignant=bool(row["label"]),
+        sources=(image, *(roi.value for roi in rois if roi.shape == "mask")),
+        split=row["split"],
+        rois=tuple(rois),
+    )
 
 
 def plan_splits(
@@ -198,22 +191,22 @@ def plan_splits(
     views = read_views(manual_dir, problems)
     if not views:
         raise UserError(f"{table}: lists no image")
-    given: dict[str, set[str]] = {}
-    for view in views:
-        given.setdefault(view.patient_id, set()).add(view.split)
-    split_of = {patient: min(splits) for patient, splits in given.items()}
-    if not views[0].split:
-        split_of = _draw_splits(views, seed)
-    for view in views:
-        if len(given[view.patient_id]) > 1:
-            reason = (
-                f"patient {view.patient_id} is in two splits; keep each patient's"
-                " images together"
-            )
-            if problems is None:
-                raise UserError(f"{table}: {reason}")
-            problems.append((view.image_id, view.image, reason))
-            split_of.pop(view.patient_id, None)
+    if views[0].split:
+        given: dict[str, set[str]] = {}
+        for view in views:
+            given.setdefault(view.patient_id, set()).add(view.split)
+        split_of = {who: min(own) for who, own in given.items() if len(own) == 1}
+        reason = "is in two splits; keep each patient's images together"
+        found = [
+            (view.image_id, str(table), f"patient {view.patient_id} {reason}")
+            for view in views
+            if view.patient_id not in split_of
+        ]
+        note_problems(found, problems)
+    else:
+        labels = label_patients((view.patient_id, view.is_malignant) for view in views)
+        drawn = draw_paper_splits(labels, seed)
+        split_of = {who: split for split, whole in drawn.items() for who in whole}
     splits = {
         split: [view for view in views if split_of.get(view.patient_id) == split]
         for split in SPLITS
@@ -291,12 +284,6 @@ def _read_roi(
     if not found:
         raise UserError(f"{view.image}: its {roi.shape} is empty; draw it again")
     return [(roi.patch_class, region) for region in found]
-
-
-def _draw_splits(views: list[ManifestView], seed: int) -> dict[str, str]:
-    malignant = label_patients((view.patient_id, view.is_malignant) for view in views)
-    splits = draw_paper_splits(malignant, seed)
-    return {patient: split for split, found in splits.items() for patient in found}
 
 
 def _read_rois(

@@ -4,45 +4,33 @@ Resumable, parallel, and the same whatever the number of workers.
 """
 
 import collections
-import csv
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
-from mammo_jax.datasets.records import read_summary, write_examples
+from mammo_jax.common.tables import write_table
+from mammo_jax.datasets.records import read_header, write_examples
 from mammo_jax.datasets.views import Packing, Problems, View, ViewResult
 
 _LOGGER = logging.getLogger(__name__)
 # It is part of every finished file's name: raise it when the examples change.
-_EXAMPLES_VERSION = 3
+_EXAMPLES_VERSION = 4
 
 # Reads a view and makes its examples; a function of a module, for the workers.
 Maker = Callable[[Any, Packing], ViewResult]
 
 
-@runtime_checkable
-class Mapper(Protocol):
-    """Way to run a function over tasks, in processes or elsewhere."""
-
-    def __call__(
-        self,
-        function: Callable[[View], Path],
-        tasks: Sequence[View],
-        *,
-        on_death: Callable[[View], Path],
-    ) -> Iterator[Path]:
-        """Yields `function(task)` in the order of `tasks`.
-
-        `on_death` stands in for a task that kills its worker.
-        """
+# Runs a function over views, in processes or elsewhere, and yields its results in their
+# order. Another function, `on_death`, stands in for a view that kills its worker.
+Mapper = Callable[..., Iterator[Path]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Finished:
     """Outcome of `process_views`.
 
     Attributes:
-      paths: split to the files of its examples (`records.read_examples`).
+      paths: split to the files of its examples (`records.read_example`).
       counts: split to the number of its examples.
       pixel_mean: mean of the whole gridded training images, 0..255.
       pixel_mean_of: "train", or "all" where there are no training images.
@@ -111,7 +99,12 @@ def _process_view(view: View, *, make: Maker, packing: Packing, work_dir: Path) 
     """Runs in the workers; the examples stay on the disk, only the path goes back."""
     path = work_dir / f"{view.image_id}-{_fingerprint(view, packing)}.examples"
     if not path.exists():
-        _write_result(path, view, make(view, packing))
+        try:
+            result = make(view, packing)
+        except Exception as error:  # codecs fail in too many ways to list
+            reason = f"cannot be read ({type(error).__name__}); export it again"
+            result = ViewResult(problems=[(view.image, f"{view.image}: {reason}")])
+        _write_result(path, view, result)
     return path
 
 
@@ -119,7 +112,7 @@ def _record_death(view: View, *, work_dir: Path) -> Path:
     """Stands in for a view that kills its worker; not kept for a later build."""
     path = work_dir / f"{view.image_id}.death"
     reason = "reading it killed the worker; download it again"
-    _write_result(path, view, ViewResult(problems=[(view.sources[0], reason)]))
+    _write_result(path, view, ViewResult(problems=[(view.image, reason)]))
     return path
 
 
@@ -129,7 +122,7 @@ def _write_result(path: Path, view: View, result: ViewResult) -> None:
         "count": len(result.examples),
         "digest": result.digest,
         "mean": result.mean,
-        "source": view.sources[0] if view.sources else "",
+        "source": view.image,
         "repairs": result.repairs,
         "problems": result.problems,
     }
@@ -158,7 +151,7 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
     means: dict[str, list[float]] = {}
     first_with: dict[str, str] = {}
     for split, path in zip(split_of, done, strict=True):
-        summary = read_summary(path)
+        summary = read_header(path)["summary"]
         image_id, digest = summary["image_id"], summary["digest"]
         if digest and first_with.setdefault(digest, image_id) != image_id:
             # Under two names it could train and test, or have two labels.
@@ -193,9 +186,6 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
     )
 
 
-def write_problems(path: Path, problems: Iterable[tuple[str, str, str]]) -> None:
+def write_problems(path: Path, problems: Problems) -> None:
     """Writes the table of everything that was skipped and why."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image_id", "file", "reason"])
-        writer.writerows(problems)
+    write_table(path, ["image_id", "file", "reason"], problems)

@@ -2,13 +2,13 @@
 
 The layout stands here alone: the features of TFDS, what is packed and what the reader
 finds follow from it. An example is a dictionary of its values, PNG bytes and what JSON
-can hold. Workers hand examples over as files (`write_examples`, `read_examples`), so
+can hold. Workers hand examples over as files (`write_examples`, `read_example`), so
 that an interrupted build finds what was done.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -74,21 +74,18 @@ WHOLE: Layout = {
 def whole_example(
     image: UInt16[np.ndarray, "height width"],
     facts: Example,
-    label: int,
     regions: Sequence[tuple[str, Region]],
 ) -> Example:
     """Makes the example of a whole mammogram with its regions of interest.
 
     Args:
       image: the gridded image.
-      facts: image_id, patient_id and so on, taken as they are.
-      label: 0 not malignant, 1 malignant.
+      facts: label (0 not malignant, 1 malignant), image_id and so on, as they are.
       regions: patch class and region of each abnormality whose mask is known.
     """
     outlines = [region.outline.tolist() for _, region in regions]
     return {
         "image": encode_png(image),
-        "label": label,
         "rois": {
             "class": [PATCH_CLASSES.index(name) for name, _ in regions],
             "bbox": [list(region.box) for _, region in regions],
@@ -141,9 +138,7 @@ def pack(example: Example) -> Example:
     return packed
 
 
-def split_outlines(
-    example: Mapping[str, Any],
-) -> list[Int[np.ndarray, "corners 2"]]:
+def split_outlines(example: Mapping[str, Any]) -> list[Int[np.ndarray, "_ 2"]]:
     """Returns the outline (row, column) of each region of a whole image's example."""
     corners = np.asarray(example["outlines"], np.int32).reshape(-1, 2)
     ends = np.cumsum(example["rois"]["corners"], dtype=int)
@@ -169,25 +164,14 @@ def write_examples(path: Path, summary: Example, examples: Sequence[Example]) ->
         file.writelines(images)
 
 
-def read_summary(path: Path) -> Example:
-    """Reads the `summary` that was given to `write_examples`."""
+def read_header(path: Path) -> Example:
+    """Reads what `write_examples` wrote, but the images.
+
+    Returns:
+      `summary`; `lengths`, the bytes of each example's image; and `examples`.
+    """
     with path.open("rb") as file:
-        return cast(Example, _read_header(file)["summary"])
-
-
-def list_images(path: Path) -> tuple[str, list[int]]:
-    """Reads the image id of a file's examples and the bytes of each one's image."""
-    with path.open("rb") as file:
-        header = _read_header(file)
-    return header["summary"]["image_id"], header["lengths"]
-
-
-def read_examples(path: Path) -> Iterator[Example]:
-    """Yields the examples that were given to `write_examples`, one by one."""
-    with path.open("rb") as file:
-        header = _read_header(file)
-        for example, size in zip(header["examples"], header["lengths"], strict=True):
-            yield {"image": file.read(size), **example}
+        return _read_header(file)
 
 
 def read_example(path: Path, number: int) -> Example:

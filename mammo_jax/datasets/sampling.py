@@ -10,7 +10,7 @@ image's edge, where it is black.
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -159,21 +159,78 @@ def sample_patches(
         else:
             centres = _draw_on_region(region, patch_size, sampling, generator)
         overlaps = overlap_with(region, centres, patch_size)
-        patches += [
-            Patch((int(row), int(column)), number, float(overlap))
-            for (row, column), overlap in zip(centres, overlaps, strict=True)
-        ]
-    hard = _draw_background(
-        *(regions, breast, patch_size, round(sampling.hard_share * len(patches))),
-        *(sampling, generator, structures),
-    )
-    ordinary = _draw_background(
-        regions, breast, patch_size, len(patches) - len(hard), sampling, generator
-    )
-    centres = np.concatenate([hard, ordinary])
+        patches += _make_patches(centres, number, overlaps)
+
+    breast_counts = cv2.integral(breast.astype(np.uint8))
+
+    def is_background(centres: np.ndarray, least: float) -> np.ndarray:
+        overlaps = _largest_overlap(regions, centres, patch_size)
+        on_breast = _count_in_patches(breast_counts, (0, 0), centres, patch_size)
+        is_clear = overlaps <= sampling.negative_overlap
+        return np.asarray(is_clear & (on_breast >= least * patch_size**2))
+
+    def anywhere() -> np.ndarray:
+        return generator.integers(0, breast.shape, size=(MISSES_PER_STEP, 2))
+
+    def near_structures() -> np.ndarray:
+        reach = int(HARD_REACH * patch_size)
+        chosen = structures[generator.integers(len(structures), size=MISSES_PER_STEP)]
+        shifts = generator.integers(-reach, reach + 1, size=(MISSES_PER_STEP, 2))
+        return np.clip(chosen + shifts, 0, np.asarray(breast.shape) - 1)
+
+    demands = (is_background, sampling.minimum_breast, 0.0, sampling.overlap_step)
+    hard = round(sampling.hard_share * len(patches)) if len(structures) else 0
+    centres = _draw_centres(hard, near_structures, *demands)
+    rest = _draw_centres(len(patches) - len(centres), anywhere, *demands)
+    centres = np.concatenate([centres, rest])
     overlaps = _largest_overlap(regions, centres, patch_size)
-    return patches + [
-        Patch((int(row), int(column)), None, float(overlap))
+    return patches + _make_patches(centres, None, overlaps)
+
+
+def _draw_on_region(
+    region: Region,
+    patch_size: int,
+    sampling: PatchSampling,
+    generator: np.random.Generator,
+) -> Int[np.ndarray, "n 2"]:
+    top_left, bottom_right = region.box[:2], region.box[2:]
+    return _draw_centres(
+        sampling.per_roi,
+        lambda: generator.integers(top_left, bottom_right, size=(MISSES_PER_STEP, 2)),
+        lambda centres, least: overlap_with(region, centres, patch_size) > least,
+        *(sampling.positive_overlap, -1.0, sampling.overlap_step),
+    )
+
+
+def _draw_centres(
+    count: int,
+    propose: Callable[[], np.ndarray],
+    accept: Callable[[np.ndarray, float], np.ndarray],
+    least: float,
+    lowest: float,
+    step: float,
+) -> Int[np.ndarray, "n 2"]:
+    """Proposes centres until so many are accepted, or none is at the lowest demand.
+
+    Whenever none of a thousand is accepted, the demand is lowered by a step.
+    """
+    accepted: list[np.ndarray] = []
+    while len(accepted) < count:
+        centres = propose()
+        hits = centres[accept(centres, least)]
+        accepted.extend(hits)
+        if not len(hits):
+            if least <= lowest:
+                break  # lesions fill the image
+            least = max(lowest, least - step)
+    return np.array(accepted[:count], int).reshape(-1, 2)
+
+
+def _make_patches(
+    centres: Int[np.ndarray, "n 2"], region: int | None, overlaps: np.ndarray
+) -> list[Patch]:
+    return [
+        Patch((int(row), int(column)), region, float(overlap))
         for (row, column), overlap in zip(centres, overlaps, strict=True)
     ]
 
@@ -229,71 +286,3 @@ def _largest_overlap(
 ) -> Float[np.ndarray, " n"]:
     overlaps = [overlap_with(region, centres, patch_size) for region in regions]
     return np.max(overlaps, axis=0) if overlaps else np.zeros(len(centres))
-
-
-def _draw_on_region(
-    region: Region,
-    patch_size: int,
-    sampling: PatchSampling,
-    generator: np.random.Generator,
-) -> Int[np.ndarray, "n 2"]:
-    cutoff = sampling.positive_overlap
-    accepted: list[np.ndarray] = []
-    while len(accepted) < sampling.per_roi:
-        centres = generator.integers(
-            region.box[:2], region.box[2:], size=(MISSES_PER_STEP, 2)
-        )
-        hits = centres[overlap_with(region, centres, patch_size) > cutoff]
-        accepted.extend(hits)
-        if not len(hits):
-            cutoff -= sampling.overlap_step
-    return np.array(accepted[: sampling.per_roi])
-
-
-def _draw_background(
-    regions: Sequence[Region],
-    breast: Bool[np.ndarray, "height width"],
-    patch_size: int,
-    count: int,
-    sampling: PatchSampling,
-    generator: np.random.Generator,
-    structures: Int[np.ndarray, "structures 2"] | None = None,
-) -> Int[np.ndarray, "n 2"]:
-    """Draws centres on the breast clear of all lesions; near `structures` if given.
-
-    Fewer than `count`, or none, where there is no room.
-    """
-    if structures is not None and not len(structures):
-        return NO_CENTRES
-    breast_counts = cv2.integral(breast.astype(np.uint8))
-    minimum = sampling.minimum_breast
-    accepted: list[np.ndarray] = []
-    while len(accepted) < count:
-        if structures is None:
-            centres = generator.integers(0, breast.shape, size=(MISSES_PER_STEP, 2))
-        else:
-            centres = _draw_near(structures, breast.shape, patch_size, generator)
-        overlaps = _largest_overlap(regions, centres, patch_size)
-        on_breast = _count_in_patches(breast_counts, (0, 0), centres, patch_size)
-        hits = centres[
-            (overlaps <= sampling.negative_overlap)
-            & (on_breast >= minimum * patch_size**2)
-        ]
-        accepted.extend(hits)
-        if not len(hits):
-            if minimum <= 0:
-                break  # lesions fill the image
-            minimum = max(0.0, minimum - sampling.overlap_step)
-    return np.array(accepted[:count], int).reshape(-1, 2)
-
-
-def _draw_near(
-    structures: Int[np.ndarray, "structures 2"],
-    shape: tuple[int, ...],
-    patch_size: int,
-    generator: np.random.Generator,
-) -> Int[np.ndarray, "n 2"]:
-    reach = int(HARD_REACH * patch_size)
-    chosen = structures[generator.integers(len(structures), size=MISSES_PER_STEP)]
-    shifts = generator.integers(-reach, reach + 1, size=(MISSES_PER_STEP, 2))
-    return np.clip(chosen + shifts, 0, np.asarray(shape) - 1)

@@ -1,6 +1,6 @@
 """Seeded splits by patient, stratified by malignancy, and CBIS-DDSM's two protocols."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,9 +23,6 @@ def hold_out(
       malignant_by_patient: True for patients with any malignant abnormality.
       share: share of the patients, 0..1.
       seed: any number.
-
-    Returns:
-      The patients held out.
     """
     chosen: set[str] = set()
     for stratum in (False, True):
@@ -41,11 +38,7 @@ def hold_out(
 
 
 def label_patients(images: Iterable[tuple[str, bool]]) -> dict[str, bool]:
-    """Returns True for each patient with any malignant image or abnormality.
-
-    Args:
-      images: patient and label of each of them.
-    """
+    """Returns True for each patient with any malignant image, of (patient, label)."""
     malignant: dict[str, bool] = {}
     for patient, is_malignant in images:
         malignant[patient] = malignant.get(patient, False) or is_malignant
@@ -53,12 +46,7 @@ def label_patients(images: Iterable[tuple[str, bool]]) -> dict[str, bool]:
 
 
 def draw_paper_splits(malignant: Mapping[str, bool], seed: int) -> dict[str, set[str]]:
-    """Draws the paper's shares: 15 % of the patients test, 10 % of the rest validate.
-
-    Args:
-      malignant: True for patients with any malignant image.
-      seed: any number.
-    """
+    """Draws the paper's shares: 15 % of the patients test, 10 % of others validate."""
     test = hold_out(malignant, PAPER_TEST_SHARE, seed)
     rest = {patient: is_ for patient, is_ in malignant.items() if patient not in test}
     validation = hold_out(rest, VALIDATION_SHARE, seed + 1)
@@ -90,26 +78,21 @@ def official_splits(
     kept = [
         a for a in abnormalities if a.image_id in trained_views or a.patient_id in test
     ]
-    return _by_patient(
-        kept,
-        {
-            "train": set(malignant) - validation,
-            "validation": validation,
-            "test": test,
-        },
-    )
-
-
-def _label_patients(abnormalities: Sequence[Abnormality]) -> dict[str, bool]:
-    return label_patients((a.patient_id, a.is_malignant) for a in abnormalities)
+    train = set(malignant) - validation
+    return _by_patient(kept, {"train": train, "validation": validation, "test": test})
 
 
 def leaking_patients(abnormalities: Sequence[Abnormality]) -> list[str]:
     """Lists the patients that are in both the training and the test tables."""
-    by_release: dict[str, set[str]] = {"train": set(), "test": set()}
-    for a in abnormalities:
-        by_release[a.release].add(a.patient_id)
-    return sorted(by_release["train"] & by_release["test"])
+    train, test = (
+        {a.patient_id for a in abnormalities if a.release == release}
+        for release in ("train", "test")
+    )
+    return sorted(train & test)
+
+
+def _label_patients(abnormalities: Sequence[Abnormality]) -> dict[str, bool]:
+    return label_patients((a.patient_id, a.is_malignant) for a in abnormalities)
 
 
 def _by_patient(
@@ -121,11 +104,6 @@ def _by_patient(
     }
 
 
-PROTOCOLS: dict[
-    str, Callable[[Sequence[Abnormality], int], dict[str, list[CbisView]]]
-] = {
-    "paper": paper_splits,
-    "official": official_splits,
-}
+PROTOCOLS = {"paper": paper_splits, "official": official_splits}
 # Releases whose tables a protocol reads.
 PROTOCOL_RELEASES = {"paper": ("train",), "official": ("train", "test")}

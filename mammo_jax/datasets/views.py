@@ -36,8 +36,7 @@ _ASPECTS = (0.8, 5.0)
 # An image that uses less of the range that it claims is on another scale.
 _LEAST_SHARE = 16
 _NETWORK_SCALE = 255 / 65535  # from stored values to what networks see
-# Facts of a mammogram that its example has; the density is not kept with patches.
-_FACTS = ("image_id", "patient_id", "laterality", "view", "breast_density")
+_FACTS = ("image_id", "patient_id", "laterality", "view")  # that every example has
 # Reads the patch class and the place of one region of interest or of several.
 RegionReader = Callable[[], Sequence[tuple[str, Region]]]
 # Number of things put right, by name.
@@ -45,6 +44,19 @@ Repairs = collections.Counter[str]
 
 # (image id or row, file or folder, reason) of all that is skipped.
 Problems = list[tuple[str, str, str]]
+
+
+def note_problems(found: Problems, problems: Problems | None) -> None:
+    """Adds what was found to `problems`.
+
+    Raises:
+      UserError: with the first one, if there is no such list to add it to.
+    """
+    if problems is not None:
+        problems += found
+    elif found:
+        _, path, reason = found[0]
+        raise UserError(f"{path}: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,27 +198,25 @@ def _make_examples(
 ) -> list[Example]:
     """Makes the whole image's one example, or those of its patches."""
     facts = {name: getattr(view, name) for name in _FACTS}
-    if packing.sampling is None:
-        return [whole_example(image, facts, int(view.is_malignant), regions)]
-    del facts["breast_density"]
+    sampling, size = packing.sampling, packing.patch_size
+    if sampling is None:
+        facts |= {
+            "label": int(view.is_malignant),
+            "breast_density": view.breast_density,
+        }
+        return [whole_example(image, facts, regions)]
     breast = find_breast(image)
     structures = NO_CENTRES
-    if packing.sampling.hard_share:
-        structures = find_bright_structures(image, breast, packing.patch_size)
+    if sampling.hard_share:
+        structures = find_bright_structures(image, breast, size)
     patches = sample_patches(
         [region for _, region in regions],
-        breast,
-        packing.patch_size,
-        packing.sampling,
+        *(breast, size, sampling),
         make_generator(packing.seed, view.image_id),
         structures,
     )
-    return patch_examples(
-        cut_patches(image, patches, packing.patch_size),
-        patches,
-        facts,
-        [name for name, _ in regions],
-    )
+    cut = cut_patches(image, patches, size)
+    return patch_examples(cut, patches, facts, [name for name, _ in regions])
 
 
 def read_whole(path: str) -> Mammogram:

@@ -12,7 +12,7 @@ from mammo_jax.common.parallel import parallel_map
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.cbis_ddsm import plan_splits, take_inventory
 from mammo_jax.datasets.cbis_views import make_view_examples
-from mammo_jax.datasets.records import read_examples
+from mammo_jax.datasets.records import read_example, read_header
 from mammo_jax.datasets.sampling import PatchSampling
 from mammo_jax.datasets.views import Packing
 from mammo_jax.images.grid import Grid
@@ -45,7 +45,11 @@ def process_views(splits, packing, work_dir, make=make_view_examples):
 
 def all_examples(finished):
     return {
-        split: [example for path in paths for example in read_examples(path)]
+        split: [
+            read_example(path, number)
+            for path in paths
+            for number in range(len(read_header(path)["lengths"]))
+        ]
         for split, paths in finished.paths.items()
     }
 

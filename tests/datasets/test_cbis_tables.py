@@ -35,7 +35,7 @@ def test_rows_are_read_stripped(tmp_path):
     assert abnormality.image_id == "P_00012_RIGHT_MLO"
     assert abnormality.abnormality_id == 2
     assert abnormality.patch_class == "mass_malignant"
-    assert (abnormality.breast_density, abnormality.assessment) == (3, 4)
+    assert abnormality.breast_density == 3
     assert abnormality.image_folder == "Mass-Training_P_00012_RIGHT_MLO"
     assert abnormality.image_series == row.uid("image")
     assert abnormality.roi_folder == "Mass-Training_P_00012_RIGHT_MLO_2"
@@ -86,7 +86,6 @@ def test_a_missing_table_is_named(tmp_path):
         ("LEFT,CC", "MIDDLE,CC", "row 2, column 'left or right breast': 'MIDDLE'"),
         ("P_00001,3", "P_1,3", "row 2, column 'patient id': 'P_1'"),
         ("P_00001,3", "P_00001,dense", "row 2, column 'breast density': 'dense'"),
-        (",4,BENIGN", ",9,BENIGN", "row 2, column 'assessment': '9'"),
         ("1,mass,", "1,calcification,", "row 2, column 'abnormality type'"),
         ("1,mass,", "one,mass,", "row 2, column 'abnormality id': 'one'"),
         ("pathology", "pathologie", "row 1: column 'pathology' is missing"),
@@ -104,6 +103,49 @@ def test_malformed_tables_stop_and_name_row_and_column(tmp_path, old, new, messa
 
     with pytest.raises(UserError, match=message):
         read_tables(tmp_path)
+
+
+def test_an_odd_row_takes_its_view_with_it_and_no_more(tmp_path):
+    """The label of a view is the worst of all its rows."""
+    malignant = {"pathology": "MALIGNANT"}
+    rows = [
+        Row(1),
+        *(Row(2), Row(2, number=2, **malignant), Row(2, view="MLO")),
+        *(Row(3, side="RIGHT"), Row(3, side="RIGHT")),
+        *(Row(4), Row(5)),
+        Row(6, release="test"),
+        *(Row(7), Row(7, release="test", **malignant)),
+    ]
+    write_tables(tmp_path, rows)
+    path = tmp_path / TABLE_NAMES["mass", "train"]
+    text = path.read_text().replace("MALIGNANT", "MALIGNENT")
+    path.write_text(text.replace("P_00004,3", "P_4,3"))
+    problems = []
+
+    found = read_tables(tmp_path, problems=problems)
+
+    ids = [a.image_id for a in found]
+    assert ids == ["P_00001_LEFT_CC", "P_00002_LEFT_MLO", *ids[2:]]
+    assert ids[2:] == ["P_00005_LEFT_CC", "P_00006_LEFT_CC"]
+    reasons = {view: reason for view, _, reason in problems}
+    assert len(reasons) == len(problems) == 4
+    assert "row 4, column 'pathology': 'MALIGNENT'" in reasons["P_00002_LEFT_CC"]
+    assert "is listed twice; remove" in reasons["P_00003_RIGHT_CC"]
+    assert "column 'patient id': 'P_4'" in reasons["P_00004_LEFT_CC"]
+    assert "is MALIGNANT here and BENIGN in another" in reasons["P_00007_LEFT_CC"]
+
+
+def test_a_row_that_names_no_view_is_listed_by_its_number(tmp_path):
+    write_tables(tmp_path, [Row(1), Row(2)])
+    path = tmp_path / TABLE_NAMES["mass", "train"]
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, "nonsense\n"]))
+    problems = []
+
+    assert len(read_tables(tmp_path, problems=problems)) == 2
+    ((row, table, reason),) = problems
+    assert (row, table) == ("row 4", str(path))
+    assert "1 cells, but the header has 14" in reason
 
 
 def test_two_labels_for_one_abnormality_in_two_tables_stop(tmp_path):

@@ -61,6 +61,7 @@ def test_dry_run_prints_json_and_writes_nothing(raw, tmp_path):
     assert set(json.loads(done.stdout)) == {
         "protocol",
         "seed",
+        "rows_left_out",
         "tables",
         "release",
         "leaking",

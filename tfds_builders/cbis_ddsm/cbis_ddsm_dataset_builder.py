@@ -38,14 +38,10 @@ class Builder(base.MammogramBuilder):
     def plan(
         self, manual_dir: Path, problems: Problems
     ) -> Mapping[str, Sequence[CbisView]]:
-        """Plans the views of each split and their files.
-
-        An odd row stops it: a view's label is the worst of all its rows.
-        """
+        """Plans the views of each split; adds odd rows of the tables to `problems`."""
         config = self.builder_config
-        return cbis_ddsm.plan_splits(
-            manual_dir, config.options["protocol"], config.split_seed
-        )
+        protocol = config.options["protocol"]
+        return cbis_ddsm.plan_splits(manual_dir, protocol, config.split_seed, problems)
 
     @classmethod
     def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
