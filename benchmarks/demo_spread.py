@@ -1,0 +1,125 @@
+"""Measures how far the demo's test AUC spreads over seeds and roundings.
+
+  python -m benchmarks.demo_spread --out=runs/spread
+
+Each run is the whole demo, patch classifier included, with a seed of its own on the
+same phantoms. GPUs round what goes into a convolution to the 10 bits of TF32; `tf32`
+does so on a CPU. Finished runs are kept: the same command goes on where it was stopped.
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32
+
+from mammo_jax.common.run_directory import METRICS_FILE, read_json
+from mammo_jax.cpu import onednn, xla_convolution
+
+_ROUNDINGS = ("float32", "tf32")
+# Bits of a float32's fraction that TF32 has not.
+_DROPPED = 13
+
+
+def round_to_tf32(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
+    """Rounds to a fraction of 10 bits, ties to even."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    odd = (bits >> _DROPPED) & 1
+    kept = (bits + (2 ** (_DROPPED - 1) - 1) + odd) >> _DROPPED << _DROPPED
+    return jax.lax.bitcast_convert_type(kept, jnp.float32)
+
+
+@contextlib.contextmanager
+def rounded_convolutions() -> Iterator[None]:
+    """Rounds what convolutions, and their gradients, take as inputs on a CPU."""
+
+    def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arrays: Array, **geometry: Any) -> Any:
+            return function(*map(round_to_tf32, arrays), **geometry)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for kernels, name in itertools.product(
+            (onednn, xla_convolution), ("convolve", "gradients")
+        ):
+            function = rounded(getattr(kernels, name))
+            stack.enter_context(mock.patch.object(kernels, name, function))
+        yield
+
+
+def _train(out: Path, rounding: str, seed: int) -> None:
+    """Runs the demo in this process."""
+    from mammo_jax.common.compilation_cache import use_compilation_cache
+    from mammo_jax.config import apply_preset, whole_config
+    from mammo_jax.main import show_own_messages
+    from mammo_jax.training.run import train_and_evaluate
+
+    show_own_messages()
+    use_compilation_cache()
+    config = apply_preset(whole_config(), "phantom")
+    config.seed = seed
+    config.data.data_dir = str(out / "data")
+    with rounded_convolutions() if rounding == "tf32" else contextlib.nullcontext():
+        train_and_evaluate(config, _workdir(out, rounding, seed))
+
+
+def _workdir(out: Path, rounding: str, seed: int) -> Path:
+    return out / f"{rounding}_seed{seed}"
+
+
+def main() -> None:
+    """Runs what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each rounding")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        rounding, seed = arguments.run
+        _train(arguments.out, rounding, int(seed))
+        return
+    print("| rounding | seed | patch AUC | validation AUC | test AUC | its interval |")
+    print("| --- | ---: | ---: | ---: | ---: | --- |")
+    found = []
+    for seed, rounding in itertools.product(range(arguments.seeds), _ROUNDINGS):
+        # In a process of its own: its memory is its own, too.
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "benchmarks.demo_spread"),
+                *(f"--out={arguments.out}", "--run", rounding, str(seed)),
+            ],
+            check=True,
+            stdout=sys.stderr,
+        )
+        workdir = _workdir(arguments.out, rounding, seed)
+        metrics = read_json(workdir / METRICS_FILE)
+        patch, test = read_json(workdir / "patch" / METRICS_FILE), metrics["test"]
+        found.append(test["auc"])
+        print(
+            f"| {rounding} | {seed} | {patch['test']['auc']:.3f} | "
+            f"{metrics['validation']['auc']:.3f} | {test['auc']:.3f} | "
+            f"{test['auc_95_low']:.3f} to {test['auc_95_high']:.3f} |",
+            flush=True,
+        )
+    print(
+        f"\nLowest {min(found):.3f}, median {statistics.median(found):.3f}, highest "
+        f"{max(found):.3f} of {len(found)} runs on {test['images']} test images."
+    )
+
+
+if __name__ == "__main__":
+    main()
