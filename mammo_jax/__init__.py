@@ -12,10 +12,9 @@ first asked for, so that `import mammo_jax` takes no time.
     report = mj.evaluate_predictions("runs/demo/predictions/test.csv")
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from etils import epy
 
-if TYPE_CHECKING:
+with epy.lazy_api_imports(globals()):
     from mammo_jax.evaluation.evaluation import evaluate_predictions
     from mammo_jax.images.pictures import read_image
     from mammo_jax.models.named import build_model
@@ -30,24 +29,3 @@ __all__ = [
     "make_train_step",
     "read_image",
 ]
-
-# The module of each function.
-_HOMES = {
-    "build_model": "mammo_jax.models.named",
-    "evaluate_predictions": "mammo_jax.evaluation.evaluation",
-    "load": "mammo_jax.prediction.model",
-    "make_train_step": "mammo_jax.training.stage_step",
-    "read_image": "mammo_jax.images.pictures",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports one of the face's functions when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Lists the face's functions."""
-    return sorted([*globals(), *_HOMES])
