@@ -172,6 +172,7 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
             pixel_mean_of=finished.pixel_mean_of,
             repairs=finished.repairs,
             problems=len(problems),
+            examples_version=packaging.EXAMPLES_VERSION,
             config={
                 "grid": config.packing.to_json(),
                 "split_seed": config.split_seed,

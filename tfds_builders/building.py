@@ -5,14 +5,17 @@ import dataclasses
 import difflib
 import fcntl
 import importlib
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.datasets.packaging import describe_age
 from tfds_builders.beam_runs import make_beam_options
 
+_LOGGER = logging.getLogger(__name__)
 # The builder's module by name, imported when it is needed: TFDS takes a second.
 _BUILDERS = {
     name: f"tfds_builders.{name}.{name}_dataset_builder"
@@ -141,6 +144,8 @@ def _prepare(builder: Any, manual_dir: Path, pipeline_options: Any) -> None:
 
 def _report(builder: Any, *, was_there: bool) -> BuildReport:
     metadata = dict(builder.info.metadata or {})
+    if remark := describe_age(builder.name, metadata):
+        _LOGGER.warning("%s: %s", builder.data_dir, remark)
     return BuildReport(
         path=Path(builder.data_dir),
         was_there=was_there,

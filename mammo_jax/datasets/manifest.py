@@ -22,7 +22,12 @@ from mammo_jax.common.tables import (
     word_column,
 )
 from mammo_jax.datasets.labels import PATCH_CLASSES, SPLITS
-from mammo_jax.datasets.polygons import circle_points, parse_points, polygon_regions
+from mammo_jax.datasets.polygons import (
+    circle_points,
+    parse_numbers,
+    parse_points,
+    polygon_regions,
+)
 from mammo_jax.datasets.sampling import Region, find_region
 from mammo_jax.datasets.splits import draw_paper_splits, label_patients
 from mammo_jax.datasets.views import (
@@ -241,6 +246,7 @@ def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
     def list_readers(
         mammogram: Mammogram, repairs: Repairs
     ) -> list[tuple[str, RegionReader]]:
+        _check_header(view, mammogram)
         shape = mammogram.pixels.shape
         return [
             (
@@ -251,6 +257,22 @@ def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
         ]
 
     return make_result(view, packing, list_readers)
+
+
+def _check_header(view: ManifestView, header: Mammogram) -> None:
+    """Refuses an image whose header says another side or view than the table.
+
+    ML in a header is no contradiction to MLO: some sets write it so.
+    """
+    claimed = view.laterality, view.view
+    found = header.laterality, header.view
+    said = [
+        f"{mine} in the table and {other} in the file's header"
+        for mine, other in zip(claimed, found, strict=True)
+        if other not in ("", mine) and (mine, other) != ("MLO", "ML")
+    ]
+    if said:
+        raise UserError(f"{view.image}: {', '.join(said)}; correct what is wrong")
 
 
 def _read_roi(
@@ -271,8 +293,7 @@ def _read_roi(
     else:
         try:
             if roi.shape == "circle":
-                x, y, radius = map(float, roi.value.replace(",", " ").split())
-                points = circle_points(x, y, radius)
+                points = circle_points(*parse_numbers(roi.value, 3))
             else:
                 points = parse_points(roi.value.split(";")[:_MAX_POINTS])
         except ValueError as error:

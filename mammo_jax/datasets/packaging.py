@@ -21,8 +21,11 @@ from mammo_jax.datasets.records import read_header, write_examples
 from mammo_jax.datasets.views import Packing, Problems, View, ViewResult
 
 _LOGGER = logging.getLogger(__name__)
-# It is part of every finished file's name: raise it when the examples change.
-_EXAMPLES_VERSION = 4
+# Version of what the examples are made of: raise it when they change. It is part of
+# every finished file's name and kept in the packaged data set; from 4 on, padding and
+# falling grey scales are read, and what is no whole mammogram for presentation is left
+# out.
+EXAMPLES_VERSION = 4
 
 # Reads a view and makes its examples; a function of a module, for the workers.
 Maker = Callable[[Any, Packing], ViewResult]
@@ -139,7 +142,7 @@ def _fingerprint(view: View, packing: Packing) -> str:
             sources.append([path])
         else:
             sources.append([path, stat.st_size, stat.st_mtime_ns])
-    facts = [_EXAMPLES_VERSION, packing.to_json(), repr(view), sources]
+    facts = [EXAMPLES_VERSION, packing.to_json(), repr(view), sources]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -189,3 +192,20 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
 def write_problems(path: Path, problems: Problems) -> None:
     """Writes the table of everything that was skipped and why."""
     write_table(path, ["image_id", "file", "reason"], problems)
+
+
+def describe_age(name: str, metadata: Mapping[str, Any]) -> str:
+    """Returns what an older version may have packaged wrongly; mostly nothing.
+
+    Args:
+      name: the data set, such as "manifest"; films have neither padding nor slopes.
+      metadata: of the packaged data set.
+    """
+    is_old = metadata.get("examples_version", 0) < EXAMPLES_VERSION
+    if not is_old or name.startswith("cbis_ddsm"):
+        return ""
+    return (
+        "built by an older version, which read padding as tissue, took a negative"
+        " RescaleSlope for a rising one, and kept raw and magnified images; unless its"
+        " files are free of these, remove the folder and build it again"
+    )

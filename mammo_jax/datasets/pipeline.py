@@ -6,6 +6,7 @@ for batch n.
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,9 +22,11 @@ from google.protobuf import json_format, message
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import augment
 from mammo_jax.datasets.packaged import Examples
+from mammo_jax.datasets.packaging import describe_age
 from mammo_jax.datasets.records import Example
 from mammo_jax.images.grid import Grid
 
+_LOGGER = logging.getLogger(__name__)
 _DAMAGES = (
     ValueError,
     LookupError,
@@ -84,6 +87,8 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
                 raise ValueError(f"its split {split} is empty")
             _ = source[0], source[-1]  # A missing or cut-off file shows at its ends.
         packing = builder.info.metadata["config"]["grid"]
+        if remark := describe_age(name, builder.info.metadata):
+            _LOGGER.warning("dataset %s in %s: %s", name, directory, remark)
         return Dataset(
             name=name,
             sources=sources,

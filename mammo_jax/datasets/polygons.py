@@ -59,16 +59,28 @@ def circle_points(x: float, y: float, radius: float) -> Float[np.ndarray, "point
 
 
 def parse_points(texts: Sequence[str]) -> Float[np.ndarray, "points 2"]:
-    """Points written as "(12.5, 80)" or "12.5 80".
+    """Parses points written as "(12.5, 80)", "12.5 80" or "12,5 80".
 
     Raises:
       ValueError: a text is not two finite numbers.
     """
-    points = [
-        [float(number) for number in text.strip(" ()").replace(",", " ").split()]
-        for text in texts
-    ]
-    array = np.array(points, float).reshape(-1, 2)
-    if len(array) != len(points) or not np.isfinite(array).all():
-        raise ValueError("a point is two numbers")
-    return array
+    return np.array([parse_numbers(text, 2) for text in texts], float).reshape(-1, 2)
+
+
+def parse_numbers(text: str, count: int) -> list[float]:
+    """Parses numbers with blanks or commas between them.
+
+    A comma is a decimal one where the blanks alone give as many numbers as there are.
+
+    Raises:
+      ValueError: they are not so many finite numbers.
+    """
+    words = [word.strip(",") for word in text.strip(" ()").split()]
+    if len(words) == count:
+        words = [word.replace(",", ".") for word in words]
+    else:
+        words = text.strip(" ()").replace(",", " ").split()
+    numbers = [float(word) for word in words]
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise ValueError(f"not {count} numbers")
+    return numbers

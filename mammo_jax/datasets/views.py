@@ -161,7 +161,7 @@ def make_result(
       view: the view.
       packing: form that the data set keeps it in.
       list_readers: lists file or folder of each region of an image, and what reads it;
-        the reader counts what it puts right.
+        the reader counts what it puts right. A UserError refuses the image.
       repairs: number of things put right until now, by name.
       mammogram: the image, if it has been read.
     """
@@ -169,11 +169,12 @@ def make_result(
     problems = []
     try:
         mammogram = mammogram or read_whole(view.image)
+        readers = list(list_readers(mammogram, repairs))
         image = bring_to_grid(Path(view.image), mammogram, packing.grid)
     except UserError as error:
         return ViewResult(problems=[(view.image, str(error))])
     regions: list[tuple[str, Region]] = []
-    for source, read in list_readers(mammogram, repairs):
+    for source, read in readers:
         try:
             regions += read()
         except UserError as error:
