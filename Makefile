@@ -134,4 +134,4 @@ lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
 
 clean:  ## Remove the environment and the caches, not data and runs.
-	rm -rf $(VENV) $(wildcard .venv-3.*) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(wildcard .venv-3.* .cuda-target-3.*) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
