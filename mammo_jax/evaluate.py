@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.files import remove_leftovers
 
 _MADE_BY = "mammo_jax.evaluate"
 
@@ -79,6 +80,8 @@ def _check_out(out: Path, names: dict[str, list[str]]) -> None:
 
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; choose a directory with --out=DIR")
+    if out.exists():
+        remove_leftovers(out, [run_directory.METRICS_FILE, "report.html"])
     if not out.exists() or not any(out.iterdir()):
         return
     metrics = out / run_directory.METRICS_FILE

@@ -3,9 +3,10 @@
   python -m mammo_jax.predict --model=runs/demo --out=scores PATH...
 
 PATH is a DICOM, PNG, TIFF, JPEG or PGM file, a folder (searched to the bottom) or a
-glob in quotes. Into the directory of --out go predictions.csv, breasts.csv, exams.csv
-and patients.csv (scores), overlays/ (class maps), report.html, files.csv (which image
-is which file) and problems.csv. Patients are called by case numbers.
+glob in quotes; --manifest=CSV scores the images of a table instead. Into the directory
+of --out go predictions.csv, breasts.csv, exams.csv and patients.csv (scores), overlays/
+(class maps), report.html, files.csv (which image is which file) and problems.csv.
+Patients are called by case numbers, or as the table calls them.
 
 Exit code: 0 all files were scored, 3 some could not be, 1 an error. Stopped by Ctrl-C
 or SIGTERM (130, 143) it writes what was scored until then.
@@ -15,7 +16,7 @@ import argparse
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.memory import give_back_large_blocks
 
 if TYPE_CHECKING:
+    from mammo_jax.datasets.views import View
     from mammo_jax.prediction.reading import Input, Problem
     from mammo_jax.weights.model_directory import LoadedModel
 
@@ -56,6 +58,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR[,DIR]",
         help="directory of a finished run; the scores of several are averaged",
     )
+    parser.add_argument(
+        "--manifest",
+        metavar="CSV",
+        help="score the images of a table (path, patient_id, laterality, view, label), "
+        "whose patients and labels go into the tables, for `evaluate`",
+    )
     parser.add_argument("--out", metavar="OUT", help="directory to write into")
     for name, text in _SWITCHES.items():
         parser.add_argument(name, action="store_true", help=text)
@@ -66,14 +74,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "program; no PATH is needed",
     )
     options = parser.parse_args(arguments)
-    if options.paths and not options.out:
+    options.scores = bool(options.paths or options.manifest)
+    if options.scores and not options.out:
         parser.error("--out is needed")
+    if options.paths and options.manifest:
+        parser.error("name the images by PATH or by --manifest, not by both")
     if options.calibrated and options.export:
         parser.error(
             "--calibrated does not go into --export; apply the line in "
             "model.json to the log-odds of the exported scores"
         )
-    if not options.paths and not options.export:
+    if not options.scores and not options.export:
         parser.error("name a file, a folder or a glob to score, or --export=FILE")
     return options
 
@@ -82,7 +93,7 @@ def main(options: argparse.Namespace) -> int:
     """Scores, or exports; returns the exit code."""
     # Late: `--help` and a wrong option answer at once.
     from mammo_jax.prediction import dicom_output, identity
-    from mammo_jax.prediction.find_files import find_files
+    from mammo_jax.prediction.find_files import find_files, find_planned
     from mammo_jax.prediction.reading import reading
     from mammo_jax.weights.model_description import load_description
 
@@ -92,7 +103,11 @@ def main(options: argparse.Namespace) -> int:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise UserError("--model names a directory twice; every model counts once")
     out = Path(options.out or "").expanduser()
-    found = find_files(options.paths, out)
+    planned: Mapping[Path, View] = {}
+    if options.manifest:
+        found, planned = find_planned(Path(options.manifest).expanduser())
+    else:
+        found = find_files(options.paths, out)
     if found.left_out:
         kinds = [f"{count} {kind}" for kind, count in found.left_out.most_common()]
         print(f"left out as no images: {', '.join(kinds)}")
@@ -111,7 +126,7 @@ def main(options: argparse.Namespace) -> int:
     ) as images:
         everything = itertools.chain(found.problems, images)
         count = len(found.files) + len(found.problems)
-        return _score(options, directories, everything, count)
+        return _score(options, directories, everything, count, planned)
 
 
 def _score(
@@ -119,11 +134,13 @@ def _score(
     directories: Sequence[Path],
     images: "Iterator[Input | Problem]",
     files: int,
+    planned: "Mapping[Path, View]",
 ) -> int:
     from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.common.devices import start_devices
     from mammo_jax.prediction.dicom_output import check_library
     from mammo_jax.prediction.export import check_exportable, export_models
+    from mammo_jax.prediction.score_tables import remark_on_exams
     from mammo_jax.prediction.scorer import Scorer, batch_size_for, check_calibrated
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
@@ -137,21 +154,30 @@ def _score(
         check_calibrated(models)
     if options.export:
         check_exportable(models)
-    out = Path(options.out or "").expanduser()
-    if options.paths:
-        paths = (Path(path).expanduser() for path in options.paths)
-        inputs = {
-            "models": [os.path.abspath(path) for path in directories],
-            "paths": [os.path.abspath(path) for path in paths],
-        }
-        prepare_output(out, inputs)  # Before the export, which may lie in it.
+    named = {"models": directories, "paths": options.paths}
+    named |= {"manifest": [options.manifest]} if options.manifest else {}
+    chosen = Options(
+        out=Path(options.out or "").expanduser(),
+        inputs={
+            kind: [os.path.abspath(Path(path).expanduser()) for path in paths]
+            for kind, paths in named.items()
+        },
+        about=_about(models, options),
+        planned=planned,
+        calibrated=options.calibrated,
+        dicom=options.dicom,
+        full_size=options.full_size,
+        keep_identifiers=options.keep_identifiers,
+    )
+    if options.scores:
+        prepare_output(chosen)  # Before the export, which may lie in it.
     if options.export:
         path = Path(options.export).expanduser()
         height, width = export_models(path, models, tta=options.tta)
         print(
             f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)"
         )
-    if not options.paths:
+    if not options.scores:
         return 0
     with contextlib.closing(
         Scorer(
@@ -161,22 +187,12 @@ def _score(
             calibrated=options.calibrated,
         )
     ) as scorer:
-        rows, problems = predict(
-            scorer,
-            images,
-            files,
-            Options(
-                out=out,
-                about=_about(models, options),
-                calibrated=options.calibrated,
-                dicom=options.dicom,
-                full_size=options.full_size,
-                keep_identifiers=options.keep_identifiers,
-            ),
-        )
-    print(f"{len(rows)} images scored; written to {out / 'report.html'}")
+        rows, problems = predict(scorer, images, files, chosen)
+    print(f"{len(rows)} images scored; written to {chosen.out / 'report.html'}")
+    if remark := remark_on_exams(rows):
+        print(remark)
     if problems:
-        print(f"{len(problems)} files with problems: see {out / 'problems.csv'}")
+        print(f"{len(problems)} files with problems: see {chosen.out / 'problems.csv'}")
     return EXIT_SOME_BAD if problems else 0
 
 

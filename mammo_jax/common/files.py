@@ -2,8 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_PARTIAL = ".part"
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Removes what a killed program left of files that it was writing there."""
+    for name in names:
+        (folder / f"{name}{_PARTIAL}").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -15,7 +23,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the file cannot be written.
     """
-    partial = path.with_name(f"{path.name}.part")
+    partial = path.with_name(f"{path.name}{_PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)

@@ -2,7 +2,10 @@
 
 import contextlib
 import csv
+import errno
+import io
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -200,13 +203,48 @@ def write_table(
 ) -> None:
     """Writes a CSV table, whole or not at all; its directory is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        replace_file(path) as partial,
-        # Names of files may hold bytes that are no UTF-8.
-        partial.open(
-            "w", newline="", encoding="utf-8", errors="surrogateescape"
-        ) as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    with replace_file(path) as partial:
+        partial.write_bytes(table_bytes(itertools.chain([header], rows)))
+
+
+def table_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Returns rows as they stand in a table."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    # Names of files may hold bytes that are no UTF-8.
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+class GrowingTable:
+    """CSV table in `X.part` that has all rows but the last whatever happens.
+
+    Args:
+      path: X, where it is from `finish` on.
+      header: its first row.
+    """
+
+    def __init__(self, path: Path, header: Sequence[str]):
+        self._path, self._partial = path, path.with_name(f"{path.name}.part")
+        self._file = self._partial.open("wb", buffering=0)
+        self.add(header)
+
+    def add(self, row: Sequence[Any]) -> None:
+        """Appends a row, whole or not at all.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        content, end = table_bytes([row]), self._file.tell()
+        try:
+            if self._file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(end)
+            self._file.seek(end)
+            error.filename = str(self._partial)
+            raise
+
+    def finish(self) -> None:
+        """Gives the table its name."""
+        self._file.close()
+        self._partial.replace(self._path)

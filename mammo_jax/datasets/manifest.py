@@ -112,15 +112,16 @@ def read_views(
     image's regions unknown.
 
     Args:
-      manual_dir: folder of the tables and the files.
+      manual_dir: folder of the tables and the files, or the manifest in it.
       problems: gets the odd rows, which are left out; None if they are errors.
 
     Raises:
       UserError: a table is missing or its header is malformed, no row is usable, or a
         row is odd and `problems` is None.
     """
-    root = Path(manual_dir)
-    table = root / MANIFEST
+    root, table = Path(manual_dir), Path(manual_dir, MANIFEST)
+    if root.is_file():
+        root, table = root.parent, root
     needed = ", ".join(name for name, column in _COLUMNS.items() if column.needed)
     remedy = f"write one with the columns {needed}"
     odd_rows: list[OddRow] = []
@@ -246,7 +247,7 @@ def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
     def list_readers(
         mammogram: Mammogram, repairs: Repairs
     ) -> list[tuple[str, RegionReader]]:
-        _check_header(view, mammogram)
+        check_header(view, mammogram.laterality, mammogram.view)
         shape = mammogram.pixels.shape
         return [
             (
@@ -259,16 +260,21 @@ def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
     return make_result(view, packing, list_readers)
 
 
-def _check_header(view: ManifestView, header: Mammogram) -> None:
+def check_header(view: View, *found: str) -> None:
     """Refuses an image whose header says another side or view than the table.
 
     ML in a header is no contradiction to MLO: some sets write it so.
+
+    Args:
+      view: as the table has it.
+      *found: laterality and view of the header; empty strings contradict nothing.
+
+    Raises:
+      UserError: it does.
     """
-    claimed = view.laterality, view.view
-    found = header.laterality, header.view
     said = [
         f"{mine} in the table and {other} in the file's header"
-        for mine, other in zip(claimed, found, strict=True)
+        for mine, other in zip((view.laterality, view.view), found, strict=True)
         if other not in ("", mine) and (mine, other) != ("MLO", "ML")
     ]
     if said:

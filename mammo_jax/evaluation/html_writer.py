@@ -113,11 +113,13 @@ class Picture:
       content: a figure (embedded as SVG, and `figures/NAME.png` written), or the
         bytes of a PNG (embedded only).
       caption: below the picture; also what a screen reader says.
+      link: file beside the page that shows it larger; empty for none.
     """
 
     name: str
     content: Figure | bytes
     caption: str
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,13 @@ def _picture(picture: Picture, directory: Path) -> str:
         _write(target, draw(picture.content, "png"))
     caption = html.escape(picture.caption)
     # As images, not inline: the ids of two drawings would collide.
-    return (
-        f'<figure class="{style}"><img alt="{caption}" '
+    image = (
+        f'<img alt="{caption}" '
         f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{caption}</figcaption></figure>"
     )
+    if picture.link:
+        image = f'<a href="{html.escape(picture.link)}">{image}</a>'
+    return f'<figure class="{style}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def draw(figure: Figure, file_format: str) -> bytes:

@@ -66,6 +66,12 @@ def _colour_table() -> UInt8[np.ndarray, "256 3"]:
 _COLOURS = _colour_table()
 
 
+def draw_scale() -> UInt8[np.ndarray, "height width 3"]:
+    """Draws the colours of class maps, from -1 to 1, over grey (RGB)."""
+    strengths = np.broadcast_to(np.linspace(-1, 1, 240), (24, 240))
+    return draw_overlay(np.full(strengths.shape, 128, np.uint8), strengths)
+
+
 def encode(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """Encodes a picture (RGB) as PNG."""
     _, content = cv2.imencode(".png", picture[..., ::-1])

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.datasets.manifest import read_views
+from mammo_jax.datasets.views import Problems, View
 from mammo_jax.images.pictures import PICTURE_NAMES
 from mammo_jax.prediction.reading import Problem
 
@@ -62,6 +64,21 @@ def find_files(arguments: Sequence[str], out: Path) -> Found:
     if files and not found.files:
         raise UserError(f"there is nothing to score but what is in {out} already")
     return found
+
+
+def find_planned(table: Path) -> tuple[Found, dict[Path, View]]:
+    """Finds the images of a manifest, and what it says of each.
+
+    Raises:
+      UserError: the table is missing or malformed, or not one of its rows is usable.
+    """
+    problems: Problems = []
+    views = read_views(table, problems)
+    if not views:
+        raise UserError(f"{table}: lists no image")
+    found = Found([Path(view.image) for view in views])
+    found.problems = [Problem(Path(path), reason) for _, path, reason in problems]
+    return found, dict(zip(found.files, views, strict=True))
 
 
 def _real(path: Path) -> Path:

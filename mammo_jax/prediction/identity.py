@@ -7,12 +7,14 @@ valid one; both stay in memory unless the user asks for them.
 
 import collections
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from pydicom import config as pydicom_config
 from pydicom.uid import UID
 
+from mammo_jax.datasets.views import View
 from mammo_jax.prediction.reading import Input
 
 # Attributes that identify a patient, which the reader is asked for.
@@ -28,11 +30,16 @@ _NOBODY = re.compile(
 )
 
 
+# With these a spreadsheet takes a cell for a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
 class Identity(NamedTuple):
     """Names of an image in tables, files and reports.
 
     Attributes:
-      image_id: `case_0001_LEFT_CC`, with a number behind it for a second such image.
+      image_id: `case_0001_LEFT_CC`, with a number behind it for a second such image;
+        of an image in a manifest, with the manifest's patient for the case.
       case: `case_0001`; all images of one PatientID share it, or of one study where
         PatientID names nobody.
       patient_id: the case, or PatientID where identifiers are kept.
@@ -50,10 +57,13 @@ class CaseBook:
 
     Args:
       keep_identifiers: call patients by their PatientID.
+      planned: the images in a manifest, by their files, which are called as there.
     """
 
-    def __init__(self, *, keep_identifiers: bool):
-        self._keep = keep_identifiers
+    def __init__(
+        self, *, keep_identifiers: bool, planned: Mapping[Path, View] | None = None
+    ):
+        self._keep, self._planned = keep_identifiers, planned or {}
         self._cases: dict[str | Path, str] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._exams: dict[str, dict[str, int]] = {}
@@ -61,13 +71,16 @@ class CaseBook:
 
     def name(self, image: Input) -> Identity:
         """Names an image; one without PatientID and study is a case of its own."""
-        number, whose = len(self._cases) + 1, _whose(image)
-        case = self._cases.setdefault(whose, f"case_{number:04d}")
+        number, planned = len(self._cases) + 1, self._planned.get(image.path)
+        case = self._cases.setdefault(self._whose(image), f"case_{number:04d}")
+        case = planned.patient_id if planned else case
         name = "_".join(part for part in (case, image.laterality, image.view) if part)
         self._counts[name] += 1
         if self._counts[name] > 1:
             name = f"{name}_{self._counts[name]}"
-        kept = _patient(image) if self._keep else ""
+        name = planned.image_id if planned else name
+        kept = _patient(image) if self._keep and not planned else ""
+        kept = f"'{kept}" if kept.startswith(FORMULA_STARTS) else kept
         exams = self._exams.setdefault(case, {})
         exam = exams.setdefault(_uid(image.study), len(exams) + 1)
         return Identity(name, case, kept or case, exam)
@@ -77,7 +90,7 @@ class CaseBook:
 
         Copies share the SOPInstanceUID, or the pixels and the view.
         """
-        whose = _whose(image)
+        whose = self._whose(image)
         pixels = (image.size, image.checksum)
         marks: list[object] = [(pixels, image.laterality, image.view)]
         if instance := _uid(image.instance):
@@ -87,9 +100,10 @@ class CaseBook:
         self._seen |= seen
         return is_copy
 
-
-def _whose(image: Input) -> str | Path:
-    return _patient(image) or _uid(image.study) or image.path
+    def _whose(self, image: Input) -> str | Path:
+        if planned := self._planned.get(image.path):
+            return planned.patient_id
+        return _patient(image) or _uid(image.study) or image.path
 
 
 def _patient(image: Input) -> str:

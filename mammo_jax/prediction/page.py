@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mammo_jax.evaluation.html_writer import Picture, Section, Table, write_html
+from mammo_jax.images import overlays
 from mammo_jax.prediction.reading import Problem
-from mammo_jax.prediction.score_tables import ImageScore
+from mammo_jax.prediction.score_tables import ImageScore, remark_on_exams
 
 _COLOURS = (
     "Colour shows the class map, on one scale in all pictures: yellow to red for "
@@ -15,6 +16,7 @@ _COLOURS = (
     "classifiers the probability of a malignant patch. It says what the score is made "
     "of, not where a lesion is."
 )
+_SCALE = "from blue, against malignancy, over no colour to red, for it"
 _CAVEAT = "For research. Not a medical device; no clinical decision may rest on it."
 
 
@@ -37,6 +39,8 @@ def write_page(
     shown = [row for row in rows if row.identity.image_id in thumbnails]
     shown.sort(key=lambda row: -row.score)
     text = [about, _COLOURS, _CAVEAT]
+    if remark := remark_on_exams(rows):
+        text.append(remark)
     if len(shown) < len(rows):
         text.append(
             f"The {len(shown)} images of the highest scores of {len(rows)}; all are "
@@ -47,9 +51,12 @@ def write_page(
             row.identity.image_id,
             thumbnails[row.identity.image_id],
             f"{row.score:.3f}  {row.identity.image_id}",
+            f"overlays/{row.identity.image_id}.png",
         )
         for row in shown
     ]
+    scale = overlays.encode(overlays.draw_scale())
+    pictures.insert(0, Picture("scale", scale, _SCALE))
     sections = [Section("Images by score", text, pictures=pictures)]
     if problems:
         # Without the paths: a page is passed on, and a path may name a patient.

@@ -1,14 +1,14 @@
 """Tables of scores: of images, breasts, examinations and patients; of bad files."""
 
-import csv
+import collections
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mammo_jax.common.tables import write_table
+from mammo_jax.common.tables import table_bytes
 from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.evaluation.subgroups import patient_score
-from mammo_jax.prediction.identity import Identity
+from mammo_jax.prediction.identity import FORMULA_STARTS, Identity
 from mammo_jax.prediction.reading import Problem
 
 # The prediction table knows these views; other views have an empty cell.
@@ -22,78 +22,63 @@ _GROUPS = {
 }
 # Every table that is written, with the header of those of scores.
 PREDICTION_TABLES = {"predictions.csv": COLUMNS, **dict.fromkeys(_GROUPS, _GROUPED)}
-TABLES = (*PREDICTION_TABLES, "files.csv", "problems.csv")
+FILES_TABLE, FILES_COLUMNS = "files.csv", ("image_index", "file")
+TABLES = (*PREDICTION_TABLES, FILES_TABLE, "problems.csv")
+
+
+_SEVERAL_EXAMS = (
+    "Patients with images of several examinations (studies): {}. Their scores in "
+    "breasts.csv and patients.csv are of all of them; exams.csv has each by itself."
+)
 
 
 class ImageScore(NamedTuple):
-    """Image that was scored."""
+    """Image that was scored; its label is 0, 1 or empty."""
 
     identity: Identity
     path: Path
     laterality: str
     view: str
     score: float
+    label: str = ""
+
+    def cells(self) -> list[str]:
+        """Returns its row of predictions.csv."""
+        view = self.view if self.view in _VIEWS else ""
+        name, _, patient, _ = self.identity
+        return [name, f"{self.score:.9g}", self.label, patient, self.laterality, view]
 
 
-def write_tables(
-    out: Path, rows: Sequence[ImageScore], problems: Sequence[Problem]
-) -> None:
-    """Writes `TABLES`.
+def summary_tables(
+    rows: Sequence[ImageScore], problems: Sequence[Problem]
+) -> dict[str, bytes]:
+    """Makes the tables that are written at the end, by their names.
 
-    The first four are prediction tables, in the order of the files, with an empty
-    label. A breast's score is the mean of its images' scores, a patient's the higher of
-    the two breasts'; the column malignant_max has the highest of all images. Images
-    without laterality are of no breast. An examination's rows are its breasts, and its
-    images without laterality.
-    files.csv and problems.csv alone have paths, which are whatever the files are
-    called.
+    Those of scores are prediction tables in the order of the files. A breast's score is
+    the mean of its images' scores, a patient's the higher of the two breasts', and the
+    label the highest of the images'; the column malignant_max has the highest score of
+    all images. Images without laterality are of no breast. An examination's rows are
+    its breasts, and its images without laterality.
     """
-    write_table(
-        out / "predictions.csv",
-        COLUMNS,
-        (
-            [
-                row.identity.image_id,
-                f"{row.score:.9g}",
-                "",
-                row.identity.patient_id,
-                row.laterality,
-                row.view if row.view in _VIEWS else "",
-            ]
-            for row in rows
-        ),
-    )
-    for name, keys in _GROUPS.items():
-        write_table(out / name, _GROUPED, _grouped(rows, keys))
-    write_table(
-        out / "files.csv",
-        ("image_index", "file"),
-        ([row.identity.image_id, row.path] for row in rows),
-    )
-    write_table(
-        out / "problems.csv",
-        ("file", "problem"),
-        ([problem.path, problem.reason] for problem in problems),
-    )
+    tables = {
+        name: table_bytes([_GROUPED, *_grouped(rows, keys)])
+        for name, keys in _GROUPS.items()
+    }
+    listed = [[shown_path(problem.path), problem.reason] for problem in problems]
+    return tables | {"problems.csv": table_bytes([("file", "problem"), *listed])}
 
 
-def is_as_written(path: Path) -> bool:
-    """Returns True if one of `PREDICTION_TABLES` is missing or still without labels.
+def shown_path(path: Path) -> str:
+    """Returns a path that no spreadsheet takes for a formula."""
+    return f"./{path}" if str(path).startswith(FORMULA_STARTS) else str(path)
 
-    Labels that were filled in are work that a new prediction must not replace.
-    """
-    if not path.exists():
-        return True
-    header = [*PREDICTION_TABLES[path.name]]
-    label = header.index("malignant_label")
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            rows = csv.reader(file, strict=True)
-            return next(rows, None) == header and all(
-                len(row) == len(header) and not row[label] for row in rows
-            )
-    except csv.Error:
-        return False
+
+def remark_on_exams(rows: Sequence[ImageScore]) -> str:
+    """Says how many cases have images of several examinations; empty for none."""
+    exams = {(row.identity.case, row.identity.exam) for row in rows}
+    counts = collections.Counter(case for case, _ in exams)
+    several = sum(count > 1 for count in counts.values())
+    return _SEVERAL_EXAMS.format(several) if several else ""
 
 
 def _grouped(rows: Sequence[ImageScore], keys: Sequence[str]) -> Iterable[list[Any]]:
@@ -111,7 +96,7 @@ def _grouped(rows: Sequence[ImageScore], keys: Sequence[str]) -> Iterable[list[A
         yield [
             "_".join(part for part in group if part),
             f"{patient_score(scores, [row.laterality for row in members]):.9g}",
-            "",
+            max(row.label for row in members),
             members[0].identity.patient_id,
             members[0].laterality if "side" in keys else "",
             "",

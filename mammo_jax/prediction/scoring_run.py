@@ -9,24 +9,32 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tqdm
 
 from mammo_jax.common.errors import RunStoppedError, UserError
+from mammo_jax.common.files import remove_leftovers, replace_file
 from mammo_jax.common.progress import progress
 from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.common.signals import StopRequest
+from mammo_jax.common.tables import GrowingTable, table_bytes
+from mammo_jax.datasets.manifest import check_header
+from mammo_jax.datasets.views import View
+from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.images import overlays
 from mammo_jax.prediction.dicom_output import write_dicom
 from mammo_jax.prediction.identity import CaseBook
 from mammo_jax.prediction.reading import Input, Problem
 from mammo_jax.prediction.score_tables import (
+    FILES_COLUMNS,
+    FILES_TABLE,
     PREDICTION_TABLES,
     TABLES,
     ImageScore,
-    is_as_written,
-    write_tables,
+    shown_path,
+    summary_tables,
 )
 from mammo_jax.prediction.scorer import Result, Scorer
 
@@ -36,8 +44,6 @@ SETTINGS_FILE = "prediction.json"
 MAX_PICTURES = 300
 REPORT_FILE = "report.html"
 OVERLAYS_DIR, DICOM_DIR = "overlays", "dicom"
-# An earlier prediction may have left these files in these folders; others stay.
-_OWN = {OVERLAYS_DIR: "case_*.png", DICOM_DIR: "case_*.dcm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,9 @@ class Options:
 
     Attributes:
       out: the directory.
+      inputs: what is scored, for telling one prediction from another.
       about: which models score, and how, in a sentence.
+      planned: images of a manifest, by their files; their labels are written.
       calibrated: the scores are.
       dicom: also write DICOM objects.
       full_size: overlays have the original's rows and columns.
@@ -54,66 +62,81 @@ class Options:
     """
 
     out: Path
+    inputs: Mapping[str, Sequence[str]]
     about: str
+    planned: Mapping[Path, View]
     calibrated: bool
     dicom: bool
     full_size: bool
     keep_identifiers: bool
 
+    def settings(self) -> dict[str, Any]:
+        """Returns what marks the directory; a digest, since paths may name patients."""
+        digest = hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()
+        return {"made_by": MADE_BY, "inputs": digest}
 
-def prepare_output(out: Path, inputs: Mapping[str, Sequence[str]]) -> None:
+
+def prepare_output(options: Options) -> None:
     """Makes the directory, or clears it of an earlier prediction of the same inputs.
-
-    Args:
-      out: the directory.
-      inputs: what is scored: absolute paths of the models and of the arguments.
 
     Raises:
       UserError: it holds something else, another prediction or tables that were filled
         in since, or cannot be written.
     """
+    out, there = options.out, options.settings()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        settings = out / SETTINGS_FILE
-        # A digest, since paths may name patients.
-        digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-        there = {"made_by": MADE_BY, "inputs": digest}
+        remove_leftovers(out, [SETTINGS_FILE])
+        made: dict[str, Any] = {}
         if any(out.iterdir()):
+            settings = out / SETTINGS_FILE
             made = read_json(settings) if settings.is_file() else {}
             if made.get("made_by") != MADE_BY:
                 raise UserError(
                     f"{out} is not empty and holds no prediction; choose another with "
                     "--out=DIR"
                 )
-            if made != there:
+            if made["inputs"] != there["inputs"]:
                 raise UserError(
                     f"{out} holds the prediction of other models or files; choose "
                     "another with --out=DIR, or remove it"
                 )
-        _clear(out)
-        write_json(settings, there)
+        _clear(options, made.get("tables", {}))
+        write_json(out / SETTINGS_FILE, there)
         (out / OVERLAYS_DIR).mkdir(exist_ok=True)
+        if options.dicom:
+            (out / DICOM_DIR).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror}; choose another with --out=DIR"
         ) from error
 
 
-def _clear(out: Path) -> None:
+def _clear(options: Options, digests: Mapping[str, str]) -> None:
     """Removes what an earlier prediction wrote, and nothing else."""
+    out = options.out
     for name in PREDICTION_TABLES:
-        if not is_as_written(out / name):
+        # Labels that were filled in are work that a new prediction must not replace.
+        path, made = out / name, digests.get(name)
+        if path.exists() and _digest(path.read_bytes()) != made:
             raise UserError(
-                f"{out / name} has been filled in or changed since it was written; "
+                f"{path} has been filled in or changed since it was written; "
                 "move it away, or choose another directory with --out=DIR"
             )
-    for folder, pattern in _OWN.items():
-        for earlier in (out / folder).glob(pattern):
-            earlier.unlink()
+    names = ["case_*", *(view.image_id for view in options.planned.values())]
+    for folder, ending in {OVERLAYS_DIR: ".png", DICOM_DIR: "_*.dcm"}.items():
+        for name, part in itertools.product(names, ("", ".part")):
+            for earlier in (out / folder).glob(f"{name}{ending}{part}"):
+                earlier.unlink()
         with contextlib.suppress(OSError):  # Somebody's own files keep it.
             (out / folder).rmdir()
+    remove_leftovers(out, [*TABLES, REPORT_FILE])
     for name in (*TABLES, REPORT_FILE):
         (out / name).unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def predict(
@@ -131,26 +154,32 @@ def predict(
       What was scored, and what could not be.
 
     Raises:
-      UserError: no file could be scored.
-      RunStoppedError: a signal arrived; what had been scored is written.
+      UserError: no file could be scored, or the disk is full; what had been scored is
+        written.
+      RunStoppedError: a signal arrived; likewise.
     """
     run = _Run(options, files)
-    about, stopped = options.about, None
+    ended: RunStoppedError | OSError | None = None
     with StopRequest() as stop, stop.deferred():
         try:
             _score(scorer, inputs, run, stop)
         except RunStoppedError as error:
-            stopped = error
-            about = f"{about} Incomplete: {error}."
-        write_tables(options.out, run.rows, run.problems)
-        if run.rows:
-            # Here, since figures take half a second to import.
-            from mammo_jax.prediction.page import write_page
-
-            page = options.out / REPORT_FILE
-            write_page(page, about, run.rows, run.thumbnails, run.problems)
-    if stopped is not None:
-        where = f"{stopped}; their scores are in {options.out}"
+            ended = error
+        except OSError as error:
+            ended = error
+            run.make_room()
+        try:
+            run.finish(f"Incomplete: {ended}." if ended else "")
+        except OSError as error:
+            ended = ended or error
+    if isinstance(ended, OSError):
+        raise UserError(
+            f"{ended.filename or options.out}: {ended.strerror}; the scores of"
+            f" {len(run.rows)} of {files} files are in {options.out}; make room, and"
+            " give the same command again"
+        ) from ended
+    if ended is not None:
+        where = f"{ended}; their scores are in {options.out}"
         raise RunStoppedError(stop.signal_number or 0, where)
     if not run.rows:
         raise UserError(
@@ -173,26 +202,64 @@ def _score(
 
 
 class _Run:
-    """Scores so far; overlays and DICOM objects are written as they come."""
+    """Scores so far; rows, overlays and DICOM objects are written as they come."""
 
     def __init__(self, options: Options, files: int):
         self.files = files
         self.rows: list[ImageScore] = []
         self.problems: list[Problem] = []
         self._options = options
-        self._book = CaseBook(keep_identifiers=options.keep_identifiers)
+        self.book = CaseBook(
+            keep_identifiers=options.keep_identifiers, planned=options.planned
+        )
         self._best: list[tuple[float, int, str, bytes]] = []
-        if options.dicom:
-            (options.out / DICOM_DIR).mkdir(exist_ok=True)
+        self._scores = GrowingTable(options.out / "predictions.csv", COLUMNS)
+        self._files = GrowingTable(options.out / FILES_TABLE, FILES_COLUMNS)
 
-    @property
-    def thumbnails(self) -> dict[str, bytes]:
-        """PNG of the highest scores by image id."""
-        return {image_id: content for _, _, image_id, content in self._best}
+    def make_room(self) -> None:
+        """Removes the last overlay, so that the tables find room on a full disk."""
+        for row in self.rows[-1:]:
+            self._overlay(row).unlink(missing_ok=True)
 
-    def is_copy(self, image: Input) -> bool:
-        """See `CaseBook.is_copy`."""
-        return self._book.is_copy(image)
+    def finish(self, remark: str) -> None:
+        """Writes the tables and the page."""
+        out, options = self._options.out, self._options
+        tables = summary_tables(self.rows, self.problems)
+        scores = table_bytes([COLUMNS, *(row.cells() for row in self.rows)])
+        written = {**tables, "predictions.csv": scores}
+        digests = {name: _digest(written[name]) for name in PREDICTION_TABLES}
+        try:  # Before the tables, which a next prediction must know as its own.
+            write_json(out / SETTINGS_FILE, {**options.settings(), "tables": digests})
+        finally:
+            self._scores.finish()
+            self._files.finish()
+        for name, content in tables.items():
+            with replace_file(out / name) as partial:
+                partial.write_bytes(content)
+        if self.rows:
+            # Here, since figures take half a second to import.
+            from mammo_jax.prediction.page import write_page
+
+            thumbnails = {image_id: png for _, _, image_id, png in self._best}
+            about = f"{options.about} {remark}".strip()
+            write_page(out / REPORT_FILE, about, self.rows, thumbnails, self.problems)
+
+    def _overlay(self, row: ImageScore) -> Path:
+        return self._options.out / OVERLAYS_DIR / f"{row.identity.image_id}.png"
+
+    def check(self, image: Input) -> Input | Problem:
+        """Returns the image as its manifest calls it, or why it does not count."""
+        if planned := self._options.planned.get(image.path):
+            try:
+                check_header(planned, image.laterality, image.view)
+            except UserError as error:
+                return Problem(image.path, str(error).removeprefix(f"{image.path}: "))
+            image = dataclasses.replace(
+                image, laterality=planned.laterality, view=planned.view
+            )
+        if self.book.is_copy(image):
+            return Problem(image.path, "a copy of an image of the same case")
+        return image
 
     def report(self, problem: Problem) -> None:
         """Notes a file that is bad, and says so at once."""
@@ -201,17 +268,20 @@ class _Run:
 
     def add(self, image: Input, result: Result) -> None:
         """Notes an image's score and writes its overlay."""
-        identity = self._book.name(image)
+        identity = self.book.name(image)
+        planned = self._options.planned.get(image.path)
+        label = str(int(planned.is_malignant)) if planned else ""
         row = ImageScore(
-            identity, image.path, image.laterality, image.view, result.score
+            *(identity, image.path, image.laterality, image.view, result.score, label)
         )
         small = overlay = result.overlay()
         if self._options.full_size or (self._options.dicom and image.is_dicom):
             assert image.original is not None
             class_map = overlays.enlarge(result.map, image.size)
             overlay = overlays.draw_overlay(image.original, class_map)
-        path = self._options.out / OVERLAYS_DIR / f"{identity.image_id}.png"
-        path.write_bytes(overlays.encode(overlay if self._options.full_size else small))
+        with replace_file(self._overlay(row)) as partial:
+            shown = overlay if self._options.full_size else small
+            partial.write_bytes(overlays.encode(shown))
         # The first files stay where scores are equal.
         entry = (result.score, -len(self.rows), identity.image_id)
         kept = (*entry, overlays.encode(overlays.thumbnail(small)))
@@ -219,7 +289,9 @@ class _Run:
             heapq.heappush(self._best, kept)
         else:
             heapq.heappushpop(self._best, kept)
+        self._scores.add(row.cells())
         self.rows.append(row)
+        self._files.add([identity.image_id, shown_path(image.path)])
         if self._options.dicom:
             self._write_dicom(image, row, overlay)
 
@@ -248,8 +320,7 @@ def _only_images(
 ) -> Iterator[Input]:
     for one in found:
         stop.raise_if_set(f"{len(run.rows)} of {run.files} files were scored")
-        if isinstance(one, Input) and run.is_copy(one):
-            one = Problem(one.path, "a copy of an image of the same case")
+        one = run.check(one) if isinstance(one, Input) else one
         if isinstance(one, Input):
             yield one
         else:

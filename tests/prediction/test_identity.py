@@ -115,6 +115,18 @@ def test_identifiers_are_kept_where_asked_for(model, folder, tmp_path):
     assert made.PatientID == "SECRET-ID-77A"
 
 
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(1)"])
+def test_no_spreadsheet_runs_a_patients_name(model, tmp_path, monkeypatch, formula):
+    monkeypatch.chdir(tmp_path)
+    write_dicom(tmp_path / f"{formula}.dcm", make_breast(0), PatientID=formula)
+    command = (f"--model={model[0]}", "--keep_identifiers", "--out=out")
+    assert run_predict(*command, f"./{formula}.dcm") == 0
+    (row,) = read_table(tmp_path / "out" / "predictions.csv").values()
+    assert row["patient_id"] == f"'{formula}"
+    (row,) = read_table(tmp_path / "out" / "files.csv").values()
+    assert row["file"] == f"./{formula}.dcm"
+
+
 def test_a_table_of_cbis_ddsm_groups_the_views_of_a_patient(model, tmp_path):
     for seed, view in enumerate(("LEFT_CC", "LEFT_MLO")):
         write_dicom(

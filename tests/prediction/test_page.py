@@ -15,7 +15,10 @@ def test_the_report_shows_the_highest_score_first(model, folder, tmp_path):
         page.index(f"  {name}") for name in sorted(scores, key=lambda n: -scores[n])
     ]
     assert places == sorted(places)
-    assert page.count("data:image/png;base64") == len(scores)
+    assert page.count("data:image/png;base64") == len(scores) + 1  # and the colours
+    for name in scores:
+        assert f'<a href="overlays/{name}.png">' in page
+    assert "Patients with images of several examinations (studies): 1." in page
 
 
 def test_a_browser_shows_the_thumbnails_and_asks_nobody(model, folder, tmp_path):

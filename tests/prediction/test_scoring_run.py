@@ -1,8 +1,10 @@
 """Overlays, the directory that is written, and what stops a prediction."""
 
+import errno
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from predicting import (
 )
 from raw_files import write_dicom
 
+from mammo_jax.common.tables import GrowingTable
 from mammo_jax.prediction.scorer import Scorer
 
 
@@ -97,6 +100,61 @@ def test_a_prediction_of_something_else_is_refused(
     # The same by another name.
     monkeypatch.chdir(folder.parent)
     assert run_predict(*command, folder.name) == 0
+
+
+def test_what_a_kill_left_is_no_obstacle(model, folder, tmp_path):
+    """Nothing but the beginning of a file that was to get its name."""
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+    for left in (
+        ["prediction.json.part"],
+        ["predictions.csv.part", "files.csv.part", "overlays/case_0001.png.part"],
+        ["exams.csv.part", "report.html.part"],
+    ):
+        out.mkdir(exist_ok=True)
+        for name in left:
+            (out / name).write_text("beg")
+        assert run_predict(*command) == 0
+        assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize("room", [0, 2000, 60_000, 120_000])
+def test_a_full_disk_keeps_what_was_scored_and_goes_on_later(
+    model, folder, tmp_path, capsys, monkeypatch, room
+):
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+    write, tables = Path.write_bytes, GrowingTable.add
+
+    def used() -> int:
+        return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+    def write_on_a_small_disk(self, content):
+        if used() + len(content) > room:
+            write(self, content[: max(0, room - used())])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return write(self, content)
+
+    def add_on_a_small_disk(self, row):
+        if used() + 200 > room and row[0] != "image_index":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a table")
+        tables(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_on_a_small_disk)
+        patch.setattr(GrowingTable, "add", add_on_a_small_disk)
+        assert run_predict(*command) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device; the scores of" in said
+    assert "Traceback" not in said
+    kept = read_scores(out / "predictions.csv")
+    assert f"the scores of {len(kept)} of 4 files are in {out}" in said
+    assert [*read_table(out / "files.csv")][: len(kept)] == [*kept]
+    assert not list((out / "overlays").glob("*.part"))
+    assert run_predict(*command) == 0
+    whole = read_scores(out / "predictions.csv")
+    assert len(whole) == 4
+    assert {name: whole[name] for name in kept} == pytest.approx(kept)
 
 
 def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
