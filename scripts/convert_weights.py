@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.weights.published import PUBLISHED
+from mammo_jax.weights.published import PUBLISHED, download
 
 _TRUNKS = sorted({published.architecture for published in PUBLISHED.values()})
 
@@ -51,7 +51,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def convert(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
     # Late: `--help` and a wrong option answer at once.
-    from mammo_jax.weights.download import download
     from mammo_jax.weights.pretrained import convert_file
     from mammo_jax.weights.weight_files import check_format
 

@@ -16,19 +16,12 @@ _NEW_LAYERS, _HEAD = "top/", "head/"
 
 
 class ConversionReport(NamedTuple):
-    """Account of every variable of the two models.
+    """Account of every variable of the two models, by their names."""
 
-    Attributes:
-      source: what the trained classifier is: "patch" or "whole-image".
-      copied: names taken over from it.
-      new: names of the new model that keep their initial values.
-      left_out: names of the trained classifier that the new model has no use for.
-    """
-
-    source: str
+    source: str  # what the trained classifier is: "patch" or "whole-image"
     copied: tuple[str, ...]
-    new: tuple[str, ...]
-    left_out: tuple[str, ...]
+    new: tuple[str, ...]  # they keep their initial values
+    left_out: tuple[str, ...]  # the new model has no use for them
 
     def __str__(self) -> str:
         return (
@@ -46,12 +39,9 @@ def take_over(
 ) -> tuple[Variables, Variables, ConversionReport]:
     """Puts a trained classifier's weights into a whole-image model.
 
-    Args:
-      source_params: parameters of a patch classifier, or of a whole-image classifier
-        of the same design, as `variables.split` gives them.
-      source_stats: its running statistics.
-      whole_params: the whole-image model's initial parameters.
-      whole_stats: its initial statistics.
+    All are as of `variables.split`: the source of a patch classifier, or of a
+    whole-image classifier of the same design; the whole-image model with its initial
+    values.
 
     Returns:
       `(params, stats, report)` of the whole-image model.

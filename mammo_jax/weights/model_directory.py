@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.model_config import HeatmapTop, ModelConfig, read_model_config
+from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.weights.conversion import compare_shapes, list_problems
 from mammo_jax.weights.model_description import (
     Description,
@@ -65,7 +65,7 @@ def load_model(directory: Path) -> LoadedModel:
     graphdef, params, batch_stats = load_variables(directory)
     model_config = read_model_config(config.model)
     window = None
-    if isinstance(model_config.top, HeatmapTop):
+    if model_config.top.kind == "heatmap":
         window = model_config.top.window
     elif description.task == "patch":
         patch = (description.patch_size, description.patch_size)

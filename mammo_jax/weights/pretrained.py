@@ -36,11 +36,8 @@ from mammo_jax.weights.weight_files import read_weights, reading, write_weights
 from mammo_jax.weights.weight_names import SCHEMES, Scheme
 
 # Kernels at which a trunk's images enter, which take up the scale of the input.
-_FIRST_KERNEL = {
-    "resnet50": "trunk/conv1/kernel",
-    "vgg16": "trunk/block1/conv1/kernel",
-    "vgg19": "trunk/block1/conv1/kernel",
-}
+_VGG = "trunk/block1/conv1/kernel"
+_FIRST_KERNEL = {"resnet50": "trunk/conv1/kernel", "vgg16": _VGG, "vgg19": _VGG}
 _FORMAT = "mammo_jax trunk 1"
 
 
@@ -66,9 +63,7 @@ def convert(
 ) -> tuple[dict[str, np.ndarray], Scheme]:
     """Renames and lays out a library's weights as our trunk's.
 
-    Args:
-      architecture: "resnet50", "vgg16" or "vgg19".
-      weights: every array of the file, by the library's names.
+    `weights` has every array of the file by the library's names.
 
     Returns:
       Our names to float32 arrays, and the naming scheme that was recognised.
@@ -77,11 +72,24 @@ def convert(
       UserError: the names are of no known scheme, or some are missing, unexpected,
         misshapen or not of a floating type; all of them are reported together.
     """
-    scheme = _recognise(architecture, weights)
-    sources = {
-        scheme.rename(name): (name, shape)
-        for name, shape in trunk_shapes(architecture, scheme.wiring).items()
-    }
+    schemes = SCHEMES[architecture]
+    # Our names and shapes by each scheme's names; that of most hits is the file's.
+    renamed = [
+        {
+            scheme.rename(name): (name, shape)
+            for name, shape in trunk_shapes(architecture, scheme.wiring).items()
+        }
+        for scheme in schemes
+    ]
+    hits = [len(sources.keys() & weights.keys()) for sources in renamed]
+    best = hits.index(max(hits))
+    if not hits[best]:
+        raise UserError(
+            f"not the weights of a {architecture}: expected "
+            f"{'; '.join(scheme.title for scheme in schemes)}; found "
+            f"{list_names(sorted(weights)) or 'nothing'}"
+        )
+    scheme, sources = schemes[best], renamed[best]
     ignored = scheme.library.ignored
     found = {
         source: scheme.to_our_layout(value)
@@ -109,33 +117,11 @@ def convert(
     return converted, scheme
 
 
-def _recognise(architecture: str, weights: dict[str, np.ndarray]) -> Scheme:
-    def hits(scheme: Scheme) -> int:
-        shapes = trunk_shapes(architecture, scheme.wiring)
-        return sum(scheme.rename(name) in weights for name in shapes)
-
-    schemes = SCHEMES[architecture]
-    best = max(schemes, key=hits)
-    if not hits(best):
-        expected = "; ".join(scheme.title for scheme in schemes)
-        raise UserError(
-            f"not the weights of a {architecture}: expected {expected}; found "
-            f"{list_names(sorted(weights)) or 'nothing'}"
-        )
-    return best
-
-
 def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
-    """Converts a weight file and writes it with its provenance.
+    """Converts a weight file to safetensors, replacing `out`; returns the provenance.
 
-    Args:
-      architecture: "resnet50", "vgg16" or "vgg19".
-      source: see `weight_files.read_weights`.
-      out: the safetensors file to write; replaced if it exists.
-
-    Returns:
-      The metadata written: format, architecture, wiring, input_std, source
-      file, its SHA-256, and the publisher's URL where known.
+    That is also the file's metadata: format, architecture, wiring, input_std, source
+    file, its SHA-256, and the publisher's URL where known.
 
     Raises:
       UserError: the file cannot be read, does not fit, or is not what was
@@ -146,40 +132,35 @@ def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
     checked = urls and source.is_file()
     url = urls[verify_checksum(source, *urls)] if checked else ""
     converted, scheme = convert(architecture, read_weights(source))
-    metadata = {
-        "format": _FORMAT,
-        "architecture": architecture,
-        "wiring": scheme.wiring,
-        "input_std": json.dumps(scheme.library.input_std),
-        "source": source.name,
-        "source_sha256": file_digest(source, "sha256"),
-        "published_at": url,
-    }
+    metadata = _metadata(
+        architecture, scheme.wiring, scheme.library.input_std, source.name
+    ) | {"source_sha256": file_digest(source, "sha256"), "published_at": url}
     write_weights(out, converted, metadata)
     return metadata
+
+
+def _metadata(
+    architecture: str, wiring: str, input_std: tuple[float, float, float], source: str
+) -> dict[str, str]:
+    return {
+        "format": _FORMAT,
+        "architecture": architecture,
+        "wiring": wiring if architecture == "resnet50" else "",
+        "input_std": json.dumps(input_std),
+        "source": source,
+    }
 
 
 def save_trunk(
     architecture: str, wiring: str, values: Mapping[str, Any], source: str, out: Path
 ) -> None:
-    """Writes a trunk that this program trained, for `load_trunk` to read.
+    """Writes the trunk of a model that this program trained, for `load_trunk`.
 
-    Args:
-      architecture: "resnet50", "vgg16" or "vgg19".
-      wiring: of ResNet50; not read for VGG.
-      values: a model's variables; those of the trunk are written.
-      source: what it was trained on, for the metadata.
-      out: the safetensors file to write; replaced if it exists.
+    `wiring` is not read for VGG; `source` says what it was trained on. `out` is
+    replaced if it exists.
     """
     trunk = {n: np.asarray(v) for n, v in values.items() if n.startswith("trunk/")}
-    metadata = {
-        "format": _FORMAT,
-        "architecture": architecture,
-        "wiring": wiring if architecture == "resnet50" else "",
-        "input_std": json.dumps((1.0, 1.0, 1.0)),
-        "source": source,
-    }
-    write_weights(out, trunk, metadata)
+    write_weights(out, trunk, _metadata(architecture, wiring, (1.0, 1.0, 1.0), source))
 
 
 def load_trunk(
@@ -194,8 +175,8 @@ def load_trunk(
       width: its width; published weights have 1.
 
     Returns:
-      Name to array of every trunk parameter and statistic. The first kernel is
-      divided by the source's input std; see the module's docstring.
+      Name to array of every trunk parameter and statistic; the first kernel divided by
+      the source's input std, see the module's docstring.
 
     Raises:
       UserError: no such file, one of another architecture, wiring or width, or a
@@ -222,7 +203,17 @@ def load_trunk(
             f"{path} holds weights of {' '.join(found).strip()}, the model expects "
             f"{' '.join(expected).strip()}"
         )
-    _check_values(values, trunk_shapes(*expected, width), path)
+    shapes = {name: value.shape for name, value in values.items()}
+    if details := list_problems(compare_shapes(shapes, trunk_shapes(*expected, width))):
+        raise UserError(
+            f"{path}: ported weights fit only a model of their own trunk and width "
+            f"(published ones: width 1.0): {details}"
+        )
+    for name, value in values.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise UserError(
+                f"{path} is damaged: {name} is not of finite float32 values"
+            )
     first, std = _FIRST_KERNEL[architecture], _read_std(metadata, path)
     values[first] = values[first] / std[:, np.newaxis]
     return {name: jax.numpy.asarray(value) for name, value in values.items()}
@@ -240,24 +231,3 @@ def _read_std(metadata: Mapping[str, str], path: Path) -> np.ndarray:
     if not valid:
         raise UserError(f"{path} is damaged: its input_std is {text:.40}")
     return np.asarray(std, np.float32)
-
-
-def _check_values(
-    values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
-    """Refuses values that are not those of a trunk with these shapes.
-
-    Raises:
-      UserError: names or shapes are others, or a value is not a finite float32.
-    """
-    found = {name: value.shape for name, value in values.items()}
-    if details := list_problems(compare_shapes(found, shapes)):
-        raise UserError(
-            f"{path}: ported weights fit only a model of their own trunk and width "
-            f"(published ones: width 1.0): {details}"
-        )
-    for name, value in values.items():
-        if value.dtype != np.float32 or not np.isfinite(value).all():
-            raise UserError(
-                f"{path} is damaged: {name} is not of finite float32 values"
-            )

@@ -1,4 +1,4 @@
-"""Weight files that Keras and torchvision publish, and their checksums.
+"""Weight files that Keras and torchvision publish: checksums, and their download.
 
 Keras states MD5 digests: for the paper's ResNet50 in
 `keras/applications/resnet50.py` of Keras 2.0.8, for the others in
@@ -6,11 +6,13 @@ Keras states MD5 digests: for the paper's ResNet50 in
 first eight digits of the SHA-256 into the file's name, and `torch.hub` checks them.
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.progress import progress
 
 
 class Published(NamedTuple):
@@ -19,7 +21,7 @@ class Published(NamedTuple):
     Attributes:
       architecture: the trunk.
       wiring: of ResNet50; "" for VGG.
-      url: where the file is.
+      url: where the file is; ends in the name that the publisher gave it.
       checksum: "md5:" with the whole digest, or "sha256:" with the first digits
         of it, as the publisher states them.
     """
@@ -38,6 +40,18 @@ class Published(NamedTuple):
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 _TORCH_URL = "https://download.pytorch.org/models"
 _NOTOP = "weights_tf_dim_ordering_tf_kernels_notop.h5"
+_TIMEOUT_SECONDS = 30
+
+
+def _keras(architecture: str, wiring: str, folder: str, md5: str) -> Published:
+    url = f"{_KERAS_URL}/{folder}/{architecture}_{_NOTOP}"
+    return Published(architecture, wiring, url, f"md5:{md5}")
+
+
+def _torchvision(architecture: str, wiring: str, digits: str) -> Published:
+    url = f"{_TORCH_URL}/{architecture}-{digits}.pth"
+    return Published(architecture, wiring, url, f"sha256:{digits}")
+
 
 PUBLISHED: dict[str, Published] = {
     # The file that Keras 2.0.8 loaded: the paper's.
@@ -48,42 +62,15 @@ PUBLISHED: dict[str, Published] = {
         f"resnet50_{_NOTOP}",
         "md5:a268eb855778b3df3c7506639542a6af",
     ),
-    "resnet50-keras": Published(
-        "resnet50",
-        "keras",
-        f"{_KERAS_URL}/resnet/resnet50_{_NOTOP}",
-        "md5:4d473c1dd8becc155b73f8504c6f6626",
+    "resnet50-keras": _keras(
+        "resnet50", "keras", "resnet", "4d473c1dd8becc155b73f8504c6f6626"
     ),
-    "resnet50-torchvision": Published(
-        "resnet50",
-        "torchvision",
-        f"{_TORCH_URL}/resnet50-0676ba61.pth",
-        "sha256:0676ba61",
-    ),
-    "resnet50-torchvision-v2": Published(
-        "resnet50",
-        "torchvision",
-        f"{_TORCH_URL}/resnet50-11ad3fa6.pth",
-        "sha256:11ad3fa6",
-    ),
-    "vgg16": Published(
-        "vgg16",
-        "",
-        f"{_KERAS_URL}/vgg16/vgg16_{_NOTOP}",
-        "md5:6d6bbae143d832006294945121d1f1fc",
-    ),
-    "vgg16-torchvision": Published(
-        "vgg16", "", f"{_TORCH_URL}/vgg16-397923af.pth", "sha256:397923af"
-    ),
-    "vgg19": Published(
-        "vgg19",
-        "",
-        f"{_KERAS_URL}/vgg19/vgg19_{_NOTOP}",
-        "md5:253f8cb515780f3b799900260a226db6",
-    ),
-    "vgg19-torchvision": Published(
-        "vgg19", "", f"{_TORCH_URL}/vgg19-dcbb9e9d.pth", "sha256:dcbb9e9d"
-    ),
+    "resnet50-torchvision": _torchvision("resnet50", "torchvision", "0676ba61"),
+    "resnet50-torchvision-v2": _torchvision("resnet50", "torchvision", "11ad3fa6"),
+    "vgg16": _keras("vgg16", "", "vgg16", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg16-torchvision": _torchvision("vgg16", "", "397923af"),
+    "vgg19": _keras("vgg19", "", "vgg19", "253f8cb515780f3b799900260a226db6"),
+    "vgg19-torchvision": _torchvision("vgg19", "", "dcbb9e9d"),
 }
 
 
@@ -123,3 +110,57 @@ def file_digest(path: Path, algorithm: str) -> str:
     """Returns the hexadecimal digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def download(published: Published, path: Path) -> Path:
+    """Downloads a published file to `path`, unless it is there already.
+
+    Returns:
+      `path`, whose content has the published checksum.
+
+    Raises:
+      UserError: the server cannot be reached or refuses, or what came is not the
+        published file; the message says how to go on by hand. Nothing is left behind.
+    """
+    if path.is_file():
+        try:
+            verify_checksum(path, published.checksum)
+        except UserError as error:
+            raise UserError(f"{error}: remove {path} first") from error
+        return path
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        _fetch(published, path)
+        verify_checksum(path, published.checksum)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The first error is the one to tell.
+            for folder in made:
+                folder.rmdir()
+        raise
+    return path
+
+
+def _fetch(published: Published, path: Path) -> None:
+    import pooch  # Late: nothing but a download needs it and its HTTP client.
+
+    try:
+        # pooch sets the length later; without one, a bar of tqdm has no truth value.
+        with progress(None, path.name, total=1, unit="B") as bar:
+            pooch.retrieve(
+                published.url,
+                known_hash=None,  # torchvision publishes the first digits alone.
+                fname=path.name,
+                path=path.parent,
+                downloader=pooch.HTTPDownloader(
+                    progressbar=bar, timeout=_TIMEOUT_SECONDS
+                ),
+            )
+    # Errors of the HTTP client are OSErrors; numbers that are none are ValueErrors.
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"could not download {published.url}: {error or type(error).__name__}. "
+            "Give the same command again, or fetch the file on another machine and "
+            f"give --arch={published.architecture} --source=FILE in the place of "
+            "--download"
+        ) from error

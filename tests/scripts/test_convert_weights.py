@@ -14,9 +14,8 @@ from library_weights import library_weights, write_legacy_keras
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.weights import pretrained
-from mammo_jax.weights.download import download
 from mammo_jax.weights.pretrained import trunk_shapes
-from mammo_jax.weights.published import PUBLISHED, Published
+from mammo_jax.weights.published import PUBLISHED, Published, download
 from mammo_jax.weights.weight_names import SCHEMES
 from scripts import convert_weights
 
