@@ -33,15 +33,8 @@ def convolve(
 ) -> Float[Array, "batch height2 width2 channel2"]:
     """Convolves as `lax.conv_general_dilated` does on NHWC, without dilation or groups.
 
-    Args:
-      inputs: the images or features.
-      kernel: the weights, of the same dtype.
-      strides: steps along rows and columns.
-      padding: as in `lax.conv_general_dilated`.
-      feature_group_count: 1.
-      lhs_dilation: 1 and 1.
-      rhs_dilation: 1 and 1.
-      **_: other arguments that `nnx.Conv` passes, at their defaults.
+    The kernel has the inputs' dtype; padding is as there. Other arguments, which
+    `nnx.Conv` passes, are at their defaults.
 
     Raises:
       ValueError: there are groups or dilations.

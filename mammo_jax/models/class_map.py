@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt16
 
-from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.models import variables
-from mammo_jax.models.classifier import Classifier, abstract_model
+from mammo_jax.models.classifier import abstract_model
 from mammo_jax.models.flips import on_flips
 from mammo_jax.models.model_config import ModelConfig
 from mammo_jax.models.network_input import network_input
@@ -27,6 +26,8 @@ from mammo_jax.models.network_input import network_input
 _MALIGNANT_PATCHES = [
     index for index, name in enumerate(PATCH_CLASSES) if name.endswith("_malignant")
 ]
+# Kinds of tops whose class map is of the patch classes.
+PATCH_KINDS = ("patch", "heatmap")
 # The log-odds that an overlay shows in full: 50 to 1.
 _CERTAIN = np.log(50.0)
 
@@ -63,14 +64,12 @@ def make_class_map_step(
         positions; None for a model that has none.
       pixel_mean: mean that the model was trained with, on the scale 0..255.
       malignant_classes: indices of the model's outputs that mean malignancy.
-      flips: see `mammo_jax.models.flips`; a map of a flipped image lies as the
-        flipped image does.
+      flips: see `mammo_jax.models.flips`; there is an axis of flips before the batch,
+        and a map of a flipped image lies as the flipped image does.
       at_once: see `mammo_jax.models.flips.on_flips`.
 
-    Returns:
-      A function from parameters, statistics and images to `ClassMaps`, with an axis
-      of flips before the batch. The score of a patch classifier is the highest
-      probability of malignancy over all positions.
+    The score of a patch classifier is the highest probability of malignancy over all
+    positions.
     """
 
     def class_map_step(params: Any, stats: Any, images: Array) -> ClassMaps:
@@ -78,19 +77,13 @@ def make_class_map_step(
 
         def map_classes(images: Array) -> ClassMaps:
             inputs = network_input(images, pixel_mean)
-            if min(inputs.shape[1:3]) < model.smallest:
-                raise UserError(
-                    f"images of {inputs.shape[1]}x{inputs.shape[2]} are too small for "
-                    f"this model: it needs at least {model.smallest} on each side"
-                )
             whole, positions = model.class_map(inputs, window)
-            mapped = _MALIGNANT_PATCHES if model.maps_patches else malignant_classes
-            maps = log_odds(positions, mapped)
-            odds = (
-                maps.max((1, 2))
-                if whole is None
-                else log_odds(whole, malignant_classes)
+            mapped = (
+                _MALIGNANT_PATCHES if model.kind in PATCH_KINDS else malignant_classes
             )
+            maps = log_odds(positions, mapped)
+            no_whole = whole is None
+            odds = maps.max((1, 2)) if no_whole else log_odds(whole, malignant_classes)
             return ClassMaps(jax.nn.sigmoid(odds), maps)
 
         maps: ClassMaps = on_flips(map_classes, images, flips, at_once=at_once)
@@ -105,9 +98,11 @@ def log_odds(
 ) -> Float[Array, "*positions"]:
     """Computes the natural logarithm of the malignant classes' odds together."""
     others = [i for i in range(logits.shape[-1]) if i not in malignant_classes]
-    return jax.nn.logsumexp(
-        logits[..., jnp.array(malignant_classes)], axis=-1
-    ) - jax.nn.logsumexp(logits[..., jnp.array(others)], axis=-1)
+    malignant, benign = (
+        jax.nn.logsumexp(logits[..., jnp.array(classes)], axis=-1)
+        for classes in (malignant_classes, others)
+    )
+    return malignant - benign
 
 
 def strength(
@@ -119,14 +114,12 @@ def strength(
     classifiers give the probability, 0..1, since theirs is of a patch and few patches
     are malignant.
     """
-    if _network(config).maps_patches:
+    if config.top.kind in PATCH_KINDS:
         return np.asarray(1 / (1 + np.exp(-maps)))
     return np.asarray(np.clip(maps / _CERTAIN, -1, 1))
 
 
-@functools.cache
-def _network(config: ModelConfig) -> Classifier:
-    return abstract_model(config)
+_network = functools.cache(abstract_model)
 
 
 class Positions(NamedTuple):
@@ -168,14 +161,14 @@ def project(
     grid: tuple[int, int],
     picture: tuple[int, int],
 ) -> Float[np.ndarray, "height width"]:
-    """Lays a map over a picture of the original image.
+    """Lays a map, or what is made of it, over a picture of the original image.
 
     The grid squeezes the original, each side by itself, and so does the picture; a
     share of one's height is the same share of the other's. Between the positions'
     centres the map is interpolated linearly, outside of them it is constant.
 
     Args:
-      position_map: a map of one image, or what is made of it.
+      position_map: of one image.
       config: of the model.
       window: see `make_class_map_step`.
       grid: height and width of the images that the model sees.

@@ -1,8 +1,6 @@
 """Whole classifiers: a trunk, and what turns its features into logits."""
 
-import abc
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +9,19 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models import heatmap, variables
+from mammo_jax.models import variables
 from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.layers import Window, global_average, make_dense
-from mammo_jax.models.model_config import (
-    BATCH_NORM,
-    PATCH_CLASSES,
-    HeatmapTop,
-    ModelConfig,
-    PatchTop,
-    ResidualTop,
-    Top,
-    VGGTop,
-)
+from mammo_jax.models.model_config import BATCH_NORM, ModelConfig
 from mammo_jax.models.resnet import ResNet50
+from mammo_jax.models.tops import (
+    BLOCKS,
+    PATCH_CLASSES,
+    ConnectedTop,
+    ConvolutionalTop,
+    patch_logits,
+)
 from mammo_jax.models.vgg import VGG
-from mammo_jax.models.whole_image import ConvolutionalTop
 
 
 class ClassLogits(NamedTuple):
@@ -42,30 +37,45 @@ class ClassLogits(NamedTuple):
 
 
 class Classifier(nnx.Module):
-    """A network from images to logits.
+    """A network from images to logits: trunk, and the top that `config` names.
+
+    A patch classifier (section 2.2) averages the features over all positions and
+    applies a dense layer, `head`. Of those for whole images (section 2.3), a heatmap
+    design slides the two over the features and reads the map by its `top`; the
+    all-convolutional ones have a `top` alone.
 
     Attributes:
-      maps_patches: True if the class map's logits are of the patch classes.
-
-    Args:
-      config: settings of the network.
+      smallest: least height and width of the images.
+      window: side of a patch in the trunk's positions; None but in a heatmap design.
     """
-
-    maps_patches: ClassVar[bool] = True
-    head: nnx.Linear
 
     def __init__(self, config: ModelConfig):
         self.trunk = _make_trunk(config)
-        self.trunk_name = config.trunk
+        self.trunk_name, self.kind = config.trunk, config.top.kind
         self.num_classes = config.num_classes
         self.batch_statistics = BATCH_NORM[config.batch_norm]
         self.stride = self.smallest = config.stride
-        # Height and width, and what the trunk makes of them, where the layers on top
-        # depend on it.
-        self.image_size: tuple[int, int] | None = None
-        self.feature_size: tuple[int, int] | None = None
-        # Side of a patch in the trunk's positions, where the layers on top have one.
         self.window: int | None = None
+        self.feature_size: tuple[int, int] | None = None
+        channels = self.trunk.channels
+        if self.kind == "patch":
+            self.head = make_dense(channels, config.num_classes)
+        elif self.kind == "heatmap":
+            self.image_size, self.window = config.image_size, config.top.window
+            self.feature_size = feature_size(self.trunk, self.image_size)
+            self.head = make_dense(channels, PATCH_CLASSES)
+            self.top: Any = _connected_top(config, self.feature_size)
+        else:
+            if self.kind == "vgg":
+                self.smallest = self.stride * 2 ** len(config.top.blocks)
+            self.top = ConvolutionalTop(
+                self.kind,
+                config.top.blocks,
+                channels_in=channels,
+                num_classes=config.num_classes,
+                dtype=jnp.dtype(config.compute_dtype),
+                remat=config.remat,
+            )
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
@@ -81,82 +91,92 @@ class Classifier(nnx.Module):
           UserError: the images are too small for the network, or of another size
             than a heatmap model was built for.
         """
+        features = _rows_together(self.features(images, train))
+        return self.classify(features, train and self.batch_statistics.top)
+
+    def features(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch rows columns channel"]:
+        """Computes the trunk's features, at 1/32 of the images' size by default."""
         height, width = images.shape[1:3]
         if min(height, width) < self.smallest:
             raise UserError(
                 f"images of {height}x{width} are too small for {self.trunk_name} with "
                 f"this top: it needs at least {self.smallest}x{self.smallest}"
             )
-        by_batch = self.batch_statistics
-        features = self.trunk(images, train and by_batch.trunk)  # (B, rows, columns, C)
+        features: Array = self.trunk(images, train and self.batch_statistics.trunk)
         if self.feature_size not in (None, features.shape[1:3]):
             raise UserError(
                 f"images of {height}x{width} do not fit this heatmap model: its dense "
-                f"layers were made for {'x'.join(map(str, self.image_size or ()))} "
+                f"layers were made for {'x'.join(map(str, self.image_size))} "
                 "(model.image_size)"
             )
-        return self.classify(_rows_together(features), train and by_batch.top)
+        return features
 
-    @abc.abstractmethod
     def classify(
         self, features: Float[Array, "batch rows columns channel"], train: bool
     ) -> Float[Array, "batch class"]:
         """Computes the logits from the trunk's features."""
+        if self.kind == "patch":
+            return self.head(global_average(features))
+        if self.window:
+            features = patch_logits(features, self.head, self.window)
+        logits: Array = self.top(features, train)
+        return logits
 
     def class_map(
         self, images: Float[Array, "batch height width 3"], window: int | None
     ) -> ClassLogits:
         """Computes the logits of whole images, and those at every position.
 
-        Args:
-          images: as of `__call__`.
-          window: side of the window that a patch classifier is slid with, in the
-            trunk's positions; the other networks do not read it.
+        A patch classifier is slid with the window, whose side is in the trunk's
+        positions; the other networks do not read it.
 
         Raises:
           UserError: the images are smaller than a patch.
         """
-        at_positions = self.slide(images, self._own(window))
-        return ClassLogits(self.read(at_positions, False), at_positions)
+        features = self.features(images, False)
+        if self.kind in BLOCKS:
+            return ClassLogits(*self.top.class_map(features))
+        side = self._side(window)
+        if min(features.shape[1:3]) < side:
+            height, width = images.shape[1:3]
+            raise UserError(
+                f"images of {height}x{width} are too small for heatmaps: a patch is "
+                f"{side} positions of {self.trunk_name} wide (model.top.window)"
+            )
+        logits = patch_logits(features, self.head, side)
+        return ClassLogits(self.top(logits, False) if self.window else None, logits)
 
     def windows(self, window: int | None) -> tuple[Window, ...]:
         """Lists the layers below a class map that are not centred or have a stride."""
-        return (*self.trunk.windows(), Window(self._own(window), 1))
+        is_map = self.kind not in BLOCKS
+        last = (Window(self._side(window), 1),) if is_map else self.top.windows()
+        return (*self.trunk.windows(), *last)
 
-    def _own(self, window: int | None) -> int:
-        """Returns the heatmap's window, or else the one that is given."""
-        if (found := self.window or window) is None:
+    def _side(self, window: int | None) -> int:
+        if (side := self.window or window) is None:
             raise ValueError("a patch classifier is slid with a window; none is given")
-        return found
+        return side
 
-    def read(
-        self, heatmap: Float[Array, "batch rows columns class"], train: bool
-    ) -> Float[Array, "batch class2"] | None:
-        """Computes the image's logits from the patch classes' at every position.
 
-        A patch classifier has none of a whole image.
-        """
-        return None
-
-    def slide(
-        self, images: Float[Array, "batch height width 3"], window: int
-    ) -> Float[Array, "batch rows columns class"]:
-        """Computes the patch classes' logits at every position of whole images.
-
-        Args:
-          images: as of `__call__`.
-          window: side of a patch in the trunk's positions.
-
-        Raises:
-          UserError: the images are smaller than a patch.
-        """
-        height, width = images.shape[1:3]
-        if min(feature_size(self.trunk, (height, width))) < window:
-            raise UserError(
-                f"images of {height}x{width} are too small for heatmaps: a patch is "
-                f"{window} positions of {self.trunk_name} wide (model.top.window)"
-            )
-        return heatmap.patch_logits(self.trunk(images, False), self.head, window)
+def _connected_top(config: ModelConfig, features: tuple[int, int]) -> ConnectedTop:
+    """Makes the top of a heatmap design for a trunk's features of that size."""
+    top, (height, width) = config.top, config.image_size
+    rows, columns = (size - top.window + 1 for size in features)
+    if min(rows, columns) < top.pool:
+        raise UserError(
+            f"images of {height}x{width} are too small for a heatmap with window "
+            f"{top.window} and pool {top.pool}: it needs at least "
+            f"{config.stride * (top.window + top.pool - 1)} pixels on each side"
+        )
+    return ConnectedTop(
+        (rows, columns),
+        activation=top.activation,
+        pool=top.pool,
+        fc=top.fc,
+        num_classes=config.num_classes,
+    )
 
 
 def _rows_together(features: Array) -> Array:
@@ -173,115 +193,8 @@ def _rows_together(features: Array) -> Array:
     return whole
 
 
-class PatchClassifier(Classifier):
-    """Trunk, global average pooling, dense (section 2.2)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        self.head = make_dense(self.trunk.channels, config.num_classes)
-
-    def classify(
-        self, features: Float[Array, "batch rows columns channel"], train: bool
-    ) -> Float[Array, "batch class"]:
-        """Computes the logits of the patch classes."""
-        return self.head(global_average(features))
-
-
-class WholeImageClassifier(Classifier):
-    """Trunk, then residual or VGG blocks (section 2.3, all-convolutional)."""
-
-    maps_patches = False
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        top = config.top
-        assert isinstance(top, ResidualTop | VGGTop)
-        if isinstance(top, VGGTop):
-            self.smallest = self.stride * 2 ** len(top.blocks)
-        self.top = ConvolutionalTop(
-            top.kind,
-            top.blocks,
-            channels_in=self.trunk.channels,
-            num_classes=config.num_classes,
-            dtype=jnp.dtype(config.compute_dtype),
-            remat=config.remat,
-        )
-
-    def classify(
-        self, features: Float[Array, "batch rows columns channel"], train: bool
-    ) -> Float[Array, "batch class"]:
-        """Computes the logits of the whole-image classes."""
-        return self.top(features, train)
-
-    def class_map(
-        self, images: Float[Array, "batch height width 3"], window: int | None
-    ) -> ClassLogits:
-        """Applies the top at every position."""
-        return ClassLogits(*self.top.class_map(self.trunk(images, False)))
-
-    def windows(self, window: int | None) -> tuple[Window, ...]:
-        """Lists the layers of the trunk and of the blocks."""
-        return (*self.trunk.windows(), *self.top.windows())
-
-
-class HeatmapClassifier(Classifier):
-    """Trunk, heatmap of the patch classes, fully connected layers (section 2.3)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        top = config.top
-        assert isinstance(top, HeatmapTop)
-        self.image_size = height, width = config.image_size
-        self.feature_size = rows, columns = feature_size(self.trunk, self.image_size)
-        positions = (rows - top.window + 1, columns - top.window + 1)
-        if min(positions) < top.pool:
-            raise UserError(
-                f"images of {height}x{width} are too small for a heatmap with window "
-                f"{top.window} and pool {top.pool}: it needs at least "
-                f"{self.stride * (top.window + top.pool - 1)} pixels on each side"
-            )
-        self.head = make_dense(self.trunk.channels, PATCH_CLASSES)
-        self.top = heatmap.ConnectedTop(
-            positions,
-            patch_classes=PATCH_CLASSES,
-            pool=top.pool,
-            fc=top.fc,
-            num_classes=config.num_classes,
-        )
-        self.window = top.window
-        self.activation = top.activation
-
-    def classify(
-        self, features: Float[Array, "batch rows columns channel"], train: bool
-    ) -> Float[Array, "batch class"]:
-        """Computes the logits of the whole-image classes."""
-        logits = heatmap.patch_logits(features, self.head, self._own(None))
-        return self.read(logits, train)
-
-    def read(
-        self, logits: Float[Array, "batch rows columns class"], train: bool
-    ) -> Float[Array, "batch class2"]:
-        """Applies the fully connected layers."""
-        return self.top(heatmap.ACTIVATIONS[self.activation](logits), train)
-
-
-_CLASSIFIERS: dict[type[Top], Callable[..., Classifier]] = {
-    PatchTop: PatchClassifier,
-    ResidualTop: WholeImageClassifier,
-    VGGTop: WholeImageClassifier,
-    HeatmapTop: HeatmapClassifier,
-}
-
-
 def build_model(config: ModelConfig, seed: int) -> Classifier:
-    """Builds the network that a configuration describes, with its first values.
-
-    Args:
-      config: of the network.
-      seed: of the first values.
-
-    Returns:
-      A module to call with `(images, train)`; see `Classifier.__call__`.
+    """Builds the network that a configuration describes; `seed` draws its values.
 
     Raises:
       UserError: the images are too small for a heatmap.
@@ -295,7 +208,7 @@ def build_model(config: ModelConfig, seed: int) -> Classifier:
 
 def abstract_model(config: ModelConfig) -> Classifier:
     """Builds the same network with shapes and dtypes in the place of values."""
-    return _CLASSIFIERS[type(config.top)](config)
+    return Classifier(config)
 
 
 def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -310,20 +223,12 @@ def feature_size(trunk: Any, image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _make_trunk(config: ModelConfig) -> Any:
-    dtype = jnp.dtype(config.compute_dtype)
+    common: dict[str, Any] = {
+        "width": config.width,
+        "stride": config.stride,
+        "dtype": jnp.dtype(config.compute_dtype),
+        "remat": config.remat,
+    }
     if config.trunk == "resnet50":
-        return ResNet50(
-            wiring=config.wiring,
-            stem=config.stem,
-            width=config.width,
-            stride=config.stride,
-            dtype=dtype,
-            remat=config.remat,
-        )
-    return VGG(
-        config.trunk,
-        width=config.width,
-        stride=config.stride,
-        dtype=dtype,
-        remat=config.remat,
-    )
+        return ResNet50(wiring=config.wiring, stem=config.stem, **common)
+    return VGG(config.trunk, **common)

@@ -33,12 +33,8 @@ def compiler_options() -> dict[str, str | bool]:
 
 
 def jit_network(function: Callable[..., Any], **options: Any) -> Any:
-    """Compiles a function that applies a network, as `jax.jit` does.
+    """Compiles a function of arrays that applies a network, as `jax.jit` does.
 
     It must not be called from another compiled function.
-
-    Args:
-      function: function of arrays.
-      **options: options of `jax.jit`.
     """
     return jax.jit(function, compiler_options=compiler_options(), **options)

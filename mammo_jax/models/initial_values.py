@@ -47,41 +47,28 @@ def _fans(shape: Shape) -> tuple[int, int]:
     return receptive * shape[-2], receptive * shape[-1]
 
 
-def _zeros(rng: np.random.Generator, shape: Shape) -> Values:
-    return np.zeros(shape, np.float32)
-
-
-def _ones(rng: np.random.Generator, shape: Shape) -> Values:
-    return np.ones(shape, np.float32)
-
-
 # (pattern that is searched in a variable's path, rule); the first match counts.
 RULES: tuple[tuple[str, Rule], ...] = (
     (r"^top/block\d+/.+/kernel$", he_normal),
     (r"kernel$", glorot_uniform),
-    (r"(scale|var)$", _ones),
-    (r"(bias|mean)$", _zeros),
+    (r"(scale|var)$", lambda rng, shape: np.ones(shape, np.float32)),
+    (r"(bias|mean)$", lambda rng, shape: np.zeros(shape, np.float32)),
 )
 # Residual units are identities as long as their last normalisation scales by zero.
-_ZERO_INIT_RESIDUAL: tuple[str, Rule] = (r"/unit\d+/bn3/scale$", _zeros)
+_ZERO_INIT_RESIDUAL: tuple[str, Rule] = (
+    r"/unit\d+/bn3/scale$",
+    lambda rng, shape: np.zeros(shape, np.float32),
+)
 
 
 def draw_values(
     config: ModelConfig, seed: int, *groups: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Draws the variables that have no value yet.
+    """Draws the variables that have no value yet, with NumPy.
 
-    A variable's value depends on the seed, its path and its shape alone, and is the
-    same on every device.
-
-    Args:
-      config: of the network.
-      seed: not negative.
-      *groups: a network's variables by their paths. Those that are a
-        `jax.ShapeDtypeStruct` are drawn, the others kept.
-
-    Returns:
-      The groups, with NumPy arrays for what was drawn.
+    A variable's value depends on the seed (0 or more), its path and its shape alone,
+    and is the same on every device. Of the groups, a network's variables by their
+    paths, those that are a `jax.ShapeDtypeStruct` are drawn, the others kept.
 
     Raises:
       ValueError: no rule's pattern matches a path.
@@ -93,13 +80,9 @@ def draw_values(
             return variable
         name = int.from_bytes(hashlib.sha256(path.encode()).digest()[:16], "little")
         rng = np.random.default_rng((seed, name))
-        return _find_rule(path, rules)(rng, variable.shape).astype(variable.dtype)
+        rule = next((rule for pattern, rule in rules if re.search(pattern, path)), None)
+        if rule is None:
+            raise ValueError(f"variable {path!r} has no rule for its first value")
+        return rule(rng, variable.shape).astype(variable.dtype)
 
     return [{path: value(path, x) for path, x in group.items()} for group in groups]
-
-
-def _find_rule(path: str, rules: tuple[tuple[str, Rule], ...]) -> Rule:
-    for pattern, rule in rules:
-        if re.search(pattern, path):
-            return rule
-    raise ValueError(f"variable {path!r} has no rule for its first value")

@@ -28,7 +28,7 @@ def layer_table(config: ModelConfig, window: int | None = None) -> str:
       config: settings of the network. The output sizes are those of one image of
         `config.image_size`.
       window: side of the window that a patch classifier is slid over that image with,
-        see `Classifier.slide`. None: the model sees the image whole.
+        see `Classifier.class_map`. None: the model sees the image whole.
 
     Raises:
       UserError: the image size is too small for the model.
@@ -65,15 +65,14 @@ def output_sizes(
 
     def forward(
         params: variables.Variables, stats: variables.Variables, images: Array
-    ) -> Array:
+    ) -> Any:
         copy: Any = variables.merge(graphdef, params, stats)
         for path, layer in nnx.iter_modules(copy):
             if isinstance(layer, _LAYERS):
                 layer.__class__ = _recording(
                     type(layer), "/".join(map(str, path)), sizes
                 )
-        output: Array = copy.slide(images, window) if window else copy(images, False)
-        return output
+        return copy.class_map(images, window) if window else copy(images, False)
 
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     jax.eval_shape(forward, params, stats, images)

@@ -52,13 +52,13 @@ class MaxPool(nnx.Module):
     """A square max-pool."""
 
     def __init__(self, window: Window):
-        self.size, self.stride, self.padding = window
+        self.window = window
 
     def __call__(
         self, x: Float[Array, "batch height width channel"]
     ) -> Float[Array, "batch height2 width2 channel"]:
         """Takes the largest value of every window."""
-        return max_pool(x, self.size, self.stride, self.padding)
+        return max_pool(x, *self.window)
 
 
 def make_conv(
@@ -67,20 +67,22 @@ def make_conv(
     size: int,
     *,
     stride: int = 1,
-    padding: Padding = "SAME",
+    padding: Padding | None = None,
     use_bias: bool = True,
     dtype: Any,
 ) -> nnx.Conv:
     """Makes a square 2-D convolution without values.
 
-    `padding` is as in `lax.conv_general_dilated`.
+    `padding` is as in `lax.conv_general_dilated`; by default half of the size on every
+    side, which at stride 1 is SAME, and at stride 2 what torchvision does.
     """
+    half = (size // 2, size // 2)
     return nnx.Conv(
         channels_in,
         channels_out,
         (size, size),
         strides=stride,
-        padding=padding,
+        padding=padding or (half, half),
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=_without_value,
@@ -110,11 +112,7 @@ def global_average(
 
 
 class Chain(nnx.Module):
-    """Named blocks, applied one after the other.
-
-    Args:
-      blocks: name to module; each is called with `(x, train)`.
-    """
+    """Named blocks, each called with `(x, train)`, one after the other."""
 
     def __init__(self, blocks: Mapping[str, nnx.Module]):
         for name, block in blocks.items():

@@ -3,18 +3,16 @@
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mammo_jax.common.errors import UserError
-from mammo_jax.models.heatmap import ACTIVATIONS
+from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.models.layers import HALVINGS
 from mammo_jax.models.resnet import STEMS, WIRINGS
+from mammo_jax.models.tops import ACTIVATIONS, BLOCKS, parse_block
 from mammo_jax.models.vgg import DEPTHS
-from mammo_jax.models.whole_image import parse_block
 
-PATCH_CLASSES = 5
 # The largest width multiplier: wider layers would not fit into any memory.
 MAX_WIDTH = 16
 
@@ -52,38 +50,29 @@ TOPS: dict[str, dict[str, Any]] = {
 
 
 def default_model_config() -> ConfigDict:
-    """Returns ResNet50 with two [512-512-1024]x2 blocks, the paper's best model."""
+    """Returns ResNet50 with two [512-512-1024]x2 blocks, the paper's best model.
+
+    `ModelConfig` and `Top` say what the fields mean.
+    """
     return ConfigDict(
         {
             "trunk": "resnet50",
-            # Only read for resnet50; must be that of the ported weights.
             "wiring": "keras2017",
-            # "gentle" keeps twice the resolution in the first layers.
             "stem": "standard",
             "width": 1.0,
-            # Pixels from one position of the trunk's features to the next; 16 and 8
-            # leave out its last stages, so that images of a half and a quarter of the
-            # paper's size give its 36x28 positions.
             "stride": 32,
-            # Residual units start as identities: a network of random values trains
-            # much faster so. The paper's Keras did not do it.
             "zero_init_residual": False,
-            # Which layers normalise by the batch in training: see BATCH_NORM.
             "batch_norm": "batch",
             "compute_dtype": "float32",
-            # Recompute each block in the backward pass: less memory, more time.
             "remat": False,
             "num_classes": 2,
-            # Height and width; the heatmap's dense layers depend on them.
             "image_size": (1152, 896),
             "top": {
                 "kind": "residual",
                 "blocks": _RESIDUAL_DEFAULT,
-                # The rest is read for kind "heatmap" only.
                 "pool": 5,
                 "fc": (64, 32),
                 "activation": "softmax",
-                # A patch's side in the trunk's positions: 7 for 224 pixels.
                 "window": 7,
             },
         }
@@ -91,58 +80,26 @@ def default_model_config() -> ConfigDict:
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchTop:
-    """The dense layer of a patch classifier (section 2.2)."""
-
-    kind: ClassVar[str] = "patch"
-
-
-@dataclasses.dataclass(frozen=True)
-class ResidualTop:
-    """Residual blocks (section 2.3).
+class Top:
+    """What turns the trunk's features into logits.
 
     Attributes:
-      blocks: in the paper's notation, such as "512-512-1024x2"; at least one.
-    """
-
-    kind: ClassVar[str] = "residual"
-    blocks: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class VGGTop:
-    """VGG blocks (section 2.3).
-
-    Attributes:
-      blocks: in the paper's notation, such as "512x1"; at least one.
-    """
-
-    kind: ClassVar[str] = "vgg"
-    blocks: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class HeatmapTop:
-    """A heatmap of the patch classes, read by fully connected layers (section 2.3).
-
-    Attributes:
+      kind: "patch", the dense layer of a patch classifier (section 2.2); of the tops
+        for whole images (section 2.3) "residual", "vgg" or "heatmap".
+      blocks: in the paper's notation, such as "512-512-1024x2" or "512x1"; at least
+        one. Read for residual and vgg only, the rest for heatmap.
       pool: side and stride of the max-pool over the heatmap.
       fc: features of the two fully connected layers.
-      activation: a key of `mammo_jax.models.heatmap.ACTIVATIONS`.
+      activation: a key of `mammo_jax.models.tops.ACTIVATIONS`.
       window: side of a patch in the trunk's positions; 7 for 224 pixels.
     """
 
-    kind: ClassVar[str] = "heatmap"
+    kind: str
+    blocks: tuple[str, ...]
     pool: int
     fc: tuple[int, int]
     activation: str
     window: int
-
-
-Top = PatchTop | ResidualTop | VGGTop | HeatmapTop
-_TOP_TYPES: dict[str, type[Top]] = {
-    top.kind: top for top in (PatchTop, ResidualTop, VGGTop, HeatmapTop)
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,17 +108,24 @@ class ModelConfig:
 
     Attributes:
       trunk: "resnet50", "vgg16" or "vgg19".
-      wiring: a key of `mammo_jax.models.resnet.WIRINGS`; read for resnet50 only.
-      stem: a key of `mammo_jax.models.resnet.STEMS`; read for resnet50 only.
+      wiring: a key of `mammo_jax.models.resnet.WIRINGS`, that of the ported weights;
+        read for resnet50 only.
+      stem: a key of `mammo_jax.models.resnet.STEMS`; read for resnet50 only. "gentle"
+        keeps twice the resolution in the first layers.
       width: multiplies every number of the trunk's channels.
-      stride: a key of `mammo_jax.models.layers.HALVINGS`.
-      zero_init_residual: True if residual units start as identities.
+      stride: a key of `mammo_jax.models.layers.HALVINGS`: pixels from one position of
+        the trunk's features to the next; 16 and 8 leave out its last stages, so that
+        images of a half and a quarter of the paper's size give its 36x28 positions.
+      zero_init_residual: True if residual units start as identities: a network of
+        random values trains much faster so. The paper's Keras did not do it.
       batch_norm: a key of `BATCH_NORM`.
       compute_dtype: "float32" or "bfloat16".
-      remat: True if each block is computed again in the backward pass.
+      remat: True if each block is computed again in the backward pass: less memory,
+        more time.
       num_classes: number of logits.
-      image_size: height and width of the images in pixels.
-      top: what turns the trunk's features into logits.
+      image_size: height and width of the images in pixels; the dense layers of a
+        heatmap top depend on it.
+      top: see `Top`.
     """
 
     trunk: str
@@ -183,10 +147,6 @@ class BatchStatistics(NamedTuple):
 
     The others use their running statistics in training as in evaluation, and leave
     them as they are.
-
-    Attributes:
-      trunk: True if the trunk's layers do.
-      top: True if the layers after the trunk do.
     """
 
     trunk: bool
@@ -209,11 +169,9 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "stride": tuple(HALVINGS),
     "batch_norm": tuple(BATCH_NORM),
     "compute_dtype": ("float32", "bfloat16"),
-    "top.kind": tuple(_TOP_TYPES),
+    "top.kind": ("patch", *BLOCKS, "heatmap"),
     "top.activation": tuple(ACTIVATIONS),
 }
-
-
 # The smallest value of each number; a softmax over one class says nothing.
 _LEAST = {"num_classes": 2, "top.pool": 1, "top.window": 1}
 # Pairs of whole numbers from 1 on.
@@ -234,20 +192,41 @@ def read_model_config(
         range or no block.
     """
     full = _put_over_defaults(fields, name)
-    for key, choices in CHOICES.items():
-        value = _field(full, key)
-        if value not in choices:
-            raise UserError(
-                f"{name}.{key} is {value!r}; it must be one of "
-                f"{', '.join(map(str, choices))}"
+    value = {
+        key: operator.attrgetter(key)(full) for key in (*CHOICES, *_LEAST, *_PAIRS)
+    }
+    blocks = full.top.blocks if full.top.kind in BLOCKS else None
+    refuse(
+        {
+            f"{name}.{key} is {value[key]!r}; it must be one of "
+            f"{', '.join(map(str, choices))}": value[key] not in choices
+            for key, choices in CHOICES.items()
+        }
+        | {
+            f"{name}.{key} is {value[key]}; it must be at least {least}": (
+                value[key] < least
             )
-    _check_numbers(full, name)
+            for key, least in _LEAST.items()
+        }
+        | {
+            f"{name}.{key} is {pair}; it must be 2 whole numbers above 0": (
+                [type(n) is int and n > 0 for n in pair] != [True, True]
+            )
+            for key, pair in ((key, tuple(value[key])) for key in _PAIRS)
+        }
+        | {
+            f"{name}.width is {full.width}; it must be above 0, at most {MAX_WIDTH}": (
+                not 0 < full.width <= MAX_WIDTH
+            ),
+            f"{name}.top.blocks is empty, but {name}.top.kind is {full.top.kind!r}": (
+                blocks == ()
+            ),
+        }
+    )
+    for block in blocks or ():
+        parse_block(full.top.kind, block, f"{name}.top.blocks")
     values = full.to_dict()
-    top = _TOP_TYPES[full.top.kind]
-    values["top"] = top(**{f.name: full.top[f.name] for f in dataclasses.fields(top)})
-    if isinstance(values["top"], ResidualTop | VGGTop):
-        _check_blocks(values["top"], f"{name}.top")
-    return ModelConfig(**values)
+    return ModelConfig(**{**values, "top": Top(**values["top"])})
 
 
 def _put_over_defaults(fields: ConfigDict | Mapping[str, Any], name: str) -> ConfigDict:
@@ -262,32 +241,3 @@ def _put_over_defaults(fields: ConfigDict | Mapping[str, Any], name: str) -> Con
         first_line = str(error.args[0]).partition("\n")[0]
         raise UserError(f"{name}: {first_line}") from None
     return full
-
-
-def _field(config: ConfigDict, key: str) -> Any:
-    return operator.attrgetter(key)(config)
-
-
-def _check_blocks(top: ResidualTop | VGGTop, name: str) -> None:
-    if not top.blocks:
-        raise UserError(f"{name}.blocks is empty, but {name}.kind is {top.kind!r}")
-    for block in top.blocks:
-        parse_block(top.kind, block, f"{name}.blocks")
-
-
-def _check_numbers(config: ConfigDict, name: str) -> None:
-    """Refuses numbers out of range."""
-    for key, least in _LEAST.items():
-        value = _field(config, key)
-        if value < least:
-            raise UserError(f"{name}.{key} is {value}; it must be at least {least}")
-    for key in _PAIRS:
-        values = tuple(_field(config, key))
-        if len(values) != 2 or not all(type(n) is int and n > 0 for n in values):
-            raise UserError(
-                f"{name}.{key} is {values}; it must be 2 whole numbers above 0"
-            )
-    if not 0 < config.width <= MAX_WIDTH:
-        raise UserError(
-            f"{name}.width is {config.width}; it must be above 0, at most {MAX_WIDTH}"
-        )

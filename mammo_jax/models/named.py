@@ -27,9 +27,7 @@ def build_model(
         `num_classes=5`, `width=0.25` or `compute_dtype="bfloat16"`.
 
     Returns:
-      An `nnx.Module` to call with images, float32 of (batch, height, width, 3), 0..255
-      less their mean, and `train`: `model(images, train=False)` gives logits (batch,
-      class). It holds float32 parameters.
+      An `nnx.Module` with float32 parameters; see `Classifier.__call__`.
 
     Raises:
       UserError: a name, a block or a setting that does not exist, with the choices; or
@@ -37,26 +35,16 @@ def build_model(
     """
     if type(seed) is not int or seed < 0:
         raise UserError(f"seed is {seed!r}; it must be a whole number from 0 on")
-    fields = {"trunk": trunk, "top": _top_fields(top), **settings}
-    if fields["top"]["kind"] == "patch":
-        fields.setdefault("num_classes", 5)
-    return classifier.build_model(read_model_config(fields, "model"), seed)
-
-
-def _top_fields(top: str | Sequence[str]) -> dict[str, Any]:
-    if isinstance(top, str):
-        if top not in TOPS:
-            raise _no_top(top)
-        return TOPS[top]
-    if not isinstance(top, Sequence):
-        raise _no_top(top)
-    blocks = tuple(top)
-    is_residual = any("-" in str(block) for block in blocks)
-    return {"kind": "residual" if is_residual else "vgg", "blocks": blocks}
-
-
-def _no_top(top: object) -> UserError:
-    return UserError(
-        f"top is {top!r}; it must be one of {', '.join(TOPS)}, or a list of blocks "
-        "such as ['512-512-1024x2']"
-    )
+    if isinstance(top, str) and top in TOPS:
+        fields = TOPS[top]
+    elif isinstance(top, str) or not isinstance(top, Sequence):
+        raise UserError(
+            f"top is {top!r}; it must be one of {', '.join(TOPS)}, or a list of blocks "
+            "such as ['512-512-1024x2']"
+        )
+    else:
+        is_residual = any("-" in str(block) for block in top)
+        fields = {"kind": "residual" if is_residual else "vgg", "blocks": tuple(top)}
+    default = {"num_classes": 5} if fields["kind"] == "patch" else {}
+    settings = {**default, "trunk": trunk, "top": fields, **settings}
+    return classifier.build_model(read_model_config(settings, "model"), seed)

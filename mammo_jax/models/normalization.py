@@ -19,10 +19,8 @@ from jaxtyping import Array, Float
 class BatchNorm(nnx.Module):
     """Batch normalisation in float32, whatever the dtype around it.
 
-    Args:
-      channels: channels of the input.
-      epsilon: added to the variance.
-      momentum: share that running statistics keep of themselves at a step.
+    `epsilon` is added to the variance; `momentum` is the share that running statistics
+    keep of themselves at a step.
     """
 
     def __init__(self, channels: int, *, epsilon: float, momentum: float):

@@ -5,6 +5,7 @@ have equal kernels and differ in padding, in the place of the stride, in biases
 and in batch normalisation, so weights of one give wrong features in another.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +32,8 @@ class Wiring(NamedTuple):
       pool_padding: padding of the 3x3 max-pool after it.
       strided_conv: which convolution of a unit carries the stride, 1 or 2.
       use_bias: True if convolutions have a bias.
-      epsilon: number that batch normalisation adds to the variance.
-      momentum: share of the old running statistics that a step keeps.
+      epsilon: see `BatchNorm`.
+      momentum: see `BatchNorm`.
     """
 
     stem_padding: Padding
@@ -41,6 +42,10 @@ class Wiring(NamedTuple):
     use_bias: bool
     epsilon: float
     momentum: float
+
+    def norm(self, channels: int) -> BatchNorm:
+        """Makes a batch normalisation."""
+        return BatchNorm(channels, epsilon=self.epsilon, momentum=self.momentum)
 
 
 WIRINGS = {
@@ -72,15 +77,10 @@ STEMS = {"standard": (2, 1), "gentle": (1, 2)}
 class Bottleneck(nnx.Module):
     """A residual unit: 1x1, 3x3, 1x1 convolutions around a shortcut.
 
-    Args:
-      channels_in: channels of the input.
-      filters: channels of the three convolutions.
-      stride: 1 or 2; carried by the convolution that the wiring names.
-      project: True if the shortcut is a 1x1 convolution; if not, it keeps every
-        `stride`-th position and `filters[-1]` must equal `channels_in`.
-      wiring: see `WIRINGS`.
-      dtype: compute dtype.
-      remat: recompute the unit in the backward pass.
+    The wiring names the convolution that carries the stride, 1 or 2. With `project` the
+    shortcut is a 1x1 convolution; if not, it keeps every `stride`-th position, and
+    `filters[-1]` must equal `channels_in`. With `remat` the unit is computed again in
+    the backward pass.
     """
 
     def __init__(
@@ -94,34 +94,18 @@ class Bottleneck(nnx.Module):
         dtype: Any,
         remat: bool,
     ):
-        def conv(inputs: int, outputs: int, size: int, stride: int) -> nnx.Conv:
-            # Padding 1 on every side of a 3x3: at stride 1 this is SAME, at
-            # stride 2 it is what torchvision does and SAME is not.
-            padding = ((size // 2, size // 2),) * 2
-            return make_conv(
-                inputs,
-                outputs,
-                size,
-                stride=stride,
-                padding=padding,
-                use_bias=wiring.use_bias,
-                dtype=dtype,
-            )
-
-        def norm(channels: int) -> BatchNorm:
-            return BatchNorm(channels, epsilon=wiring.epsilon, momentum=wiring.momentum)
-
+        conv = functools.partial(make_conv, use_bias=wiring.use_bias, dtype=dtype)
         first, second, third = filters
         strides = {1: 1, 2: 1} | {wiring.strided_conv: stride}
-        self.conv1 = conv(channels_in, first, 1, strides[1])
-        self.bn1 = norm(first)
-        self.conv2 = conv(first, second, 3, strides[2])
-        self.bn2 = norm(second)
-        self.conv3 = conv(second, third, 1, 1)
-        self.bn3 = norm(third)
+        self.conv1 = conv(channels_in, first, 1, stride=strides[1])
+        self.bn1 = wiring.norm(first)
+        self.conv2 = conv(first, second, 3, stride=strides[2])
+        self.bn2 = wiring.norm(second)
+        self.conv3 = conv(second, third, 1)
+        self.bn3 = wiring.norm(third)
         if project:
-            self.shortcut_conv = conv(channels_in, third, 1, stride)
-            self.shortcut_bn = norm(third)
+            self.shortcut_conv = conv(channels_in, third, 1, stride=stride)
+            self.shortcut_bn = wiring.norm(third)
         self.project = project
         self.stride = stride
         self.remat = remat
@@ -155,16 +139,18 @@ def make_residual_block(
     """Makes `units` bottlenecks; the first has the stride and projects."""
     strides = [stride] + [1] * (units - 1)
     strides[-1] *= last_stride
-    blocks: dict[str, nnx.Module] = {}
-    for index in range(units):
-        blocks[f"unit{index + 1}"] = Bottleneck(
-            channels_in if index == 0 else filters[-1],
-            filters,
-            stride=strides[index],
-            project=index == 0,
-            **unit_options,
-        )
-    return Chain(blocks)
+    return Chain(
+        {
+            f"unit{index + 1}": Bottleneck(
+                filters[-1] if index else channels_in,
+                filters,
+                stride=strides[index],
+                project=index == 0,
+                **unit_options,
+            )
+            for index in range(units)
+        }
+    )
 
 
 class ResNet50(nnx.Module):
@@ -203,7 +189,7 @@ class ResNet50(nnx.Module):
             use_bias=rules.use_bias,
             dtype=dtype,
         )
-        self.bn1 = BatchNorm(channels, epsilon=rules.epsilon, momentum=rules.momentum)
+        self.bn1 = rules.norm(channels)
         # The stem halves twice, and the first stage does not.
         self.stages = tuple(STAGES)[: HALVINGS[stride] - 1]
         for name in self.stages:
@@ -229,13 +215,8 @@ class ResNet50(nnx.Module):
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch rows columns channel"]:
         """Computes features: of 1152x896 pixels 36x28x2048 at a stride of 32."""
-        x = recompute(
-            self._stem,
-            (self.conv1, self.bn1),
-            images.astype(self.dtype),
-            train,
-            enabled=self.remat,
-        )
+        modules, x = (self.conv1, self.bn1), images.astype(self.dtype)
+        x = recompute(self._stem, modules, x, train, enabled=self.remat)
         for name in self.stages:
             x = getattr(self, name)(x, train)
         return x
@@ -255,7 +236,7 @@ class ResNet50(nnx.Module):
         strides = (STAGES[name][2] for name in self.stages)
         return (
             Window(7, 2, self.stem_padding),
-            Window(self.pool.size, self.pool.stride, self.pool.padding),
+            self.pool.window,
             *(Window(1, stride) for stride in (self.stage2_last_stride, *strides)),
         )
 

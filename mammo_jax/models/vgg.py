@@ -4,6 +4,7 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", 2014. The trunks have no batch normalisation.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,17 +34,11 @@ POSITIONS_AT_ONCE = 1152 * 896
 
 
 class VGGBlock(nnx.Module):
-    """3x3 convolutions with ReLU, then a 2x2 max-pool.
+    """3x3 convolutions with ReLU, `depth` of them, then a 2x2 max-pool.
 
-    Args:
-      channels_in: channels of the input.
-      channels: channels of every convolution.
-      depth: number of convolutions.
-      norm: epsilon and momentum of batch normalisation before each ReLU, or
-        None for none.
-      dtype: compute dtype.
-      remat: recompute the block in the backward pass; large images in bands of
-        about `POSITIONS_AT_ONCE`, unless there is normalisation.
+    `norm` makes the batch normalisation before each ReLU; None for none. With `remat`
+    the block is computed again in the backward pass; large images in bands of about
+    `POSITIONS_AT_ONCE`, unless there is normalisation.
     """
 
     def __init__(
@@ -52,22 +47,16 @@ class VGGBlock(nnx.Module):
         channels: int,
         depth: int,
         *,
-        norm: tuple[float, float] | None,
+        norm: Callable[[int], BatchNorm] | None,
         dtype: Any,
         remat: bool,
     ):
         for index in range(1, depth + 1):
-            conv = make_conv(
-                channels_in if index == 1 else channels,
-                channels,
-                3,
-                dtype=dtype,
-            )
+            conv = make_conv(channels_in, channels, 3, dtype=dtype)
             setattr(self, f"conv{index}", conv)
             if norm is not None:
-                epsilon, momentum = norm
-                bn = BatchNorm(channels, epsilon=epsilon, momentum=momentum)
-                setattr(self, f"bn{index}", bn)
+                setattr(self, f"bn{index}", norm(channels))
+            channels_in = channels
         self.pool = MaxPool(HALVING)
         self.depth = depth
         self.has_norm = norm is not None
@@ -107,14 +96,10 @@ class VGGBlock(nnx.Module):
 
 
 class VGG(Chain):
-    """VGG16 or VGG19 without the classifier.
+    """VGG16 or VGG19 (a key of `DEPTHS`) without the classifier.
 
-    Args:
-      name: a key of `DEPTHS`.
-      width: multiplies every number of channels; 1.0 is the published network.
-      stride: a key of `HALVINGS`; below 32 the last blocks are left out.
-      dtype: compute dtype.
-      remat: recompute every block in the backward pass.
+    `width` multiplies every number of channels; 1.0 is the published network. A `stride`
+    (of `HALVINGS`) below 32 leaves out the last blocks.
     """
 
     def __init__(
@@ -122,15 +107,12 @@ class VGG(Chain):
     ):
         blocks: dict[str, nnx.Module] = {}
         channels_in = 3
-        for index, depth in enumerate(DEPTHS[name][: HALVINGS[stride]]):
-            channels = scale_channels(CHANNELS[index], width)
+        sizes = list(zip(CHANNELS, DEPTHS[name], strict=True))[: HALVINGS[stride]]
+        sizes = list(zip(CHANNELS, DEPTHS[name], strict=True))[: HALVINGS[stride]]
+        for index, (count, depth) in enumerate(sizes):
+            channels = scale_channels(count, width)
             blocks[f"block{index + 1}"] = VGGBlock(
-                channels_in,
-                channels,
-                depth,
-                norm=None,
-                dtype=dtype,
-                remat=remat,
+                channels_in, channels, depth, norm=None, dtype=dtype, remat=remat
             )
             channels_in = channels
         super().__init__(blocks)

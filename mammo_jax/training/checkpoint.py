@@ -130,10 +130,7 @@ class Checkpoints:
     ) -> None:
         """Starts to save; returns once the arrays are copied.
 
-        Args:
-          state: state of the run.
-          position: position of the run.
-          validation: `score` and `loss`, at the end of an epoch.
+        `validation` has `score` and `loss`, at the end of an epoch.
 
         Raises:
           UserError: the save before failed, or there is no room for this one.

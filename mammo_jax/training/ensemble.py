@@ -103,10 +103,8 @@ def evaluate_ensemble(
     """Scores the same images with every member's model and averages with the run's.
 
     The run's data, devices and `config.tta` hold for all members. `own` has the run's
-    own predictions for each split. Writes `ensemble/predictions/*.csv`.
-
-    Returns:
-      The figures of the mean for each split, and under `members` those of each model.
+    own predictions for each split. Writes `ensemble/predictions/*.csv`, and returns the
+    figures of the mean for each split, and under `members` those of each model.
 
     Raises:
       UserError: a member was changed or removed since `check_members`.

@@ -9,32 +9,33 @@ program does not read. The same command fits the same forest.
 
 import copy
 import dataclasses
-import logging
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epy
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch, Dataset, evaluation_batches
-from mammo_jax.evaluation.predictions import write_predictions
+from mammo_jax.evaluation.predictions import Predictions
+from mammo_jax.models import variables
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.model_config import (
     PATCH_CLASSES,
     ModelConfig,
-    PatchTop,
     default_model_config,
     read_model_config,
 )
-from mammo_jax.models.sliding import make_heatmap_step
-from mammo_jax.models.variables import Variables
+from mammo_jax.models.network_input import network_input
 from mammo_jax.training import scoring
+from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.settings import Settings, read_settings
 from mammo_jax.weights.model_directory import LoadedModel, load_model
@@ -42,8 +43,6 @@ from mammo_jax.weights.model_directory import LoadedModel, load_model
 with epy.lazy_imports():  # A second, which other runs need not wait for.
     import skimage.measure
     import sklearn.ensemble
-
-_log = logging.getLogger(__name__)
 
 FOREST = "forest"
 # Section 2.3.
@@ -53,8 +52,6 @@ LESION_CLASSES = ("calc_benign", "calc_malignant", "mass_benign", "mass_malignan
 FIRST_LESION_CHANNEL = 1
 # The paper does not say how many regions it described.
 LARGEST_REGIONS = 3
-
-MAP_FEATURES = ("region_count", "total_area", "maximum")
 
 
 def _convex_area(region: Any) -> float:
@@ -85,38 +82,19 @@ REGION_FEATURES: dict[str, Callable[[Any], float]] = {
 }
 
 
-def feature_names() -> tuple[str, ...]:
-    """Lists the features, in order: 4 cutoffs x 4 classes x (3 + 3 x 16) = 816.
-
-    For example calc_benign_over_0.3_region_count and
-    mass_malignant_over_0.9_region2_eccentricity.
-    """
-    per_map = list(MAP_FEATURES) + [
-        f"region{rank + 1}_{name}"
-        for rank in range(LARGEST_REGIONS)
-        for name in REGION_FEATURES
-    ]
-    return tuple(
-        f"{lesion}_over_{cutoff}_{name}"
-        for cutoff in CUTOFFS
-        for lesion in LESION_CLASSES
-        for name in per_map
-    )
-
-
 def heatmap_features(
     heatmap: Float[np.ndarray, "rows columns 5"],
-) -> Float[np.ndarray, " feature"]:
-    """Describes the regions of one heatmap; all values are finite.
+) -> dict[str, float]:
+    """Describes the regions of one heatmap: 4 cutoffs x 4 classes x (3 + 3 x 16) = 816.
 
     Args:
       heatmap: probabilities of the five patch classes at every position.
 
     Returns:
-      float64 values in the order of `feature_names`. Lengths are in heatmap
-      positions, the orientation in radians. A region that does not exist (fewer
-      regions than described, an empty map) has zeros; a whole map above the
-      cutoff is one region.
+      Finite values by names such as calc_benign_over_0.3_region_count and
+      mass_malignant_over_0.9_region2_eccentricity. Lengths are in heatmap positions,
+      the orientation in radians. A region that does not exist (fewer regions than
+      described, an empty map) has zeros; a whole map above the cutoff is one region.
 
     Raises:
       ValueError: a probability is not finite.
@@ -124,34 +102,49 @@ def heatmap_features(
     # What is no number reaches no cutoff: it would be described as no lesion.
     if not np.isfinite(heatmap).all():
         raise ValueError("a heatmap's probabilities are not finite")
-    features: list[float] = []
-    for cutoff in CUTOFFS:
-        for index in range(len(LESION_CLASSES)):
-            probabilities = heatmap[..., FIRST_LESION_CHANNEL + index]
-            features += _map_features(probabilities, probabilities >= cutoff)
-    return np.asarray(features, np.float64)
+    return {
+        f"{lesion}_over_{cutoff}_{name}": value
+        for cutoff in CUTOFFS
+        for channel, lesion in enumerate(LESION_CLASSES, FIRST_LESION_CHANNEL)
+        for name, value in _map_features(heatmap[..., channel], cutoff)
+    }
 
 
 def _map_features(
-    probabilities: Float[np.ndarray, "rows columns"],
-    mask: Bool[np.ndarray, "rows columns"],
-) -> list[float]:
+    probabilities: Float[np.ndarray, "rows columns"], cutoff: float
+) -> Iterator[tuple[str, float]]:
+    mask = probabilities >= cutoff
     regions = skimage.measure.regionprops(skimage.measure.label(mask), probabilities)
     # The label breaks ties, so that equal areas keep one order.
     regions.sort(key=lambda region: (-region.area, region.label))
-    features = [float(len(regions)), float(mask.sum()), float(probabilities.max())]
+    yield "region_count", float(len(regions))
+    yield "total_area", float(mask.sum())
+    yield "maximum", float(probabilities.max())
     for rank in range(LARGEST_REGIONS):
-        features += [
-            float(describe(regions[rank])) if rank < len(regions) else 0.0
-            for describe in REGION_FEATURES.values()
-        ]
-    return features
+        for name, describe in REGION_FEATURES.items():
+            value = float(describe(regions[rank])) if rank < len(regions) else 0.0
+            yield f"region{rank + 1}_{name}", value
+
+
+def make_heatmap_step(model: LoadedModel) -> Callable[[np.ndarray], Array]:
+    """Makes the function from whole images to a patch classifier's heatmaps.
+
+    It takes grey levels, uint16 of (batch, height, width), and returns the
+    probabilities of the patch classes at every position, float32: 30x22 positions for
+    an image of 1152x896. It raises a `UserError` for images smaller than a patch.
+    """
+
+    def heatmap_step(params: Any, stats: Any, images: Array) -> Array:
+        network: Any = variables.merge(model.graphdef, params, stats)
+        inputs = network_input(images, model.description.pixel_mean)
+        return jax.nn.softmax(network.class_map(inputs, model.window).at_positions)
+
+    step = jit_network(heatmap_step)
+    return functools.partial(step, model.params, model.batch_stats)
 
 
 def describe_split(
-    heatmap_step: Callable[..., Any],
-    params: Variables,
-    stats: Variables,
+    heatmap_step: Callable[[np.ndarray], Any],
     source: Any,
     *,
     batch_size: int,
@@ -161,9 +154,7 @@ def describe_split(
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
     Args:
-      heatmap_step: as of `mammo_jax.models.sliding.make_heatmap_step`.
-      params: parameters of the patch classifier.
-      stats: its running statistics.
+      heatmap_step: as of `make_heatmap_step`.
       source: split of a dataset of whole images, see
         `mammo_jax.datasets.pipeline.Dataset`.
       batch_size: number of images at a time.
@@ -171,22 +162,22 @@ def describe_split(
       after_batch: function called after every batch; may raise to stop.
 
     Returns:
-      A row for each image: its labels and names, and `features`, see
-      `heatmap_features`.
+      A row for each image: labels, names, and `features` as of `heatmap_features`.
 
     Raises:
       UserError: a heatmap is not finite: the classifier or the image is damaged.
     """
 
     def describe(batch: Batch) -> scoring.Columns:
-        heatmaps = np.asarray(heatmap_step(params, stats, batch["image"]))
+        heatmaps = np.asarray(heatmap_step(batch["image"]))
         damaged = batch["image_id"][~np.isfinite(heatmaps).all(axis=(1, 2, 3))]
         if damaged.size:
             raise UserError(
                 f"the patch classifier's heatmap of {damaged[0]} has no finite "
                 "numbers: look at that image, and at the training of the classifier"
             )
-        return {"features": np.stack([heatmap_features(x) for x in heatmaps])}
+        rows = [[*heatmap_features(heatmap).values()] for heatmap in heatmaps]
+        return {"features": np.array(rows)}
 
     return scoring.collect(
         evaluation_batches(source, batch_size, threads=threads),
@@ -195,29 +186,6 @@ def describe_split(
         total=len(source),
         after_batch=after_batch,
     )
-
-
-def fit_forest(
-    features: Float[np.ndarray, "images features"],
-    labels: Int[np.ndarray, " images"],
-    *,
-    seed: int,
-    trees: int,
-    max_depth: int,
-    min_samples_split: int,
-) -> "sklearn.ensemble.RandomForestClassifier":
-    """Fits a forest to labels of both kinds: 0 not malignant, 1 malignant.
-
-    `mammo_jax.config.FOREST` has the values of the paper's Table 2.
-    """
-    forest = sklearn.ensemble.RandomForestClassifier(
-        n_estimators=trees,
-        max_depth=max_depth,
-        min_samples_split=min_samples_split,
-        class_weight="balanced",
-        random_state=seed,
-    )
-    return forest.fit(features, labels)
 
 
 def read_forest(config: ConfigDict, workdir: Path) -> Settings:
@@ -272,7 +240,7 @@ def describe_forest(config: ConfigDict) -> str:
 def patch_network(config: ConfigDict) -> tuple[ModelConfig, int]:
     """Returns the settings of the patch classifier below a forest, and its window."""
     fields = copy.deepcopy(config.model)
-    fields.top.kind = PatchTop.kind
+    fields.top.kind = "patch"
     fields.num_classes = PATCH_CLASSES
     return read_model_config(fields), fields.top.window
 
@@ -286,10 +254,7 @@ def run_forest(
 ) -> dict[str, Any]:
     """Fits the forest on heatmaps of `init_from`, scores validation and test images.
 
-    Writes `predictions/*.csv` and TensorBoard files.
-
-    Returns:
-      What `metrics.json` holds.
+    Returns what `metrics.json` holds.
 
     Raises:
       UserError: `init_from` is no finished patch classifier on the configured trunk,
@@ -297,67 +262,63 @@ def run_forest(
       RunStoppedError: a signal asked the run to stop; the same command starts anew.
     """
     config = settings.config
-    model = _patch_classifier(init_from, config.model.trunk)
-    assert model.window is not None
-    step = make_heatmap_step(
-        model.model_config, model.window, model.description.pixel_mean
-    )
+    step = make_heatmap_step(_patch_classifier(init_from, config.model.trunk))
 
     def described(role: str) -> scoring.Columns:
         return describe_split(
             step,
-            model.params,
-            model.batch_stats,
             dataset.sources[config.data[f"{role}_split"]],
             batch_size=config.eval_batch_size,
             threads=config.data.threads,
             after_batch=lambda: stop.raise_if_set("the same command starts it anew"),
         )
 
-    fitted = _fit(described("train"), config, dataset.name)
-    metrics: dict[str, Any] = {
-        "task": config.task,
-        "dataset": dataset.name,
-        "best_epoch": 0,
-        "epochs": 0,
-        "steps": 0,
-    }
-    for role in ("validation", "test"):
+    fitted = fit_forest(described("train"), config, dataset.name)
+
+    def predict(role: str) -> Predictions:
         split = described(role)
         shares = fitted.predict_proba(split["features"])
         losses = scoring.cross_entropies(shares, split["label"])
-        predictions = scoring.as_predictions(
+        return scoring.as_predictions(
             {**split, "probabilities": shares, "losses": losses},
             settings.task.malignant_classes,
         )
-        write_predictions(workdir / "predictions" / f"{role}.csv", predictions)
-        metrics[role] = scoring.summary(predictions)
-        _log.info("forest, %s: AUC %s", role, metrics[role]["auc"])
+
+    metrics, _ = scoring.evaluate(config, dataset.name, Position(), predict, workdir)
     with Logs(workdir, resumed_at=0) as logs:
         log_hyperparameters(logs, config, metrics)
     return metrics
 
 
-def _fit(train: scoring.Columns, config: ConfigDict, dataset: str) -> Any:
-    """Fits a forest that tells the training images apart."""
+def fit_forest(
+    train: scoring.Columns, config: ConfigDict, dataset: str
+) -> "sklearn.ensemble.RandomForestClassifier":
+    """Fits a forest that tells the training images apart.
+
+    `mammo_jax.config.FOREST` has the values of the paper's Table 2.
+    """
     if len(np.unique(train["label"])) < 2:
         raise UserError(
             f"the training images of {dataset} are all of one class: a random forest "
             "has nothing to tell apart"
         )
-    fitted = fit_forest(
-        train["features"], train["label"], seed=config.seed, **config.forest
-    )
+    forest = config.forest
+    fitted = sklearn.ensemble.RandomForestClassifier(
+        n_estimators=forest.trees,
+        max_depth=forest.max_depth,
+        min_samples_split=forest.min_samples_split,
+        class_weight="balanced",
+        random_state=config.seed,
+    ).fit(train["features"], train["label"])
     # A tree sees the images that it drew: a node of few is not split, and a tree of
     # one node scores all images alike.
     if all(tree.tree_.node_count == 1 for tree in fitted.estimators_):
         images = len(train["label"])
         raise UserError(
-            f"config.forest.min_samples_split ({config.forest.min_samples_split}): no "
-            "tree of the forest splits its images, and all would have the same score. "
-            f"Of the {images} training images a tree draws about "
-            f"{round(0.63 * images)} different ones: set the field lower; if it is, "
-            "the heatmaps are all alike"
+            f"config.forest.min_samples_split ({forest.min_samples_split}): no tree of "
+            "the forest splits its images, and all would have the same score. Of the "
+            f"{images} training images a tree draws about {round(0.63 * images)} "
+            "different ones: set the field lower; if it is, the heatmaps are all alike"
         )
     return fitted
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 # The input images in TensorBoard are small: packing whole ones would take a second.
 _LOGGED_IMAGES, _LOGGED_HEIGHT = 4, 512
+LOWER_RATES = "try lower learning rates (config.stages.STAGE.rates.GROUP)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,30 +45,30 @@ class Run:
     stop: StopRequest
 
 
-class StepLoss(NamedTuple):
-    """Loss of a step, which is not waited for before `check`."""
+class Seen(NamedTuple):
+    """A step that was dispatched; its loss is not waited for before `_checked`."""
 
     loss: jax.Array
     batch: Batch
     step: int
 
-    def check(self) -> float:
-        """Waits for the loss and returns it.
 
-        Raises:
-          UserError: it is not finite; names the batch's images.
-        """
-        value = float(self.loss)
-        if not np.isfinite(value):
-            raise _not_finite(f"the loss is {value}", self.batch, self.step)
-        return value
+def _checked(seen: Seen) -> float:
+    """Waits for a step's loss and returns it.
+
+    Raises:
+      UserError: it is not finite; names the batch's images.
+    """
+    value = float(seen.loss)
+    if not np.isfinite(value):
+        raise _not_finite(f"the loss is {value}", seen.batch, seen.step)
+    return value
 
 
 def _not_finite(what: str, batch: Batch, step: int) -> UserError:
     return UserError(
         f"{what} at step {step}, on the images "
-        f"{', '.join(map(str, batch['image_id']))}; try lower learning rates "
-        "(config.stages.STAGE.rates.GROUP)"
+        f"{', '.join(map(str, batch['image_id']))}; {LOWER_RATES}"
     )
 
 
@@ -140,21 +141,21 @@ def _train_epoch(
                 state, loss = _step(run, train_step, state, batch, position.step + 1)
             # The step before is looked at only now, so that the device has work.
             if seen:
-                seen.check()
+                _checked(seen)
             position = dataclasses.replace(
                 position,
                 step=position.step + 1,
                 step_in_epoch=position.step_in_epoch + 1,
             )
-            seen = StepLoss(loss, batch, position.step)
+            seen = Seen(loss, batch, position.step)
             bar.update()
             if position.step % config.log_every_steps == 0:
-                bar.set_postfix_str(f"loss {seen.check():.3f}")
+                bar.set_postfix_str(f"loss {_checked(seen):.3f}")
                 _log_training(run, state, position, throughput)
                 throughput = Throughput()
             _save_within_epoch(run, state, position, seen)
     if seen:
-        seen.check()
+        _checked(seen)
     if throughput.images:
         _log_training(run, state, position, throughput)
     return state, position
@@ -170,23 +171,27 @@ def _step(
 
 
 def _save_within_epoch(
-    run: Run, state: TrainState, position: Position, seen: StepLoss
+    run: Run, state: TrainState, position: Position, seen: Seen
 ) -> None:
     every = run.experiment.config.checkpoint_every_steps
     ends = position.step_in_epoch == run.experiment.steps_per_epoch
     stopping = bool(run.stop)  # It is asked once: nothing is saved for a later signal.
     if stopping or (every and position.step % every == 0 and not ends):
-        seen.check()
+        _checked(seen)
         if not _all_finite(state.params):
             raise UserError(
                 f"step {position.step} made parameters that are not finite, though its "
-                "loss was; try lower learning rates (config.stages.STAGE.rates.GROUP)"
+                f"loss was; {LOWER_RATES}"
             )
         run.checkpoints.save(state, position)
     if stopping:
-        run.stop.raise_if_set(
-            f"saved at step {position.step}; the same command goes on from there"
-        )
+        _stop_if_asked(run, position)
+
+
+def _stop_if_asked(run: Run, position: Position) -> None:
+    run.stop.raise_if_set(
+        f"saved at step {position.step}; the same command goes on from there"
+    )
 
 
 @jax.jit
@@ -198,17 +203,16 @@ def _log_training(
     run: Run, state: TrainState, position: Position, throughput: Throughput
 ) -> None:
     """Writes the epoch's means, the learning rates and the speed."""
-    experiment = run.experiment
-    stage = experiment.settings.stages[position.stage]
-    steps = experiment.steps_per_epoch
+    stage = run.experiment.settings.stages[position.stage]
+    steps = run.experiment.steps_per_epoch
     # The rates of the step that was just done.
     done = position.epoch * steps + position.step_in_epoch - 1
     factor = float(rate_factor(stage, steps)(done))
-    means = {key: float(value) for key, value in state.metrics.compute().items()}
+    means = state.metrics.compute()
     run.logs.scalars(
         position.step,
         {
-            **{f"train/{key}": value for key, value in means.items()},
+            **{f"train/{key}": float(value) for key, value in means.items()},
             **{f"learning_rate/{g}": rate * factor for g, rate in stage.rates.items()},
             **throughput.scalars(),
         },
@@ -259,19 +263,17 @@ def _end_epoch(
         "%s epoch %d: validation %s",
         run.experiment.config.task,
         position.epochs_done,
-        " ".join(f"{key} {_short(value)}" for key, value in figures.items()),
+        " ".join(
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in figures.items()
+            if value is not None
+        ),
     )
     if position.stage != previous_stage:
         state = run.experiment.enter_stage(position.stage, state)
     run.checkpoints.save(state, position, validation)
-    run.stop.raise_if_set(
-        f"saved at step {position.step}; the same command goes on from there"
-    )
+    _stop_if_asked(run, position)
     return state, position
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _advance(
@@ -279,39 +281,39 @@ def _advance(
 ) -> Position:
     """Counts an epoch; ends the stage when it is over or stopped gaining."""
     stage = experiment.settings.stages[position.stage]
-    epoch, epochs_done = position.epoch + 1, position.epochs_done + 1
-    lowest = position.lowest_balanced_loss
+    lowest, best = position.lowest_balanced_loss, position.best
     gained = lowest is None or validation["loss"] < lowest
-    without_gain = 0 if gained else position.epochs_without_gain + 1
-    position = dataclasses.replace(
-        position,
-        epoch=epoch,
-        epochs_done=epochs_done,
-        step_in_epoch=0,
-        lowest_balanced_loss=validation["loss"] if gained else lowest,
-        epochs_without_gain=without_gain,
-    )
-    best = position.best
+    changes: dict[str, Any] = {
+        "epoch": position.epoch + 1,
+        "epochs_done": position.epochs_done + 1,
+        "step_in_epoch": 0,
+        "lowest_balanced_loss": validation["loss"] if gained else lowest,
+        "epochs_without_gain": 0 if gained else position.epochs_without_gain + 1,
+    }
     # The lower loss is the better of equal scores, and the first of equal losses.
-    if best is None or (validation["score"], -validation["loss"]) > (
-        best["score"],
-        -best["loss"],
-    ):
-        position = dataclasses.replace(
-            position, best=validation, best_epoch=epochs_done, best_step=position.step
-        )
+    if best is None or _rank(validation) > _rank(best):
+        changes |= {
+            "best": validation,
+            "best_epoch": position.epochs_done + 1,
+            "best_step": position.step,
+        }
     patience = experiment.config.early_stopping_patience
-    if epoch < stage.epochs and not (patience and without_gain >= patience):
-        return position
-    if position.stage + 1 == len(experiment.settings.stages):
-        return dataclasses.replace(position, finished=True)
-    return dataclasses.replace(
-        position,
-        stage=position.stage + 1,
-        epoch=0,
-        lowest_balanced_loss=None,
-        epochs_without_gain=0,
-    )
+    stopped = patience and changes["epochs_without_gain"] >= patience
+    if changes["epoch"] >= stage.epochs or stopped:
+        if position.stage + 1 == len(experiment.settings.stages):
+            changes["finished"] = True
+        else:
+            changes |= {
+                "stage": position.stage + 1,
+                "epoch": 0,
+                "lowest_balanced_loss": None,
+                "epochs_without_gain": 0,
+            }
+    return dataclasses.replace(position, **changes)
+
+
+def _rank(validation: Mapping[str, float]) -> tuple[float, float]:
+    return validation["score"], -validation["loss"]
 
 
 def _log_input_images(run: Run, position: Position, batch: Batch) -> None:

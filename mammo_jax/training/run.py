@@ -14,7 +14,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import calibration
-from mammo_jax.evaluation.predictions import Predictions, write_predictions
+from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.training import ensemble, forest, phantom_data, scoring
@@ -196,27 +196,22 @@ def _evaluate(
     run: Run, params: Arrays, stats: Arrays, position: Position, workdir: Path
 ) -> dict[str, Any]:
     """Scores validation and test images with the best checkpoint."""
-    metrics: dict[str, Any] = {
-        "task": run.experiment.config.task,
-        "dataset": run.experiment.dataset.name,
-        "best_epoch": position.best_epoch,
-        "epochs": position.epochs_done,
-        "steps": position.step,
-    }
-    own = {}
-    for role in ("validation", "test"):
-        own[role] = scoring.predict(run.experiment, params, stats, role, run.stop)
-        if devices.is_main_process():
-            write_predictions(workdir / "predictions" / f"{role}.csv", own[role])
-        metrics[role] = scoring.summary(own[role])
+    experiment = run.experiment
+    metrics, own = scoring.evaluate(
+        experiment.config,
+        experiment.dataset.name,
+        position,
+        lambda role: scoring.predict(experiment, params, stats, role, run.stop),
+        workdir,
+    )
     if devices.is_main_process():
-        save_description(workdir, _description(run.experiment, own["validation"]))
-    if ensemble.members(run.experiment.config):
+        save_description(workdir, _description(experiment, own["validation"]))
+    if ensemble.members(experiment.config):
         metrics["ensemble"] = ensemble.evaluate_ensemble(
-            run.experiment, own, workdir, run.stop
+            experiment, own, workdir, run.stop
         )
     if devices.is_main_process():
-        log_hyperparameters(run.logs, run.experiment.config, metrics)
+        log_hyperparameters(run.logs, experiment.config, metrics)
     return metrics
 
 

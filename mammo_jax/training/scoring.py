@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
-from mammo_jax.common.devices import gather_rows
+from mammo_jax.common.devices import gather_rows, is_main_process
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.evaluation import metrics
-from mammo_jax.evaluation.predictions import Details, Predictions
+from mammo_jax.evaluation.predictions import Details, Predictions, write_predictions
+from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
 
@@ -50,6 +53,41 @@ def predict(
         ),
     )
     return as_predictions(gather_rows(mine), experiment.settings.task.malignant_classes)
+
+
+def evaluate(
+    config: ConfigDict,
+    dataset: str,
+    position: Position,
+    predictions: Callable[[str], Predictions],
+    workdir: Path,
+) -> tuple[dict[str, Any], dict[str, Predictions]]:
+    """Scores validation and test images, and writes `predictions/*.csv`.
+
+    Args:
+      config: of the run.
+      dataset: name of the data set.
+      position: of the run, at its end.
+      predictions: function from `validation` or `test` to the split's predictions.
+      workdir: directory of the run.
+
+    Returns:
+      What `metrics.json` holds, and the predictions.
+    """
+    metrics: dict[str, Any] = {
+        "task": config.task,
+        "dataset": dataset,
+        "best_epoch": position.best_epoch,
+        "epochs": position.epochs_done,
+        "steps": position.step,
+    }
+    found = {}
+    for role in ("validation", "test"):
+        found[role] = predictions(role)
+        if is_main_process():
+            write_predictions(workdir / "predictions" / f"{role}.csv", found[role])
+        metrics[role] = summary(found[role])
+    return metrics, found
 
 
 def collect(

@@ -12,9 +12,7 @@ from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.datasets.pipeline import Dataset, open_dataset
 from mammo_jax.models.model_config import (
     BATCH_NORM,
-    HeatmapTop,
     ModelConfig,
-    PatchTop,
     read_model_config,
 )
 from mammo_jax.training.stages import Stage, read_stages
@@ -102,7 +100,7 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
     zoom = tuple(config.augment.zoom)
     microbatch = config.batch_size // config.accum_steps
     cut = f"a microbatch ({name}.batch_size / {name}.accum_steps)"
-    by_batch = isinstance(model.top, HeatmapTop) and BATCH_NORM[model.batch_norm].top
+    by_batch = model.top.kind == "heatmap" and BATCH_NORM[model.batch_norm].top
     uneven = (
         f"images, which is not divisible by {name}.devices.data ({config.devices.data})"
     )
@@ -110,7 +108,7 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
         {
             f"{name}.model.top.kind is 'patch', but {name}.task is 'whole'; choose "
             "a top for whole images, such as 'residual'": (
-                config.task == "whole" and isinstance(model.top, PatchTop)
+                config.task == "whole" and model.top.kind == "patch"
             ),
             f"{name}.ema_decay is {config.ema_decay}; it must be below 1": (
                 config.ema_decay >= 1
@@ -167,7 +165,7 @@ def open_data(settings: Settings) -> Dataset:
     spatial, train = config.devices.spatial, config.data.train_split
     examples = len(dataset.sources[train])
     # Every other model averages over however many positions there are.
-    one_size = isinstance(model.top, HeatmapTop)
+    one_size = model.top.kind == "heatmap"
     refuse(
         {
             f"{dataset.name} has {len(names)} classes {[*names]}, but "

@@ -52,13 +52,12 @@ def make_train_step(
       stages: name of a table in `mammo_jax.config.STAGES`, or a table of that form with
         a rate for every layer group.
       stage: row of that table.
-      accum_steps: number of microbatches that a batch is cut into, unless it comes cut.
-      pixel_mean: mean grey level of the training images, 0..255, to be subtracted.
+      accum_steps: see `StepOptions`.
+      pixel_mean: see `StepOptions`.
+      ema_decay: see `StepOptions`.
+      unroll: see `StepOptions`; by default True on a CPU.
       steps_per_epoch: length of an epoch; only rates that change read it.
-      ema_decay: decay of the parameters' moving averages, 0 to 1; 0 keeps none.
       mesh: devices, see `mammo_jax.common.devices`; by default a single one.
-      unroll: True if the loop over the microbatches is to be written out, see
-        `StepOptions`; by default on a CPU.
 
     Raises:
       UserError: there is no such table or stage, or it trains nothing of this network.

@@ -42,9 +42,9 @@ class StepOptions(NamedTuple):
 
     Attributes:
       num_classes: number of the model's classes.
-      pixel_mean: mean grey level of the training images, 0..255.
+      pixel_mean: mean grey level of the training images, 0..255, to be subtracted.
       accum_steps: number of microbatches that a batch is cut into, unless it comes cut.
-      ema_decay: decay of the parameters' moving averages; 0 keeps none.
+      ema_decay: decay of the parameters' moving averages, 0 to 1; 0 keeps none.
       unroll: True if the scan over the microbatches is written out. XLA's CPU
         compiler runs convolutions inside a loop several times slower than outside
         one; elsewhere the loop is better, since it compiles once and never holds two
@@ -205,15 +205,9 @@ def make_eval_step(
 ) -> EvalStep:
     """Builds the jitted evaluation step.
 
-    Args:
-      graphdef: model without its variables.
-      pixel_mean: mean grey level of the training images, 0..255.
-      tta: True if the probabilities are averaged over the four flips (section 4).
-      mesh: devices, see `mammo_jax.common.devices`; one device if left out.
-
-    Returns:
-      A function from parameters, statistics and a batch to class probabilities
-      (batch, classes) and cross-entropies (batch,), both float32.
+    From parameters, statistics and a batch it computes class probabilities (batch,
+    classes) and cross-entropies (batch,), both float32; with `tta` the probabilities
+    are averaged over the four flips (section 4).
     """
 
     @devices.on_mesh(mesh)

@@ -44,12 +44,8 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Returns the configuration with the network of the run that it starts from.
 
     A field that still has its default becomes that of `config.init_from`, and a log
-    line says which did. A run that has begun goes on with its own network, so the run
-    that it started from need not be there any more.
-
-    Args:
-      config: configuration of a run; it stays as it is.
-      workdir: directory of the run.
+    line says which did. A run in `workdir` that has begun goes on with its own network,
+    so the run that it started from need not be there any more.
 
     Raises:
       UserError: there is no finished run to start from, or a field was set to a value

@@ -19,7 +19,6 @@ from mammo_jax.models import (
     variables,
 )
 from mammo_jax.models.network_input import network_input
-from mammo_jax.models.sliding import make_heatmap_step
 
 MEAN = 40.0
 WINDOW = 3
@@ -76,8 +75,8 @@ def test_the_mean_of_an_activation_map_is_the_images_log_odds(kind):
 def test_patch_classifiers_show_their_heatmap(kind):
     config = _config(kind)
     model, scores, maps = _class_maps(config, IMAGES)
-    _, params, stats = variables.split(model)
-    heatmap = np.asarray(make_heatmap_step(config, WINDOW, MEAN)(params, stats, IMAGES))
+    inputs = network_input(jnp.array(IMAGES), MEAN)
+    heatmap = jax.nn.softmax(model.class_map(inputs, WINDOW).at_positions)
     expected = heatmap[..., [2, 4]].sum(-1)
     np.testing.assert_allclose(scipy.special.expit(maps), expected, rtol=1e-4)
     if kind == "patch":

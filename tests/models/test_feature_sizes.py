@@ -18,9 +18,9 @@ from mammo_jax.models import (
     variables,
 )
 from mammo_jax.models.classifier import feature_size
-from mammo_jax.models.heatmap import ConnectedTop, patch_logits
 from mammo_jax.models.layer_table import layer_table, output_sizes
 from mammo_jax.models.resnet import WIRINGS
+from mammo_jax.models.tops import ConnectedTop, patch_logits
 
 
 def config_of(
@@ -158,8 +158,9 @@ def test_heatmap_position_equals_the_patch_classifier_on_that_window():
 
 
 def test_heatmap_top_is_the_sum_of_its_two_ways():
-    sizes = {"patch_classes": 5, "pool": 2, "fc": (7, 3), "num_classes": 2}
-    top = with_values(ConnectedTop((4, 6), **sizes))
+    sizes = {"pool": 2, "fc": (7, 3), "num_classes": 2}
+    # Which leaves probabilities as they are.
+    top = with_values(ConnectedTop((4, 6), activation="relu", **sizes))
     rng = np.random.default_rng(0)
     heatmap = rng.uniform(size=(3, 4, 6, 5)).astype(np.float32)
     pooled = heatmap.reshape(3, 2, 2, 3, 2, 5).max((2, 4)).reshape(3, -1)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from sklearn.ensemble import RandomForestClassifier
 
 from mammo_jax.common.errors import UserError
@@ -7,7 +8,6 @@ from mammo_jax.config import FOREST
 from mammo_jax.training import forest
 from mammo_jax.training.forest import (
     describe_split,
-    feature_names,
     fit_forest,
     heatmap_features,
 )
@@ -27,20 +27,15 @@ def put(heatmap, lesion, rows, columns, probability):
     return heatmap
 
 
-def described(heatmap):
-    return dict(zip(feature_names(), heatmap_features(heatmap), strict=True))
-
-
 def test_there_are_816_distinct_names():
     # 4 cutoffs x 4 lesion classes x (3 of the map + 3 regions x 16).
-    assert len(feature_names()) == len(set(feature_names())) == 816
-    assert heatmap_features(background()).shape == (816,)
+    assert len(heatmap_features(background())) == 816
 
 
 def test_a_rectangle_has_the_features_of_a_rectangle():
     heatmap = put(background(), "mass_malignant", slice(4, 10), slice(5, 9), 0.8)
     heatmap[5, 6, 4] = 0.85
-    found = described(heatmap)
+    found = heatmap_features(heatmap)
     expected = {
         "region_count": 1,
         "total_area": 24,
@@ -70,14 +65,18 @@ def test_a_rectangle_has_the_features_of_a_rectangle():
 
 
 def test_a_cutoff_above_the_probability_finds_nothing():
-    found = described(put(background(), "calc_benign", slice(2, 5), slice(2, 5), 0.6))
+    found = heatmap_features(
+        put(background(), "calc_benign", slice(2, 5), slice(2, 5), 0.6)
+    )
     counts = [found[f"calc_benign_over_{c}_region_count"] for c in forest.CUTOFFS]
     assert counts == [1, 1, 0, 0]
     assert found["calc_malignant_over_0.3_region_count"] == 0
 
 
 def test_a_probability_at_the_cutoff_reaches_it():
-    found = described(put(background(), "calc_benign", slice(2, 5), slice(2, 5), 0.5))
+    found = heatmap_features(
+        put(background(), "calc_benign", slice(2, 5), slice(2, 5), 0.5)
+    )
     counts = [found[f"calc_benign_over_{c}_region_count"] for c in forest.CUTOFFS]
     assert counts == [1, 1, 0, 0]
 
@@ -86,7 +85,7 @@ def test_regions_are_described_from_the_largest_down():
     heatmap = background()
     for size, column in [(2, 0), (5, 4), (3, 12), (1, 18)]:
         put(heatmap, "calc_malignant", slice(0, size), slice(column, column + 2), 0.95)
-    found = described(heatmap)
+    found = heatmap_features(heatmap)
     prefix = "calc_malignant_over_0.9_"
     assert found[f"{prefix}region_count"] == 4
     assert [found[f"{prefix}region{i}_area"] for i in (1, 2, 3)] == [10, 6, 4]
@@ -95,17 +94,17 @@ def test_regions_are_described_from_the_largest_down():
 def test_a_hole_is_counted_by_the_filled_area_and_the_euler_number():
     heatmap = put(background(), "mass_benign", slice(3, 8), slice(3, 8), 0.5)
     heatmap[5, 5, 3] = 0
-    found = described(heatmap)
+    found = heatmap_features(heatmap)
     assert found["mass_benign_over_0.3_region1_euler_number"] == 0
     assert found["mass_benign_over_0.3_region1_area_to_filled_area"] == 24 / 25
 
 
 def test_an_empty_heatmap_has_zeros_everywhere():
-    assert not heatmap_features(background()).any()
+    assert not any(heatmap_features(background()).values())
 
 
 def test_a_full_heatmap_is_one_region():
-    found = described(np.ones((ROWS, COLUMNS, 5)))
+    found = heatmap_features(np.ones((ROWS, COLUMNS, 5)))
     assert found["calc_benign_over_0.9_region_count"] == 1
     assert found["calc_benign_over_0.9_region1_area"] == ROWS * COLUMNS
     assert found["calc_benign_over_0.9_region1_extent"] == 1
@@ -116,8 +115,8 @@ def test_thin_regions_have_finite_features(shape):
     heatmap = put(
         background(), "calc_benign", slice(0, shape[0]), slice(0, shape[1]), 0.99
     )
-    assert np.isfinite(heatmap_features(heatmap)).all()
-    assert described(heatmap)["calc_benign_over_0.9_region1_solidity"] == 1
+    assert np.isfinite([*heatmap_features(heatmap).values()]).all()
+    assert heatmap_features(heatmap)["calc_benign_over_0.9_region1_solidity"] == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -129,7 +128,7 @@ def test_a_heatmap_that_is_no_numbers_is_an_error(value):
 
 
 def test_every_feature_of_a_full_map_is_as_defined():
-    found = described(np.full((ROWS, COLUMNS, 5), 0.75))
+    found = heatmap_features(np.full((ROWS, COLUMNS, 5), 0.75))
     area = ROWS * COLUMNS
     expected = {
         "region_count": 1,
@@ -174,8 +173,9 @@ def test_forest_finds_the_class_with_the_lesions():
         row, column = rng.integers(0, 15, 2)
         spot = slice(row, row + 4), slice(column, column + 3)
         heatmaps.append(put(background(), lesion, *spot, rng.uniform(0.6, 1)))
-    features = np.stack([heatmap_features(heatmap) for heatmap in heatmaps])
-    fitted = fit_forest(features, labels, seed=0, **FOREST)
+    features = np.array([[*heatmap_features(heatmap).values()] for heatmap in heatmaps])
+    config = ConfigDict({"seed": 0, "forest": FOREST})
+    fitted = fit_forest({"features": features, "label": labels}, config, "made/up")
     scores = fitted.predict_proba(features)[:, 1]
     assert isinstance(fitted, RandomForestClassifier)
     assert scores[labels == 1].min() > scores[labels == 0].max()
@@ -198,17 +198,17 @@ def made_up_images(count):
 def test_the_image_of_a_heatmap_that_is_no_numbers_is_named():
     images = made_up_images(3)
 
-    def heatmap_step(params, stats, images):
+    def heatmap_step(images):
         return np.stack([background(), np.full_like(background(), np.nan)])
 
     with pytest.raises(UserError, match=r"P_00001_LEFT_CC has no finite numbers"):
-        describe_split(heatmap_step, {}, {}, images, batch_size=2, threads=1)
+        describe_split(heatmap_step, images, batch_size=2, threads=1)
 
 
 def test_every_image_of_a_split_is_described_once():
     images = made_up_images(5)
 
-    def heatmap_step(params, stats, images):
+    def heatmap_step(images):
         """Wider lesions in brighter images; checks that all batches have one shape."""
         assert images.shape == (2, ROWS, COLUMNS)
         columns = [slice(0, int(image[0, 0]) // 1000) for image in images]
@@ -217,8 +217,8 @@ def test_every_image_of_a_split_is_described_once():
             [put(background(), "mass_malignant", rows, c, 0.6) for c in columns]
         )
 
-    found = describe_split(heatmap_step, {}, {}, images, batch_size=2, threads=1)
-    area = feature_names().index("mass_malignant_over_0.5_total_area")
+    found = describe_split(heatmap_step, images, batch_size=2, threads=1)
+    area = [*heatmap_features(background())].index("mass_malignant_over_0.5_total_area")
     np.testing.assert_array_equal(found["features"][:, area], [0, 2, 4, 6, 8])
     np.testing.assert_array_equal(found["label"], [0, 1, 0, 1, 0])
     assert found["image_id"][4] == "P_00004_LEFT_CC"

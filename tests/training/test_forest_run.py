@@ -10,7 +10,6 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.sliding import make_heatmap_step
 from mammo_jax.training import forest
 from mammo_jax.training.run import train_and_evaluate
 from mammo_jax.weights.model_directory import load_model
@@ -62,15 +61,11 @@ def test_scores_are_those_of_a_forest_on_the_described_heatmaps(runs, phantom_da
 
     folder, _, _ = runs
     model = load_model(folder / "patch")
-    step = make_heatmap_step(
-        model.model_config, model.window, model.description.pixel_mean
-    )
+    step = forest.make_heatmap_step(model)
     dataset = open_dataset("cbis_ddsm/paper_whole_h288", str(phantom_data))
     described = {
         role: forest.describe_split(
             step,
-            model.params,
-            model.batch_stats,
             dataset.sources[role],
             batch_size=2,
             threads=0,
