@@ -31,33 +31,19 @@ _DAMAGES = (ValueError, KeyError, TypeError, OSError, ocp.errors.InvalidLayoutEr
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Position of a run in its training.
+    """Position of a run in its training."""
 
-    Attributes:
-      step: number of optimiser steps done, over all stages.
-      stage: index of the present stage.
-      epoch: number of epochs finished in this stage.
-      epochs_done: number of epochs finished over all stages.
-      step_in_epoch: number of steps done in the present epoch.
-      lowest_balanced_loss: best validation loss of this stage, for early stopping.
-      epochs_without_gain: number of epochs since then.
-      best: validation `score` and `loss` of the best epoch of the run.
-      best_epoch: number of that epoch (over all stages, from 1).
-      best_step: step of its checkpoint.
-      finished: True if the last stage has ended.
-    """
-
-    step: int = 0
-    stage: int = 0
-    epoch: int = 0
-    epochs_done: int = 0
-    step_in_epoch: int = 0
-    lowest_balanced_loss: float | None = None
-    epochs_without_gain: int = 0
-    best: dict[str, float] | None = None
-    best_epoch: int = 0
-    best_step: int = 0
-    finished: bool = False
+    step: int = 0  # optimiser steps done, over all stages
+    stage: int = 0  # index of the present one
+    epoch: int = 0  # epochs finished in this stage
+    epochs_done: int = 0  # the same over all stages
+    step_in_epoch: int = 0  # steps done in the present epoch
+    lowest_balanced_loss: float | None = None  # of this stage, for early stopping
+    epochs_without_gain: int = 0  # since then
+    best: dict[str, float] | None = None  # `score` and `loss` of the best epoch
+    best_epoch: int = 0  # its number over all stages, from 1
+    best_step: int = 0  # step of its checkpoint
+    finished: bool = False  # the last stage has ended
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -85,11 +71,10 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         policies = ocp.training.preservation_policies
+        saving = ocp.training.save_decision_policies
         self._checkpointer = ocp.training.Checkpointer(
             directory.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(
-                1
-            ),
+            save_decision_policy=saving.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(_LATEST),
@@ -104,7 +89,6 @@ class Checkpoints:
             # Nobody waits for the thread that cleans up: a program may end before it.
             cleanup_tmp_directories=directory.exists(),
         )
-
         self._pending: Any = None
 
     def __enter__(self) -> "Checkpoints":
@@ -186,15 +170,13 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, and none of them can be read.
         """
-        kept = list(reversed(self._checkpointer.checkpoints))
-        for checkpoint in kept:
+        kept = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        for step in reversed(kept):
             try:
-                position = self._position(checkpoint.step)
-                parts = self._load(checkpoint.step, _parts(like(position)))
+                position = self._position(step)
+                return _state(self._load(step, _parts(like(position)))), position
             except UserError as error:
                 _log.warning("%s; going back to the one before", error)
-                continue
-            return _state(parts), position
         if kept:
             raise UserError(
                 f"none of the checkpoints in {self._checkpointer.directory} can be "
@@ -210,14 +192,8 @@ class Checkpoints:
             raise self._damaged(step, first_line(error)) from error
         if values.get("step") != step:
             raise self._damaged(step, "its position cannot be read")
-        # An earlier version watched the unweighted loss, which is of another unit.
-        if values.pop("lowest_loss", None) is not None:
-            values["epochs_without_gain"] = 0
-            _log.warning(
-                "early stopping counts anew from step %d: the validation loss until "
-                "then was not weighted by class",
-                step,
-            )
+        # An earlier version's loss was not weighted by class; the next epoch gains.
+        values.pop("lowest_loss", None)
         try:
             return Position(**values)
         except TypeError as error:

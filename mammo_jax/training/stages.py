@@ -19,24 +19,14 @@ DECAYS = ("constant", "cosine")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a training, checked.
+    """One stage of a training, checked."""
 
-    Attributes:
-      name: key of its row in the table of stages.
-      epochs: sweeps over the training set, at least 1.
-      rates: learning rate of each layer group; 0 leaves a group as it is.
-      l2: weight of the penalty l2 * sum(w^2) on the new layers' kernels.
-      warmup_epochs: epochs in which the rates rise from zero.
-      decay: course of the rates after that: `constant`, or `cosine` to zero at the
-        stage's end.
-    """
-
-    name: str
-    epochs: int
-    rates: Mapping[str, float]
-    l2: float = 0.0
-    warmup_epochs: float = 0.0
-    decay: str = "constant"
+    name: str  # key of its row in the table of stages
+    epochs: int  # sweeps over the training set, at least 1
+    rates: Mapping[str, float]  # of each layer group; 0 leaves a group as it is
+    l2: float = 0.0  # weight of the penalty l2 * sum(w^2) on new layers' kernels
+    warmup_epochs: float = 0.0  # in which the rates rise from zero
+    decay: str = "constant"  # course after that: or `cosine`, to zero at the end
 
 
 def read_stages(
@@ -71,11 +61,7 @@ def _read_stage(name: str, row: Mapping[str, Any], where: str) -> Stage:
             f"the layer groups {', '.join(GROUPS)}"
         )
     try:
-        numbers = {
-            field: float(row[field])
-            for field in ("l2", "warmup_epochs")
-            if field in row
-        }
+        numbers = {x: float(row[x]) for x in ("l2", "warmup_epochs") if x in row}
         rates = {group: float(rate) for group, rate in row["rates"].items()}
         stage = Stage(name=name, **{**row, **numbers, "rates": rates})
         _check(stage, where)

@@ -24,22 +24,13 @@ class EpochMetrics(clu.metrics.Collection):  # type: ignore[misc]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """State that the jitted train step reads and renews.
+    """State that the jitted train step reads and renews."""
 
-    Attributes:
-      params: parameters by name, such as `trunk/conv1/kernel`; float32.
-      batch_stats: running means and variances of the batch normalisations.
-      opt_state: state of the stage's optimiser, with moments of the trained
-        parameters only.
-      metrics: means over the epoch so far.
-      averages: exponential moving averages of the parameters; None without
-        `config.ema_decay`.
-    """
-
-    params: Leaves
-    batch_stats: Leaves
-    opt_state: Any
-    metrics: EpochMetrics
+    params: Leaves  # by name, such as `trunk/conv1/kernel`; float32
+    batch_stats: Leaves  # running means and variances of the batch normalisations
+    opt_state: Any  # of the stage's optimiser: moments of the trained parameters only
+    metrics: EpochMetrics  # means over the epoch so far
+    # Exponential moving averages of the parameters; None without `config.ema_decay`.
     averages: Leaves | None = None
 
     @classmethod

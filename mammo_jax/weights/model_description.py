@@ -19,34 +19,21 @@ _MAX_SIDE = 1 << 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """Preparation of a model's images, and meaning of its outputs.
+    """Preparation of a model's images, and meaning of its outputs."""
 
-    Attributes:
-      task: "whole" or "patch".
-      dataset: that it was trained on, such as `cbis_ddsm/paper_whole`.
-      class_names: in the order of the model's outputs.
-      malignant_classes: indices of those that mean malignancy.
-      pixel_mean: to subtract, on the scale 0..255.
-      height: rows of the grid that whole mammograms are squeezed to.
-      width: columns of that grid.
-      stretch: True if each mammogram is stretched to the full range first.
-      patch_size: side of the training patches on that grid; 0 for whole images.
-      phantoms: True if the training images were synthetic; None where that is unknown.
-      calibration: slope and intercept of the line through the log-odds of its scores,
-        fitted on its validation images; see `mammo_jax.evaluation.calibration`. None
-        where there is none: of patches, of earlier versions, of too few images.
-    """
-
-    task: str
-    dataset: str
-    class_names: tuple[str, ...]
-    malignant_classes: tuple[int, ...]
-    pixel_mean: float
-    height: int
+    task: str  # "whole" or "patch"
+    dataset: str  # that it was trained on, such as `cbis_ddsm/paper_whole`
+    class_names: tuple[str, ...]  # in the order of the model's outputs
+    malignant_classes: tuple[int, ...]  # indices of those that mean malignancy
+    pixel_mean: float  # to subtract, on the scale 0..255
+    height: int  # rows of the grid that whole mammograms are squeezed to
     width: int
-    stretch: bool
-    patch_size: int
-    phantoms: bool | None = None
+    stretch: bool  # each mammogram is stretched to the full range first
+    patch_size: int  # side of the training patches on that grid; 0 for whole images
+    phantoms: bool | None = None  # the images were synthetic; None: unknown
+    # Slope and intercept of the line through the log-odds of its scores, fitted on its
+    # validation images; see `mammo_jax.evaluation.calibration`. None where there is
+    # none: of patches, of earlier versions, of too few images.
     calibration: tuple[float, float] | None = None
 
     @property

@@ -31,24 +31,15 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """Trained model.
+    """Trained model."""
 
-    Attributes:
-      config: of the run.
-      model_config: of the network.
-      window: side, in the trunk's positions, of the window that a patch classifier,
-        alone or below a heatmap top, is slid with: a patch. None for other models.
-      graphdef: the model without its variables.
-      params: of the best epoch.
-      batch_stats: its running statistics.
-      description: see `Description`.
-    """
-
-    config: ConfigDict
+    config: ConfigDict  # of the run
     model_config: ModelConfig
+    # Side, in the trunk's positions, of the window that a patch classifier, alone or
+    # below a heatmap top, is slid with: a patch. None for other models.
     window: int | None
-    graphdef: Any
-    params: variables.Variables
+    graphdef: Any  # the model without its variables
+    params: variables.Variables  # of the best epoch
     batch_stats: variables.Variables
     description: Description
 

@@ -39,6 +39,11 @@ from mammo_jax.weights.weight_names import SCHEMES, Scheme
 _VGG = "trunk/block1/conv1/kernel"
 _FIRST_KERNEL = {"resnet50": "trunk/conv1/kernel", "vgg16": _VGG, "vgg19": _VGG}
 _FORMAT = "mammo_jax trunk 1"
+_INPUT_STDS = {
+    json.dumps(scheme.library.input_std)
+    for schemes in SCHEMES.values()
+    for scheme in schemes
+}
 
 
 @functools.cache
@@ -184,7 +189,7 @@ def load_trunk(
     """
     if not path.is_file():
         raise UserError(
-            f"there is no weight file {path}; scripts/convert_weights.py makes it"
+            f"there is no weight file {path}; mammo-jax convert-weights makes it"
         )
     with (
         reading(path, "safetensors file"),
@@ -194,7 +199,7 @@ def load_trunk(
         values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("format") != _FORMAT:
         raise UserError(
-            f"{path} was not written by scripts/convert_weights.py; convert it first"
+            f"{path} was not written by mammo-jax convert-weights; convert it first"
         )
     expected = (architecture, wiring if architecture == "resnet50" else "")
     found = [metadata.get(field, "unknown") for field in ("architecture", "wiring")]
@@ -214,20 +219,9 @@ def load_trunk(
             raise UserError(
                 f"{path} is damaged: {name} is not of finite float32 values"
             )
-    first, std = _FIRST_KERNEL[architecture], _read_std(metadata, path)
+    if (text := metadata.get("input_std", "missing")) not in _INPUT_STDS:
+        raise UserError(f"{path} is damaged: its input_std is {text:.40}")
+    std = np.asarray(json.loads(text), np.float32)
+    first = _FIRST_KERNEL[architecture]
     values[first] = values[first] / std[:, np.newaxis]
     return {name: jax.numpy.asarray(value) for name, value in values.items()}
-
-
-def _read_std(metadata: Mapping[str, str], path: Path) -> np.ndarray:
-    """Returns the divisors of an input's three channels."""
-    text = metadata.get("input_std", "null")
-    try:
-        std = json.loads(text)
-        valid = isinstance(std, list) and len(std) == 3
-        valid = valid and all(1e-6 < number < 1e6 for number in std)
-    except (ValueError, TypeError, RecursionError):
-        valid = False
-    if not valid:
-        raise UserError(f"{path} is damaged: its input_std is {text:.40}")
-    return np.asarray(std, np.float32)

@@ -16,20 +16,12 @@ from mammo_jax.common.progress import progress
 
 
 class Published(NamedTuple):
-    """Weight file that its authors publish.
-
-    Attributes:
-      architecture: the trunk.
-      wiring: of ResNet50; "" for VGG.
-      url: where the file is; ends in the name that the publisher gave it.
-      checksum: "md5:" with the whole digest, or "sha256:" with the first digits
-        of it, as the publisher states them.
-    """
+    """Weight file that its authors publish."""
 
     architecture: str
-    wiring: str
+    wiring: str  # of ResNet50; "" for VGG
     url: str
-    checksum: str
+    checksum: str  # "md5:" and the digest, or "sha256:" and the digits that are stated
 
     @property
     def file_name(self) -> str:

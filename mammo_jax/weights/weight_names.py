@@ -23,34 +23,20 @@ _VARIABLE = re.compile(
 
 
 class Library(NamedTuple):
-    """Conventions of a library.
+    """Conventions of a library."""
 
-    Attributes:
-      leaves: its names of a layer's variables, with what stands before them.
-      transpose: True if kernels are stored as (out, in, height, width).
-      ignored: pattern of the names that a trunk has no use for.
-      input_std: divisor of the network's input, after the mean of ImageNet was
-        subtracted from 0..255.
-    """
-
-    leaves: Mapping[str, str]
-    transpose: bool
-    ignored: str
+    leaves: Mapping[str, str]  # its names of a layer's variables
+    transpose: bool  # kernels are stored as (out, in, height, width)
+    ignored: str  # pattern of the names that a trunk has no use for
+    # Divisor of the network's input, after ImageNet's mean was subtracted from 0..255.
     input_std: tuple[float, float, float]
 
 
 class Scheme(NamedTuple):
-    """Names of a trunk's variables in one library.
+    """Names of a trunk's variables in one library."""
 
-    Attributes:
-      title: for messages.
-      wiring: of ResNet50 in that library; "" for VGG, which has one wiring.
-      library: its conventions.
-      layer: see `LayerName`.
-    """
-
-    title: str
-    wiring: str
+    title: str  # for messages
+    wiring: str  # of ResNet50 in that library; "" for VGG, which has one wiring
     library: Library
     layer: LayerName
 
