@@ -19,17 +19,11 @@ _METADATA, _EXECUTE, _INTERNAL_ERROR = 1, 3, 13
 
 
 class Buffer(NamedTuple):
-    """An array that XLA passes.
+    """An array that XLA passes."""
 
-    Attributes:
-      dtype: `FLOAT32` or `BFLOAT16`.
-      address: of its first element.
-      shape: as in JAX; the elements are dense, the last dimension fastest.
-    """
-
-    dtype: int
-    address: int
-    shape: tuple[int, ...]
+    dtype: int  # `FLOAT32` or `BFLOAT16`
+    address: int  # of its first element
+    shape: tuple[int, ...]  # as in JAX; dense, the last dimension fastest
 
 
 # It gets the arguments, the results, and the integers of the one attribute.

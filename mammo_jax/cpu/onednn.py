@@ -70,25 +70,15 @@ class _Argument(ctypes.Structure):
 
 
 class _Primitive(NamedTuple):
-    """A convolution, or a gradient of one, of given shapes.
+    """A convolution, or a gradient of one, of given shapes."""
 
-    Attributes:
-      run: oneDNN's primitive.
-      roles: see `_ROLES`.
-      layouts: layouts of the three arrays as they are here.
-      inner: the kernel's layout that oneDNN chose.
-      scratchpad: layout of the memory that it works in.
-      sizes: bytes of the inner kernel and of the scratchpad.
-      reorder: primitive that brings the kernel from one layout to the other.
-    """
-
-    run: c_void_p
-    roles: tuple[int, int, int]
-    layouts: tuple[c_void_p, c_void_p, c_void_p]
-    inner: c_void_p
-    scratchpad: c_void_p
-    sizes: tuple[int, int]
-    reorder: c_void_p
+    run: c_void_p  # oneDNN's primitive
+    roles: tuple[int, int, int]  # see `_ROLES`
+    layouts: tuple[c_void_p, c_void_p, c_void_p]  # of the three arrays as they are here
+    inner: c_void_p  # the kernel's layout that oneDNN chose
+    scratchpad: c_void_p  # layout of the memory that it works in
+    sizes: tuple[int, int]  # bytes of the inner kernel and of the scratchpad
+    reorder: c_void_p  # primitive that brings the kernel from one layout to the other
 
 
 class Library:

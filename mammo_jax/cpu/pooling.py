@@ -1,8 +1,9 @@
-"""Max-pooling, with a gradient that XLA's CPU compiler is fast at.
+"""Max-pooling, with a gradient by comparison.
 
-XLA's own gradient finds the largest value of every window one position after the
-other. On the CPU, the windows' values are compared as whole arrays here, one per
-place in the window. Every other platform compiles XLA's own.
+XLA's own gradient finds the largest value of every window one position after the other
+on a CPU, and on a GPU adds up with atomic operations, in an order that changes from run
+to run. Here the windows' values are compared as whole arrays, one per place in the
+window. The pooling itself is XLA's own, except on a CPU.
 """
 
 import functools
@@ -49,28 +50,15 @@ def _forward(
 ) -> tuple[Array, tuple[Array, Array]]:
     y = _max_pool(x, size, stride, pads)
     number = jnp.uint8 if size**2 <= 256 else jnp.int32
-    first = lax.platform_dependent(
-        x,
-        y,
-        cpu=lambda x, y: _first_place(_places(x, size, stride, pads), y).astype(number),
-        default=lambda x, y: jnp.zeros(y.shape, number),
-    )
-    return y, (x, first)
+    # Of x the gradient reads the shape alone.
+    return y, (x, _first_place(_places(x, size, stride, pads), y).astype(number))
 
 
 def _backward(
     size: int, stride: int, pads: Pads, kept: tuple[Array, Array], gradient: Array
 ) -> tuple[Array]:
-    def windowed(x: Array, first: Array, gradient: Array) -> Array:
-        del first
-        pool = functools.partial(_windowed, size=size, stride=stride, pads=pads)
-        of_x: Array = jax.vjp(pool, x)[1](gradient)[0]
-        return of_x
-
-    def compared(x: Array, first: Array, gradient: Array) -> Array:
-        return _gradient(x.shape, first, gradient, size, stride, pads)
-
-    return (lax.platform_dependent(*kept, gradient, cpu=compared, default=windowed),)
+    x, first = kept
+    return (_gradient(x.shape, first, gradient, size, stride, pads),)
 
 
 _max_pool.defvjp(_forward, _backward)
