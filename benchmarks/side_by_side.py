@@ -93,7 +93,7 @@ def gpu_environment(cache: str) -> dict[str, str]:
     Args:
       cache: folder in which JAX keeps what it compiled.
     """
-    share = MOST_BYTES / (int(_ask_gpu("memory.total")) << 20)
+    share = MOST_BYTES / (int(ask_gpu("memory.total")) << 20)
     return {
         GPU_SHARE: f"{share:.5f}",
         "JAX_PLATFORMS": "cuda",
@@ -102,8 +102,8 @@ def gpu_environment(cache: str) -> dict[str, str]:
     }
 
 
-def _ask_gpu(field: str) -> str:
-    """Of NVIDIA's driver."""
+def ask_gpu(field: str) -> str:
+    """A field of NVIDIA's driver."""
     query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0].strip()
@@ -156,7 +156,7 @@ def _cell(key: str, value: float) -> str:
 
 def gpu_name() -> str:
     """As its maker calls it."""
-    return _ask_gpu("name")
+    return ask_gpu("name")
 
 
 def machine() -> str:

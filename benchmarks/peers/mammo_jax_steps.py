@@ -63,11 +63,16 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
         kept["state"], loss = abstract.function(kept["state"], batch)
         jax.block_until_ready((kept["state"], loss))
 
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            kept["state"], loss = abstract.function(kept["state"], batch)
+        jax.block_until_ready((kept["state"], loss))
+
     def score() -> None:
         state = kept["state"]
         jax.block_until_ready(evaluate(state.params, state.batch_stats, scored))
 
-    return Steps(train, score, _peak_bytes), abstract
+    return Steps(train, score, _peak_bytes, loop=loop), abstract
 
 
 def _peak_bytes() -> int:

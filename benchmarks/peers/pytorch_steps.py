@@ -67,7 +67,7 @@ def _network(workload: Workload) -> tuple[nn.Module, list[nn.Module]]:
     return nn.Sequential(trunk, *new), new
 
 
-def prepare(workload: Workload) -> Steps:
+def prepare(workload: Workload, *, compiled: bool = False) -> Steps:
     """Autocast for bfloat16; gradients of microbatches add up."""
     device = "cuda" if GPU_SHARE in os.environ else "cpu"
     torch.backends.cudnn.benchmark = True
@@ -81,6 +81,8 @@ def prepare(workload: Workload) -> Steps:
     images = torch.randn(workload.batch, 3, *SIZES[workload.task])
     images = images.to(device, memory_format=torch.channels_last)
     labels = torch.zeros(workload.batch, dtype=torch.long, device=device)
+    if compiled:
+        network.compile()
     moving = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(moving, LEARNING_RATE)
     half = workload.dtype == "bfloat16"
@@ -93,14 +95,21 @@ def prepare(workload: Workload) -> Steps:
         with torch.autocast(device, torch.bfloat16, enabled=half):
             return network(images).float()
 
-    def train() -> None:
-        network.train()
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         parts = workload.accumulation
         for micro, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             (nn.functional.cross_entropy(logits(micro), true) / parts).backward()
         optimizer.step()
+
+    def loop(steps: int) -> None:
+        network.train()
+        for _ in range(steps):
+            step()
         wait()
+
+    def train() -> None:
+        loop(1)
 
     def score() -> None:
         network.eval()
@@ -109,11 +118,12 @@ def prepare(workload: Workload) -> Steps:
         wait()
 
     if device == "cpu":
-        return Steps(train, score)
+        return Steps(train, score, loop=loop)
     torch.cuda.set_per_process_memory_fraction(float(os.environ[GPU_SHARE]))
     return Steps(
         train,
         score,
         torch.cuda.max_memory_allocated,
         torch.cuda.reset_peak_memory_stats,
+        loop,
     )

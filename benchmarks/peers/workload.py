@@ -47,9 +47,11 @@ class Steps(NamedTuple):
       score: the scores of one batch, likewise.
       peak_bytes: the most memory that was held so far, of a GPU or of the process.
       reset_peak: forgets what the first step took to try algorithms out, if it can.
+      loop: a number of steps as a training loop has them, waited for at the end only.
     """
 
     train: Callable[[], object]
     score: Callable[[], object]
     peak_bytes: Callable[[], int] = most_resident_bytes
     reset_peak: Callable[[], object] = lambda: None
+    loop: Callable[[int], object] | None = None
