@@ -67,9 +67,12 @@ class Visit(NamedTuple):
 
 
 def visits_of(model: tuple[str, str, str, str]) -> list[Visit]:
-    """As it is configured, and in one microbatch where that is meant to fit."""
-    configured = model_config(*model).accum_steps
-    cuts = {configured: None, 1: None} if model[2] == "paper" else {configured: None}
+    """With one image a microbatch, and in one where that is meant to fit."""
+    config = model_config(*model)
+    is_heatmap = config.model.top.kind == "heatmap"
+    cuts = [config.accum_steps if is_heatmap else config.batch_size]
+    if model[2] == "paper" and not is_heatmap:
+        cuts.append(1)
     return [Visit(*model, cut) for cut in cuts]
 
 

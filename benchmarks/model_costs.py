@@ -3,14 +3,14 @@
   python -m benchmarks.model_costs --page=docs/performance.md
 
 Every whole-image model of the paper's Tables 2 and 3 at 1152x896, and its best one with
-the gentler stem, with its own configuration (float32, a batch of 2 as two microbatches
-of 1, a heatmap's whole) and with the batch in one (`accum_steps=1`, as the paper's
-Keras had it), and the preset `full_resolution` at 4608x3584, which has one image a
-microbatch only. The memory is that of the second stage's whole train step, which trains
-all layers with Adam, compiled for a CUDA card of 8 GB; benchmarks/cuda_target.py says
-what it needs for that and what it leaves out. A model at 1152x896 that takes more than
-7 GB is an error. The arithmetic is that of the forward pass of one image by XLA's
-count, a multiplication and an addition being two operations. GB are 10^9 bytes.
+the gentler stem, in float32 with a batch of 2, accumulated from two microbatches of 1
+(`accum_steps=2`; a heatmap's is whole) and in one, as configured; and the preset
+`full_resolution` at 4608x3584, which has one image a microbatch only. The memory is
+that of the second stage's whole train step, which trains all layers with Adam, compiled
+for a CUDA card of 8 GB; benchmarks/cuda_target.py says what it needs for that and what
+it leaves out. A model at 1152x896 that takes more than 7 GB is an error. The arithmetic
+is that of the forward pass of one image by XLA's count, a multiplication and an
+addition being two operations. GB are 10^9 bytes.
 """
 
 import argparse
@@ -55,7 +55,7 @@ COLUMNS = (
     "image",
     "parameters, millions",
     "forward pass, GFLOP/image",
-    "peak training memory, GB",
+    "peak training memory, accumulated, GB",
     "with both images in one microbatch, GB",
 )
 
@@ -105,7 +105,7 @@ class Costs(NamedTuple):
       image_size: height and width.
       parameters: how many.
       flops: of the forward pass of one image.
-      peak_bytes: of training as configured.
+      peak_bytes: of training with one image a microbatch, where that is possible.
       peak_bytes_whole_batch: with the batch in one microbatch; None where that is not
         meant to fit.
     """
@@ -141,16 +141,17 @@ class Costs(NamedTuple):
 def measure(trunk: str, top: str, preset: str, stem: str) -> Costs:
     """Compiles one model's steps."""
     config = model_config(trunk, top, preset, stem)
-    whole_batch = config.copy_and_resolve_references()
-    whole_batch.accum_steps = 1
+    accumulated = config.copy_and_resolve_references()
+    if config.model.top.kind != "heatmap":
+        accumulated.accum_steps = config.batch_size
     return Costs(
         trunk if stem == "standard" else f"{trunk}, {stem} stem",
         top,
         tuple(config.model.image_size),
         count_parameters(config),
         forward_flops(config),
-        training_bytes(config),
-        training_bytes(whole_batch) if preset == "paper" else None,
+        training_bytes(accumulated),
+        training_bytes(config) if preset == "paper" else None,
     )
 
 

@@ -147,6 +147,8 @@ def base_config() -> ConfigDict:
     config.ema_decay = 0.0
     # Devices over which a microbatch's images, and the rows of an image, are spread.
     config.devices = ConfigDict({"data": 1, "spatial": 1})
+    # Compile for a GPU without operations whose result may change from call to call.
+    config.deterministic = False
     # Stop at the operation that gives the first value that is no number (slow).
     config.debug_nans = False
     # Trace a few steps for TensorBoard's profile page.
@@ -192,7 +194,9 @@ def whole_config() -> ConfigDict:
     # of the validation and test images are averaged with this run's (section 4).
     config.ensemble = ""
     config.batch_size = 2
-    config.accum_steps = 2
+    # Microbatches that a batch is cut into, for cards with little memory; batch
+    # normalisation then sees fewer images.
+    config.accum_steps = 1
     config.early_stopping_patience = 10
     config.stages = stage_table("whole")
     config.patch = patch_config()
@@ -205,19 +209,20 @@ def whole_config() -> ConfigDict:
 
 
 def set_top(config: ConfigDict, name: str) -> None:
-    """Gives a whole-image configuration a top of the paper's tables.
-
-    A heatmap's fully connected layers normalise one value of each image: in a
-    microbatch of one image nothing would be left of it, so the batch stays whole.
-    """
+    """Gives a whole-image configuration a top of the paper's tables."""
     config.model.top.update(TOPS[name])
-    if config.model.top.kind == "heatmap":
-        config.accum_steps = 1
 
 
 # The fields that the patch stage of a whole-image run must have in common with it.
 _SHARED = {
-    "": ("seed", "reset_optimizer", "ema_decay", "debug_nans", "profile"),
+    "": (
+        "seed",
+        "reset_optimizer",
+        "ema_decay",
+        "deterministic",
+        "debug_nans",
+        "profile",
+    ),
     "data": ("data_dir", "threads"),
     "devices": ("data",),
 }
@@ -258,8 +263,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "model.batch_norm": "frozen_trunk",
         "model.top.blocks": ("64-64-128x1", "64-64-128x1"),
         "batch_size": 4,
-        # The new layers normalise by all four images.
-        "accum_steps": 1,
         "steps_per_epoch": 60,
         "eval_batch_size": 8,
         "log_every_steps": 10,
@@ -316,6 +319,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "model.compute_dtype": "bfloat16",
         "model.remat": True,
         "model.top.window": 28,
+        "accum_steps": 2,
         "eval_batch_size": 1,
         "patch.data.dataset": "cbis_ddsm/paper_s10_h4608",
         "patch.accum_steps": 4,

@@ -24,17 +24,28 @@ _CPU = {
 ONE_GPU = {"xla_gpu_enable_latency_hiding_scheduler": False}
 
 
-def compiler_options() -> dict[str, str | bool]:
+# Memory in which a card tries out kernels; by default 4 GB, beside the model's own.
+_GPU = {"xla_gpu_redzone_scratch_max_megabytes": 512}
+_DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
+
+
+def compiler_options(deterministic: bool = False) -> dict[str, Any]:
     """Returns the options of XLA that fit the devices of this process."""
     if jax.default_backend() == "cpu":
         return dict(_CPU)
-    is_one_gpu = jax.default_backend() == "gpu" and jax.device_count() == 1
-    return dict(ONE_GPU) if is_one_gpu else {}
+    if jax.default_backend() != "gpu":
+        return {}
+    alone = jax.device_count() == 1
+    return _GPU | (ONE_GPU if alone else {}) | (_DETERMINISTIC if deterministic else {})
 
 
-def jit_network(function: Callable[..., Any], **options: Any) -> Any:
+def jit_network(
+    function: Callable[..., Any], *, deterministic: bool = False, **options: Any
+) -> Any:
     """Compiles a function of arrays that applies a network, as `jax.jit` does.
 
-    It must not be called from another compiled function.
+    It must not be called from another compiled function. With `deterministic` a GPU
+    gets no operation whose result may change from call to call.
     """
-    return jax.jit(function, compiler_options=compiler_options(), **options)
+    options["compiler_options"] = compiler_options(deterministic)
+    return jax.jit(function, **options)

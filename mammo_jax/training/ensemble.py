@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mammo_jax.common import devices
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, of_field, refuse
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
@@ -49,17 +49,14 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
                 "part of its ensemble"
             )
         seen.add(directory.resolve())
-        try:
-            model = load_model(directory)
-        except UserError as error:
-            raise UserError(f"config.ensemble: {error}") from error
-        reason = _misfit(model, config, dataset)
-        if reason:
-            raise UserError(f"config.ensemble: {directory} {reason}")
+        with of_field("config.ensemble"):
+            refuse(_misfits(directory, load_model(directory), config, dataset))
 
 
-def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
-    """Says why the model cannot be averaged with the run's; empty if it can."""
+def _misfits(
+    directory: Path, model: LoadedModel, config: ConfigDict, dataset: Dataset
+) -> dict[str, bool]:
+    """Lists what could forbid averaging a model with the run's, and what does."""
     said, split = model.description, model.config.data.train_split
     seen = "images that it was trained on could be among those it would be tested on"
     # Unless it was set by hand, the mean of the training images tells builds apart.
@@ -87,7 +84,7 @@ def _misfit(model: LoadedModel, config: ConfigDict, dataset: Dataset) -> str:
             other_build
         ),
     }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    return {f"{directory} {reason}": holds for reason, holds in reasons.items()}
 
 
 def _size(height: int, width: int, stretch: bool) -> str:
@@ -150,6 +147,7 @@ def _score(
             pixel_mean=mean,
             tta=experiment.config.tta,
             mesh=experiment.mesh,
+            deterministic=experiment.config.deterministic,
         ),
     )
     params, stats = devices.put_replicated(

@@ -25,28 +25,16 @@ DEVICE_KEYS = ("image", "label")
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Fixed parts of a run.
-
-    Attributes:
-      settings: checked settings of the run.
-      dataset: data set, opened for reading.
-      pixel_mean: grey level to subtract, on the scale 0..255.
-      graphdef: network without its variables.
-      abstract: its parameters and statistics, not drawn yet.
-      optimizers: optimisers of the stages.
-      steps_per_epoch: length of an epoch, at least 1.
-      mesh: devices; see `mammo_jax.common.devices`.
-      eval_step: see `mammo_jax.training.step.make_eval_step`.
-    """
+    """Fixed parts of a run."""
 
     settings: Settings
     dataset: pipeline.Dataset
-    pixel_mean: float
-    graphdef: Any
-    abstract: tuple[Leaves, Leaves]
-    optimizers: tuple[Optimizer, ...]
+    pixel_mean: float  # grey level to subtract, on the scale 0..255
+    graphdef: Any  # the network without its variables
+    abstract: tuple[Leaves, Leaves]  # parameters and statistics, not drawn yet
+    optimizers: tuple[Optimizer, ...]  # of the stages
     steps_per_epoch: int
-    mesh: jax.sharding.Mesh
+    mesh: jax.sharding.Mesh  # see `mammo_jax.common.devices`
     eval_step: step.EvalStep
 
     @property
@@ -122,14 +110,13 @@ class Experiment:
     def abstract_state(self, index: int) -> TrainState:
         """Returns the shapes and types of the state in a stage."""
 
-        def state() -> TrainState:
-            params, stats = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), self.abstract
-            )
+        def state(params: Leaves, stats: Leaves) -> TrainState:
             begun = TrainState.begin(params, stats, self.config.ema_decay)
             return self._entered(index, begun)
 
-        abstract: TrainState = devices.abstract(self.mesh, jax.eval_shape(state))
+        abstract: TrainState = devices.abstract(
+            self.mesh, jax.eval_shape(state, *self.abstract)
+        )
         return abstract
 
     def placed(self, state: TrainState) -> TrainState:
@@ -151,6 +138,7 @@ class Experiment:
             unroll=jax.default_backend() == "cpu",
             # A step that is looked into afterwards needs its inputs.
             donate=not self.config.debug_nans,
+            deterministic=self.config.deterministic,
         )
         return step.jit_train_step(
             self.graphdef, self.optimizers[index], options, self.mesh
@@ -201,7 +189,11 @@ def make_experiment(settings: Settings, dataset: pipeline.Dataset) -> Experiment
         steps_per_epoch=steps_per_epoch,
         mesh=mesh,
         eval_step=step.make_eval_step(
-            graphdef, pixel_mean=mean, tta=config.tta, mesh=mesh
+            graphdef,
+            pixel_mean=mean,
+            tta=config.tta,
+            mesh=mesh,
+            deterministic=config.deterministic,
         ),
     )
 

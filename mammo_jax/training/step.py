@@ -50,6 +50,7 @@ class StepOptions(NamedTuple):
         one; elsewhere the loop is better, since it compiles once and never holds two
         microbatches' activations.
       donate: True if the new state takes the old one's memory.
+      deterministic: see `mammo_jax.models.compiling.jit_network`.
     """
 
     num_classes: int
@@ -58,6 +59,7 @@ class StepOptions(NamedTuple):
     ema_decay: float = 0.0
     unroll: bool = False
     donate: bool = True
+    deterministic: bool = False
 
 
 def _make_accumulate(
@@ -109,31 +111,36 @@ def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
       ValueError: a shape or type is none of `jit_train_step`'s.
     """
     images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
-    if images.dtype != jnp.uint16 or images.ndim not in (3, 4):
-        raise ValueError(
-            f"image is {images.dtype}{list(images.shape)}; it must be uint16 of "
-            "(batch, height, width) or (accumulation, microbatch, height, width)"
-        )
     leading = images.shape[:-2]
     no_shifts = jnp.zeros((*leading, 3), jnp.float32)
     shifts = jnp.asarray(batch.get("channel_shift", no_shifts))
-    if labels.shape != leading or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"label is {labels.dtype}{list(labels.shape)}; it must be integers of "
-            f"{leading}, one for each image"
-        )
-    if shifts.shape != (*leading, 3):
-        raise ValueError(
-            f"channel_shift is of {shifts.shape}; it must be of {(*leading, 3)}"
-        )
-    parts = {"image": images, "label": labels, "channel_shift": shifts}
-    if len(leading) == 2:
-        return parts
-    if leading[0] % accum_steps:
+    for name, part, valid, expected in (
+        (
+            "image",
+            images,
+            images.dtype == jnp.uint16 and images.ndim in (3, 4),
+            "uint16 of (batch, height, width) or (accumulation, microbatch, height, "
+            "width)",
+        ),
+        (
+            "label",
+            labels,
+            labels.shape == leading and jnp.issubdtype(labels.dtype, jnp.integer),
+            f"integers of {leading}, one for each image",
+        ),
+        ("channel_shift", shifts, shifts.shape == (*leading, 3), f"of {(*leading, 3)}"),
+    ):
+        if not valid:
+            found = f"{part.dtype}{list(part.shape)}"
+            raise ValueError(f"{name} is {found}; it must be {expected}")
+    if len(leading) == 1 and leading[0] % accum_steps:
         raise ValueError(
             f"a batch of {leading[0]} images cannot be cut into {accum_steps} "
             "microbatches of one size"
         )
+    parts = {"image": images, "label": labels, "channel_shift": shifts}
+    if len(leading) == 2:
+        return parts
     return {
         name: part.reshape(accum_steps, -1, *part.shape[1:])
         for name, part in parts.items()
@@ -190,6 +197,7 @@ def jit_train_step(
 
     function: TrainStep = jit_network(
         train_step,
+        deterministic=options.deterministic,
         donate_argnums=0 if options.donate else (),
         out_shardings=devices.replicated(mesh),
     )
@@ -202,6 +210,7 @@ def make_eval_step(
     pixel_mean: float,
     tta: bool = False,
     mesh: jax.sharding.Mesh | None = None,
+    deterministic: bool = False,
 ) -> EvalStep:
     """Builds the jitted evaluation step.
 
@@ -226,5 +235,9 @@ def make_eval_step(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jax.nn.softmax(logits), losses
 
-    function: EvalStep = jit_network(eval_step, out_shardings=devices.replicated(mesh))
+    function: EvalStep = jit_network(
+        eval_step,
+        deterministic=deterministic,
+        out_shardings=devices.replicated(mesh),
+    )
     return function
