@@ -11,7 +11,13 @@ from paper.runs import Found, Setting
 
 # Two VGG tops: with repetitions and without (section 2.3).
 FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}
-_LOSSES = {"train/loss": "train", "validation/loss": "validation"}
+# Curves by their names in TensorBoard; those in front are of an earlier version.
+_LOSSES = {
+    "train/loss": "train",
+    "validation/loss": "validation",
+    "loss/train": "train",
+    "loss/validation": "validation",
+}
 _DPI = 150
 
 
@@ -19,13 +25,15 @@ def loss_curves(directory: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Reads the steps and losses that a run wrote for TensorBoard, by the curve."""
     from tensorboard.backend.event_processing import event_accumulator
 
+    own = directory / "whole"  # An earlier version wrote into the run's directory.
+    folder = own if own.is_dir() else directory
     events = event_accumulator.EventAccumulator(
-        str(directory), size_guidance={event_accumulator.SCALARS: 0}
+        str(folder), size_guidance={event_accumulator.SCALARS: 0}
     )
     events.Reload()
     there = events.Tags()["scalars"]
     return {
-        tag: (
+        _LOSSES[tag]: (
             [event.step for event in events.Scalars(tag)],
             [event.value for event in events.Scalars(tag)],
         )
@@ -46,9 +54,9 @@ def draw_figure_2(found: Found, path: Path) -> Path | None:
     panels = figure.subplots(1, len(FIGURE_2_ROWS), sharey=True)
     for axes, (row, title) in zip(panels, FIGURE_2_ROWS.items(), strict=True):
         for run in found.get(row, ()):
-            for tag, (steps, losses) in loss_curves(run.directory).items():
-                style = "-" if tag == "validation/loss" else ":"
-                label = f"{_LOSSES[tag]}, seed {run.seed}"
+            for name, (steps, losses) in loss_curves(run.directory).items():
+                style = "-" if name == "validation" else ":"
+                label = f"{name}, seed {run.seed}"
                 axes.plot(steps, losses, style, color=f"C{run.seed}", label=label)
         axes.set_title(f"VGG16 + VGG blocks {title}")
         axes.set_xlabel("optimiser step")

@@ -84,21 +84,25 @@ def test_progress_and_time_left_are_shown(finished):
 def test_tensorboard_files_hold_curves_rates_and_images(finished):
     workdir, _ = finished
     for part, groups in (("patch", {"head"}), (".", {"new_layers"})):
-        events = EventAccumulator(str(workdir / part))
+        name = "patch" if part == "patch" else "whole"
+        events = EventAccumulator(str(workdir / part / name))
         events.Reload()
         tags = events.Tags()
         assert {
-            "train/loss",
-            "train/accuracy",
-            "train/images_per_second",
-            "validation/auc",
-            "validation/loss",
-            "validation/unweighted_loss",
-            *(f"learning_rate/{group}" for group in groups),
+            "loss/train",
+            "accuracy/train",
+            "speed/images_per_second",
+            "auc/validation",
+            "loss/validation",
+            "loss/validation_unweighted",
+            *(f"rate/{group}" for group in groups),
         } <= set(tags["scalars"])
+        # TensorBoard shows tags in the order of their names.
+        first = list(dict.fromkeys(x.split("/")[0] for x in sorted(tags["scalars"])))
+        assert first[:3] == ["accuracy", "auc", "loss"]
         assert any(tag.startswith("train/augmented_inputs") for tag in tags["images"])
         assert _colourfulness(events, "validation/most_wrong") > 30
-        epochs = [event.step for event in events.Scalars("validation/auc")]
+        epochs = [event.step for event in events.Scalars("auc/validation")]
         names = ["validation/roc"] + ["validation/confusion"] * (part == "patch")
         for name in names:
             (tag,) = (tag for tag in tags["images"] if tag.startswith(name))
@@ -111,7 +115,7 @@ def test_tensorboard_files_hold_curves_rates_and_images(finished):
 def _assert_hyperparameters(events: EventAccumulator, run_directory: Path) -> None:
     """They and the final figures are those of the run."""
     metrics = json.loads((run_directory / "metrics.json").read_text())
-    (final,) = events.Scalars("final/test_auc")
+    (final,) = events.Scalars("result/test_auc")
     assert final.value == pytest.approx(metrics["test"]["auc"])
     content = events.PluginTagToContent("hparams")
     data = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
@@ -119,9 +123,10 @@ def _assert_hyperparameters(events: EventAccumulator, run_directory: Path) -> No
     config = json.loads((run_directory / "config.json").read_text())
     assert values["batch_size"].number_value == config["batch_size"]
     assert values["model.trunk"].string_value == "vgg16"
+    assert "model.wiring" not in values  # It is the paper's.
     data = HParamsPluginData.FromString(content["_hparams_/experiment"])
     tags = {info.name.tag for info in data.experiment.metric_infos}
-    assert {"final/test_auc", "final/validation_auc"} <= tags
+    assert {"result/test_auc", "result/validation_auc"} <= tags
 
 
 def _colourfulness(events: EventAccumulator, tag: str) -> int:
@@ -308,12 +313,12 @@ REFUSED = {
     "trunk": ({"model__trunk": "resnet51"}, "config.model.trunk .*resnet50"),
     "dataset": (
         {"data__dataset": "cbis_ddsm/paper_whole"},
-        "scripts/build_dataset.py cbis_ddsm/paper_whole",
+        "mammo-jax build-dataset cbis_ddsm/paper_whole",
     ),
     "split": ({"data__test_split": "tst"}, "config.data.test_split is 'tst'"),
     "weights": (
         {"patch__pretrained": "none.safetensors"},
-        "config.patch.pretrained: .*scripts/convert_weights.py --download=vgg16",
+        "config.patch.pretrained: .*mammo-jax convert-weights --download=vgg16",
     ),
     "devices": ({"patch__devices__data": 2}, "more than the 1 devices"),
     "source": ({"init_from": "tests"}, "config.init_from: "),

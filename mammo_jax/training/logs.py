@@ -19,6 +19,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.run_directory import as_json
+from mammo_jax.config import patch_config, whole_config
 
 # Seconds until a value is seen in TensorBoard, at most.
 _SECONDS_UNSEEN = 10
@@ -27,11 +28,12 @@ _SECONDS_UNSEEN = 10
 class Logs:
     """Writes scalars and images, by optimiser step.
 
+    TensorBoard shows them in the order of their names: accuracy, AUC and loss first.
     Written without tensorboardX's thread: where that dies of a full disk, a run waits
     for it for good.
 
     Args:
-      directory: directory of the run.
+      directory: a folder of the run's directory, which names the run in TensorBoard.
       resumed_at: step from which the run goes on; anything that a killed run wrote
         after its last checkpoint is purged.
       enabled: False in all processes of a run but one.
@@ -131,29 +133,29 @@ class Throughput:
         """Returns images per second, and the share of the time spent waiting."""
         elapsed = max(time.perf_counter() - self.start, 1e-9)
         return {
-            "train/images_per_second": self.images / elapsed,
-            "train/data_wait_share": self.waited / elapsed,
+            "speed/images_per_second": self.images / elapsed,
+            "speed/data_wait_share": self.waited / elapsed,
         }
 
 
 def log_hyperparameters(
     logs: Logs, config: ConfigDict, metrics: Mapping[str, Any]
 ) -> None:
-    """Writes the final figures, and for HParams the fields but the patch stage's."""
+    """Writes the final figures, and for HParams what differs from the paper's fields."""
     flatten: Any = flax.traverse_util.flatten_dict
-    fields = flatten(as_json(config), sep=".")
+    paper = {"whole": whole_config, "patch": patch_config}[config.task]()
+    fields, usual = (flatten(as_json(x), sep=".") for x in (config, paper))
     values = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in fields.items()
-        if not name.startswith("patch.")
+        if not name.startswith("patch.") and value != usual.get(name)
     }
-    test = {f"test/{key}": metrics["test"][key] for key in ("auc", "accuracy")}
     final = {
-        f"final/{role}_{key}": metrics[role][key]
+        f"result/{role}_{key}": metrics[role][key]
         for role in ("validation", "test")
         for key in ("auc", "accuracy", "loss")
         if metrics[role][key] is not None
     }
-    logs.scalars(metrics["steps"], {**test, **final})
+    logs.scalars(metrics["steps"], final)
     for part in summary.hparams(values, final):
         logs.write(0, part)

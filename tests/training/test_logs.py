@@ -97,9 +97,11 @@ def test_what_ends_the_run_is_not_hidden_behind_a_picture(tmp_path, monkeypatch)
 def test_hyperparameters_stand_in_the_run_itself(tmp_path):
     config = ConfigDict(
         {
-            "batch_size": 2,
+            "task": "whole",
+            "batch_size": 4,
+            "accum_steps": 1,
             "pretrained": "",
-            "augment": {"zoom": (0.8, 1.2), "flips": True},
+            "augment": {"zoom": (0.9, 1.2), "flips": True},
             "patch": {"batch_size": 99},
         }
     )
@@ -111,10 +113,11 @@ def test_hyperparameters_stand_in_the_run_itself(tmp_path):
     events = _events(tmp_path)
     content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-    assert start.hparams["batch_size"].number_value == 2
+    assert start.hparams["batch_size"].number_value == 4
+    assert "accum_steps" not in start.hparams  # It is the paper's.
     assert start.hparams["augment.flips"].bool_value is True
-    assert start.hparams["augment.zoom"].string_value == "[0.8, 1.2]"
+    assert start.hparams["augment.zoom"].string_value == "[0.9, 1.2]"
     assert not any(name.startswith("patch") for name in start.hparams)
-    (event,) = events.Scalars("final/validation_auc")
+    (event,) = events.Scalars("result/validation_auc")
     assert (event.step, event.value) == (11, pytest.approx(0.75))
-    assert "final/test_auc" not in events.Tags()["scalars"]
+    assert "result/test_auc" not in events.Tags()["scalars"]
