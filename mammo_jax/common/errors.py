@@ -4,10 +4,11 @@ Everything that can go wrong from the outside (files, tables, options) raises
 `UserError` with a message that says what is wrong, where, and how to mend it.
 """
 
+import contextlib
 import io
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 # Exit code of every command that fails; signals follow the shell's 128 + number.
 EXIT_ERROR = 1
@@ -26,6 +27,15 @@ def refuse(reasons: Mapping[str, object]) -> None:
     for message, holds in reasons.items():
         if holds:
             raise UserError(message)
+
+
+@contextlib.contextmanager
+def of_field(name: str) -> Iterator[None]:
+    """Puts a field's name before what a `UserError` from inside says."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 class RunStoppedError(Exception):

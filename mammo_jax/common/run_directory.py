@@ -38,6 +38,11 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
       UserError: the directory cannot be written, is in use, holds another
         configuration or something that is no run.
     """
+    if "[" in str(workdir.absolute()):
+        raise UserError(
+            f"{workdir}: the library that writes checkpoints takes '[' in a path for a "
+            "pattern; choose another with --workdir=DIR"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / _LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115
@@ -105,7 +110,8 @@ def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]
             yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}")
         if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:
             yield f"{name} are in the order {[*there]} there and {[*wanted]} here"
-    elif there != wanted:
+    # What is off was off before there was a field for it.
+    elif there != wanted and (wanted or there is not None):
         yield f"{name} is {there!r} there and {wanted!r} here"
 
 

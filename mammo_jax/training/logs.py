@@ -141,7 +141,7 @@ class Throughput:
 def log_hyperparameters(
     logs: Logs, config: ConfigDict, metrics: Mapping[str, Any]
 ) -> None:
-    """Writes the final figures, and for HParams what differs from the paper's fields."""
+    """Writes the final figures, and for HParams the fields other than the paper's."""
     flatten: Any = flax.traverse_util.flatten_dict
     paper = {"whole": whole_config, "patch": patch_config}[config.task]()
     fields, usual = (flatten(as_json(x), sep=".") for x in (config, paper))

@@ -1,10 +1,11 @@
 """The epochs of a run: train, validate, keep the best, stop in time."""
 
 import dataclasses
+import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from mammo_jax.common.devices import is_main_process
 from mammo_jax.common.errors import RunStoppedError, UserError
-from mammo_jax.common.progress import progress
+from mammo_jax.common.progress import progress, waiting
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.images.grid import shrink
@@ -25,13 +26,15 @@ from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.shown_class_maps import ShownMap, make_shown_map
-from mammo_jax.training.state import Arrays, EpochMetrics, TrainState
+from mammo_jax.training.state import EpochMetrics, TrainState
 from mammo_jax.training.step import TrainStep
 
 _log = logging.getLogger(__name__)
 
 # The input images in TensorBoard are small: packing whole ones would take a second.
 _LOGGED_IMAGES, _LOGGED_HEIGHT = 4, 512
+_STEPS_TO_A_STOP = 10
+COMPILING = "compiling (about 20 s the first time on a CPU, minutes on a GPU)"
 LOWER_RATES = "try lower learning rates (config.stages.STAGE.rates.GROUP)"
 
 
@@ -91,17 +94,28 @@ def train(
     batches = itertools.chain([first], batches)
     if run.experiment.config.profile and is_main_process():
         batches = _traced(batches, str(run.logs.directory))
-    compiled = {position.stage: first_step.result()} if first_step else {}
-    map_of_model = make_shown_map(run.experiment)
+    config = run.experiment.config
+    _log.info(
+        "%s: every batch of %d in %d microbatches (config.accum_steps)",
+        config.task,
+        config.batch_size,
+        config.accum_steps,
+    )
+    compiled = {}
+    if first_step:
+        with waiting(COMPILING):
+            compiled = {position.stage: first_step.result()}
+    shown_map = make_shown_map(run.experiment)
     while not position.finished:
         index = position.stage
         if index not in compiled:
-            compiled = {index: run.experiment.compiler_of_train_step(index)()}
+            with waiting(COMPILING):
+                compiled = {index: run.experiment.compiler_of_train_step(index)()}
         with jax.debug_nans(run.experiment.config.debug_nans):
             state, position = _train_epoch(
                 run, compiled[index], batches, state, position
             )
-        state, position = _end_epoch(run, state, position, map_of_model)
+        state, position = _end_epoch(run, state, position, shown_map)
     return position
 
 
@@ -175,7 +189,10 @@ def _save_within_epoch(
 ) -> None:
     every = run.experiment.config.checkpoint_every_steps
     ends = position.step_in_epoch == run.experiment.steps_per_epoch
-    stopping = bool(run.stop)  # It is asked once: nothing is saved for a later signal.
+    # Several processes ask one another, which waits for the step, so not after each.
+    asks = jax.process_count() == 1 or position.step % _STEPS_TO_A_STOP == 0
+    # It is asked once: nothing is saved for a later signal.
+    stopping = asks and bool(run.stop)
     if stopping or (every and position.step % every == 0 and not ends):
         _checked(seen)
         if not _all_finite(state.params):
@@ -212,8 +229,8 @@ def _log_training(
     run.logs.scalars(
         position.step,
         {
-            **{f"train/{key}": float(value) for key, value in means.items()},
-            **{f"learning_rate/{g}": rate * factor for g, rate in stage.rates.items()},
+            **{f"{key}/train": float(value) for key, value in means.items()},
+            **{f"rate/{g}": rate * factor for g, rate in stage.rates.items()},
             **throughput.scalars(),
         },
     )
@@ -223,12 +240,12 @@ def _end_epoch(
     run: Run,
     state: TrainState,
     position: Position,
-    map_of_model: Callable[[Arrays, Arrays], ShownMap],
+    shown_map: ShownMap,
 ) -> tuple[TrainState, Position]:
     """Validates, decides what comes next, saves.
 
     Early stopping watches the loss that is trained, in which every class weighs the
-    same; TensorBoard shows it as `validation/loss` beside `train/loss`.
+    same; TensorBoard shows it as `loss/validation` beside `loss/train`.
     """
     values = state.evaluated_params, state.batch_stats
     try:
@@ -241,10 +258,10 @@ def _end_epoch(
     run.logs.scalars(
         position.step,
         {
-            "validation/loss": loss,
-            "validation/unweighted_loss": figures["loss"],
-            "validation/accuracy": figures["accuracy"],
-            "validation/auc": figures["auc"],
+            "loss/validation": loss,
+            "loss/validation_unweighted": figures["loss"],
+            "accuracy/validation": figures["accuracy"],
+            "auc/validation": figures["auc"],
         },
     )
     if is_main_process():
@@ -252,7 +269,11 @@ def _end_epoch(
         from mammo_jax.training.validation_figures import log_validation
 
         log_validation(
-            run.logs, position.step, run.experiment, predictions, map_of_model(*values)
+            run.logs,
+            position.step,
+            run.experiment,
+            predictions,
+            functools.partial(shown_map, *values),
         )
     score = figures[run.experiment.settings.task.score]
     # One class alone has no AUC: the lowest loss is then the best.

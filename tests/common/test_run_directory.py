@@ -21,6 +21,17 @@ def test_two_runs_never_share_a_directory(tmp_path):
         pass
 
 
+def test_a_path_that_the_checkpoints_library_reads_as_a_pattern_is_refused(tmp_path):
+    """A finished training could not be read again."""
+    config = ml_collections.ConfigDict({"seed": 0})
+    with (
+        pytest.raises(UserError, match=r"takes '\[' .*--workdir"),
+        run_directory.claim(tmp_path / "fold[1]", config),
+    ):
+        pass
+    assert not (tmp_path / "fold[1]").exists()
+
+
 def test_a_command_that_failed_before_any_work_may_be_mended(tmp_path):
     config = ml_collections.ConfigDict({"init_from": "wrong"})
     with run_directory.claim(tmp_path, config):
