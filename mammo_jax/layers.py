@@ -18,7 +18,7 @@ for _name in ("config", "traceback"):
 def _print_table() -> None:
     config = flags.FLAGS.config
     if config is None:
-        raise UserError("--config=FILE is needed, such as configs/whole_res.py")
+        raise UserError("--config is needed, such as --config=whole_res")
     # Late: `--help` and a wrong option answer at once.
     from mammo_jax.models.layer_table import layer_table
     from mammo_jax.training.run import find_runner

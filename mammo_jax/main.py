@@ -68,7 +68,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             if not Path(path).is_file():
                 raise UserError(
                     f"--config={path}: there is no such file or configuration; they "
-                    "are patch_res, whole_res and paper_rows, and files in configs/"
+                    "are patch_res, whole_res and paper_rows, and files of one's own"
                 )
     try:
         return flags.FLAGS(argv)
@@ -99,8 +99,8 @@ def _train() -> None:
     config, directory = _CONFIG.value, _WORKDIR.value
     if config is None or directory is None:
         raise UserError(
-            "--config and --workdir are needed; for example: python -m mammo_jax.main "
-            "--config=configs/whole_res.py:phantom --workdir=runs/demo"
+            "--config and --workdir are needed; for example: mammo-jax train "
+            "--config=whole_res:phantom --workdir=runs/demo"
         )
     if _TTA.value:
         config.tta = True
@@ -139,6 +139,8 @@ def _show(metrics: dict[str, Any], path: Path) -> None:
         f"test AUC {test['auc']:.3f} ({interval}) on {test['images']} images of "
         f"{test['patients']} patients; written to {path}"
     )
+    if metrics.get("test_images_chose_the_epoch"):
+        print("these images also chose the epoch: other images are judged less well")
 
 
 def parse_or_exit(argv: Sequence[str]) -> list[str]:

@@ -211,8 +211,8 @@ def check_inputs(plan: Sequence[PlannedRun]) -> None:
     for file, trunk in sorted(weights.items()):
         if not Path(file).expanduser().is_file():
             missing.append(
-                f"there is no weight file {file}; get it with python "
-                f"scripts/convert_weights.py --download={trunk} --out={file}"
+                f"there is no weight file {file}; get it with "
+                f"mammo-jax convert-weights --download={trunk} --out={file}"
             )
     if missing:
         listed = "\n  ".join(missing)

@@ -122,9 +122,7 @@ def newest_version(name: str, data_dir: str) -> Path:
 
 def build_command(name: str, data_dir: str) -> str:
     """The command that packages a dataset."""
-    return (
-        f"python scripts/build_dataset.py {name} --manual_dir=RAW --data_dir={data_dir}"
-    )
+    return f"mammo-jax build-dataset {name} --manual_dir=RAW --data_dir={data_dir}"
 
 
 class Share(NamedTuple):

@@ -98,7 +98,7 @@ class VGGBlock(nnx.Module):
 class VGG(Chain):
     """VGG16 or VGG19 (a key of `DEPTHS`) without the classifier.
 
-    `width` multiplies every number of channels; 1.0 is the published network. A `stride`
+    `width` multiplies every number of channels; 1.0 is the published one. A `stride`
     (of `HALVINGS`) below 32 leaves out the last blocks.
     """
 

@@ -21,23 +21,23 @@ from etils import epy
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from mammo_jax.common.errors import UserError, refuse
+from mammo_jax.common.errors import UserError, of_field, refuse
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch, Dataset, evaluation_batches
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.models.model_config import (
-    PATCH_CLASSES,
     ModelConfig,
     default_model_config,
     read_model_config,
 )
 from mammo_jax.models.network_input import network_input
+from mammo_jax.models.tops import PATCH_CLASSES
 from mammo_jax.training import scoring
 from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.logs import Logs, log_hyperparameters
-from mammo_jax.training.settings import Settings, read_settings
+from mammo_jax.training.settings import Settings, check_grid, read_settings
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 with epy.lazy_imports():  # A second, which other runs need not wait for.
@@ -197,8 +197,7 @@ def read_forest(config: ConfigDict, workdir: Path) -> Settings:
     if config.task != "whole" or "forest" not in config:
         raise UserError(
             "config.model.top.kind is 'forest', which needs a whole-image "
-            "configuration with config.forest: --config=configs/paper_rows.py:"
-            "resnet50_s10_forest"
+            "configuration with config.forest: --config=paper_rows:resnet50_s10_forest"
         )
     least = {"trees": 1, "max_depth": 1, "min_samples_split": 2}
     refuse(
@@ -213,9 +212,7 @@ def read_forest(config: ConfigDict, workdir: Path) -> Settings:
                 config.tta
             ),
             "config.ensemble: a random forest is averaged with others by "
-            "python -m mammo_jax.evaluate --predictions=RUN,RUN": (
-                config.get("ensemble")
-            ),
+            "mammo-jax evaluate --predictions=RUN,RUN": (config.get("ensemble")),
             "a random forest is fitted by one process; leave --processes": (
                 jax.process_count() > 1
             ),
@@ -262,7 +259,9 @@ def run_forest(
       RunStoppedError: a signal asked the run to stop; the same command starts anew.
     """
     config = settings.config
-    step = make_heatmap_step(_patch_classifier(init_from, config.model.trunk))
+    model = _patch_classifier(init_from, config.model.trunk)
+    check_grid(model.description.grid, dataset, f"the model in {init_from}")
+    step = make_heatmap_step(model)
 
     def described(role: str) -> scoring.Columns:
         return describe_split(
@@ -285,7 +284,7 @@ def run_forest(
         )
 
     metrics, _ = scoring.evaluate(config, dataset.name, Position(), predict, workdir)
-    with Logs(workdir, resumed_at=0) as logs:
+    with Logs(workdir / config.task, resumed_at=0) as logs:
         log_hyperparameters(logs, config, metrics)
     return metrics
 
@@ -325,18 +324,16 @@ def fit_forest(
 
 def _patch_classifier(init_from: str, trunk: str) -> LoadedModel:
     directory = Path(init_from).expanduser()
-    try:
+    with of_field("config.init_from"):
         model = load_model(directory)
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from error
-    if model.description.task != "patch":
-        raise UserError(
-            f"config.init_from: {directory} holds a {model.description.task}-image "
-            "classifier; a random forest reads the heatmaps of a patch classifier"
-        )
-    if model.model_config.trunk != trunk:
-        raise UserError(
-            f"config.init_from: {directory} holds a {model.model_config.trunk}, but "
-            f"config.model.trunk is {trunk}"
+        task, own = model.description.task, model.model_config.trunk
+        refuse(
+            {
+                f"{directory} holds a {task}-image classifier; a random forest reads "
+                "the heatmaps of a patch classifier": task != "patch",
+                f"{directory} holds a {own}, but config.model.trunk is {trunk}": (
+                    own != trunk
+                ),
+            }
         )
     return model

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mammo_jax.common import devices, run_directory
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, of_field
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation import calibration
@@ -22,12 +22,16 @@ from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Positio
 from mammo_jax.training.experiment import Experiment, make_experiment
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
-from mammo_jax.training.settings import Settings, open_data, read_settings
-from mammo_jax.training.state import Arrays, Leaves, TrainState
+from mammo_jax.training.settings import Settings, check_grid, open_data, read_settings
+from mammo_jax.training.state import Leaves, TrainState
 from mammo_jax.training.step import TrainStep
 from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
-from mammo_jax.weights.model_description import Description, save_description
+from mammo_jax.weights.model_description import (
+    Description,
+    load_description,
+    save_description,
+)
 from mammo_jax.weights.model_directory import load_variables, save_variables
 
 _log = logging.getLogger(__name__)
@@ -53,26 +57,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       RunStoppedError: a signal arrived; the state has been saved.
     """
     runner = find_runner(config)
-    settings = runner.read(config, workdir)
     with StopRequest() as stop:
-        return _run(runner, settings, workdir, stop)
+        return _run(runner, runner.read(config, workdir), workdir, stop)
 
 
 class Runner(NamedTuple):
-    """A way to run configurations.
+    """A way to run configurations."""
 
-    Attributes:
-      read: reads and checks a configuration, for a run in a directory.
-      run: trains and scores, in a directory that is the run's own; returns what
-        `metrics.json` holds.
-      describe: names what is trained, in a few words.
-      network: settings of the network that is used, and the side of the window with
-        which it is slid over whole images; None if it sees them whole.
-    """
-
+    # Reads and checks a configuration, for a run in a directory.
     read: Callable[[ConfigDict, Path], Settings]
+    # Trains and scores in a directory; returns what `metrics.json` holds.
     run: Callable[[Settings, Dataset, str, Path, StopRequest], dict[str, Any]]
+    # Names what is trained, in a few words.
     describe: Callable[[ConfigDict], str]
+    # Settings of the network, and the side of the window with which it is slid over
+    # whole images; None if it sees them whole.
     network: Callable[[ConfigDict], tuple[ModelConfig, int | None]]
 
 
@@ -99,7 +98,8 @@ def _run(
         ensemble.check_members(settings.config, dataset, workdir)
         init_from = settings.config.get("init_from", "")
         if settings.patch:
-            open_data(settings.patch)
+            patches = open_data(settings.patch)
+            check_grid(patches.grid, dataset, f"the patches of {patches.name}")
             init_from = str(workdir / PATCH_DIR)
             _run(_NETWORK, settings.patch, workdir / PATCH_DIR, stop)
         metrics = runner.run(settings, dataset, init_from, workdir, stop)
@@ -182,36 +182,30 @@ def _train_network(
         )
         with (
             stop.deferred(),
-            Logs(workdir, resumed_at=position.step, enabled=writes) as logs,
+            Logs(
+                workdir / settings.config.task, resumed_at=position.step, enabled=writes
+            ) as logs,
         ):
             run = Run(experiment, checkpoints, logs, stop)
             position = train(run, state, position, first_step)
             best = checkpoints.load_model(position.best_step, *like)
             if writes:
                 save_variables(workdir, *best)
-            return _evaluate(run, *best, position, workdir)
-
-
-def _evaluate(
-    run: Run, params: Arrays, stats: Arrays, position: Position, workdir: Path
-) -> dict[str, Any]:
-    """Scores validation and test images with the best checkpoint."""
-    experiment = run.experiment
-    metrics, own = scoring.evaluate(
-        experiment.config,
-        experiment.dataset.name,
-        position,
-        lambda role: scoring.predict(experiment, params, stats, role, run.stop),
-        workdir,
-    )
-    if devices.is_main_process():
-        save_description(workdir, _description(experiment, own["validation"]))
-    if ensemble.members(experiment.config):
-        metrics["ensemble"] = ensemble.evaluate_ensemble(
-            experiment, own, workdir, run.stop
-        )
-    if devices.is_main_process():
-        log_hyperparameters(run.logs, experiment.config, metrics)
+            metrics, own = scoring.evaluate(
+                settings.config,
+                dataset.name,
+                position,
+                lambda role: scoring.predict(experiment, *best, role, stop),
+                workdir,
+            )
+            if writes:
+                save_description(workdir, _description(experiment, own["validation"]))
+            if ensemble.members(settings.config):
+                metrics["ensemble"] = ensemble.evaluate_ensemble(
+                    experiment, own, workdir, stop
+                )
+            if writes:
+                log_hyperparameters(logs, settings.config, metrics)
     return metrics
 
 
@@ -230,19 +224,18 @@ def _begin(
         lambda position: experiment.abstract_state(position.stage)
     )
     if restored is not None:
-        state, position = restored
+        _, position = restored
         _log.info("going on from step %d", position.step)
         if position.finished:
-            return state, position, None
+            return *restored, None
         step = experiment.compiler_of_train_step(position.stage)
-        return state, position, helpers.submit(step)
+        return *restored, helpers.submit(step)
     known = _known_values(experiment, init_from)
     checkpoints.require_space(experiment.abstract_state(0), KEPT_CHECKPOINTS)
     model, seed = experiment.settings.model, experiment.config.seed
     drawn = helpers.submit(draw_values, model, seed, *known)
     first_step = helpers.submit(experiment.compiler_of_train_step(0))
-    state = experiment.initial_state(*drawn.result())
-    return state, Position(), first_step
+    return experiment.initial_state(*drawn.result()), Position(), first_step
 
 
 def _known_values(experiment: Experiment, init_from: str) -> tuple[Leaves, Leaves]:
@@ -259,13 +252,14 @@ def _known_values(experiment: Experiment, init_from: str) -> tuple[Leaves, Leave
     if not init_from:
         return experiment.abstract
     directory = Path(init_from).expanduser()
-    try:
+    with of_field("config.init_from"):
+        grid = load_description(directory).grid
+        check_grid(grid, experiment.dataset, f"the model in {directory}")
         _, params, stats = load_variables(directory)
-        *known, report = conversion.take_over(params, stats, *experiment.abstract)
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from error
+        params, stats, report = conversion.take_over(
+            params, stats, *experiment.abstract
+        )
     _log.info("starting from %s: %s", directory, report)
-    params, stats = known
     return params, stats
 
 

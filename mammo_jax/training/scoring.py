@@ -1,7 +1,7 @@
 """The scores of a whole split, and the figures that sum them up."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,10 @@ def predict(
       RunStoppedError: a signal asked the run to stop.
     """
 
-    def score(batch: Batch) -> Columns:
+    def score(batch: Batch) -> dict[str, Any]:
         arrays = experiment.evaluation_arrays(batch)
-        probabilities, losses = experiment.eval_step(params, batch_stats, arrays)
-        own = experiment.own_rows
-        return {"probabilities": own(probabilities), "losses": own(losses)}
+        found = experiment.eval_step(params, batch_stats, arrays)
+        return dict(zip(("probabilities", "losses"), found, strict=True))
 
     mine = collect(
         experiment.evaluation_batches(role),
@@ -51,6 +50,7 @@ def predict(
         after_batch=lambda: stop.raise_if_set(
             "the same command goes on from the last checkpoint"
         ),
+        fetch=experiment.own_rows,
     )
     return as_predictions(gather_rows(mine), experiment.settings.task.malignant_classes)
 
@@ -81,6 +81,8 @@ def evaluate(
         "epochs": position.epochs_done,
         "steps": position.step,
     }
+    if position.best_epoch and config.data.test_split == config.data.validation_split:
+        metrics["test_images_chose_the_epoch"] = True
     found = {}
     for role in ("validation", "test"):
         found[role] = predictions(role)
@@ -92,11 +94,12 @@ def evaluate(
 
 def collect(
     batches: Iterable[Batch],
-    results: Callable[[Batch], Columns],
+    results: Callable[[Batch], Mapping[str, Any]],
     *,
     description: str,
     total: int,
     after_batch: Callable[[], None],
+    fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> Columns:
     """Returns labels, names and results of all examples, without the batches' filling.
 
@@ -106,17 +109,27 @@ def collect(
       description: name of the work on the progress line.
       total: number of examples.
       after_batch: function called after every batch; may raise to stop.
+      fetch: gets the rows of a result, for which it waits.
     """
     parts: list[Columns] = []
+    pending: tuple[Batch, Mapping[str, Any]] | None = None
+
+    def finish(batch: Batch, found: Mapping[str, Any]) -> None:
+        true = batch["weight"] > 0
+        columns = {k: x for k, x in batch.items() if k not in ("image", "weight")}
+        columns |= {key: fetch(x) for key, x in found.items()}
+        parts.append({key: np.asarray(x)[true] for key, x in columns.items()})
+        bar.update(int(true.sum()))
+        after_batch()
+
     with progress(None, description, total=total, unit="image") as bar:
         for batch in batches:
-            true = batch["weight"] > 0
-            columns = {**batch, **results(batch)}
-            for key in ("image", "weight"):
-                del columns[key]
-            parts.append({key: np.asarray(x)[true] for key, x in columns.items()})
-            bar.update(int(true.sum()))
-            after_batch()
+            # A batch is finished only when the next is begun: the device has work.
+            pending, begun = (batch, results(batch)), pending
+            if begun:
+                finish(*begun)
+        if pending:
+            finish(*pending)
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

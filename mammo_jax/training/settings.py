@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.datasets.pipeline import Dataset, open_dataset
+from mammo_jax.images.grid import Grid
 from mammo_jax.models.model_config import (
     BATCH_NORM,
     ModelConfig,
+    default_model_config,
     read_model_config,
 )
 from mammo_jax.training.stages import Stage, read_stages
@@ -35,16 +37,14 @@ _LEAST = {
 }
 
 
-class Task(NamedTuple):
-    """Meaning of a task's labels.
+_DEFAULT_SIZE = default_model_config().image_size
 
-    Attributes:
-      malignant_classes: classes that mean malignancy.
-      score: validation figure that picks the best epoch.
-    """
+
+class Task(NamedTuple):
+    """Meaning of a task's labels."""
 
     malignant_classes: tuple[int, ...]
-    score: str
+    score: str  # validation figure that picks the best epoch
 
 
 TASKS = {"patch": Task((2, 4), "accuracy"), "whole": Task((1,), "auc")}
@@ -52,21 +52,13 @@ TASKS = {"patch": Task((2, 4), "accuracy"), "whole": Task((1,), "auc")}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Checked settings of a run; whoever has them need not check again.
-
-    Attributes:
-      config: the configuration that they were read from, its numbers in range.
-      model: settings of the network.
-      stages: stages of the training, in their order.
-      augmentation: random transformations of the training images.
-      patch: settings of the patch classifier to train first, if there is one.
-    """
+    """Checked settings of a run; whoever has them need not check again."""
 
     config: ConfigDict
     model: ModelConfig
     stages: tuple[Stage, ...]
     augmentation: Augmentation
-    patch: "Settings | None" = None
+    patch: "Settings | None" = None  # those of the patch classifier to train first
 
     @property
     def task(self) -> Task:
@@ -84,17 +76,21 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
     """
     if config.task not in TASKS:
         raise UserError(f"{name}.task is {config.task!r}; it must be one of {[*TASKS]}")
-    for field, least in _LEAST.items():
-        value = operator.attrgetter(field)(config)
-        refuse(
-            {f"{name}.{field} is {value}; it must be at least {least}": value < least}
-        )
+    values = {field: operator.attrgetter(field)(config) for field in _LEAST}
+    refuse(
+        {
+            f"{name}.{field} is {values[field]}; it must be at least {least}": (
+                values[field] < least
+            )
+            for field, least in _LEAST.items()
+        }
+    )
     model = read_model_config(config.model, f"{name}.model")
     if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
         key = download_name(model.trunk, model.wiring)
         raise UserError(
             f"{name}.pretrained: there is no weight file {config.pretrained}; get it "
-            f"with python scripts/convert_weights.py --download={key} "
+            f"with mammo-jax convert-weights --download={key} "
             f"--out={config.pretrained}, or set the field to '' for random values"
         )
     zoom = tuple(config.augment.zoom)
@@ -151,30 +147,30 @@ def open_data(settings: Settings) -> Dataset:
     """
     config, model = settings.config, settings.model
     dataset = open_dataset(config.data.dataset, config.data.data_dir)
-    for role in ("train", "validation", "test"):
-        split = config.data[f"{role}_split"]
-        refuse(
-            {
-                f"config.data.{role}_split is {split!r}, but {dataset.name} in "
-                f"{config.data.data_dir} has the splits {sorted(dataset.sources)}": (
-                    split not in dataset.sources
-                )
-            }
-        )
+    refuse(
+        {
+            f"config.data.{field} is {config.data[field]!r}, but {dataset.name} in "
+            f"{config.data.data_dir} has the splits {sorted(dataset.sources)}": (
+                config.data[field] not in dataset.sources
+            )
+            for field in ("train_split", "validation_split", "test_split")
+        }
+    )
     names, (height, width) = dataset.class_names, dataset.image_shape
     spatial, train = config.devices.spatial, config.data.train_split
     examples = len(dataset.sources[train])
-    # Every other model averages over however many positions there are.
-    one_size = model.top.kind == "heatmap"
     refuse(
         {
             f"{dataset.name} has {len(names)} classes {[*names]}, but "
             f"config.model.num_classes is {model.num_classes}": (
                 len(names) != model.num_classes
             ),
-            f"the images of {dataset.name} are {height}x{width}, but a heatmap model "
-            "is made for one size and config.model.image_size is "
-            f"{model.image_size}": one_size and model.image_size != (height, width),
+            # Every other model averages over however many positions there are.
+            f"the images of {dataset.name} are {height}x{width}, but "
+            f"config.model.image_size is {model.image_size}; set it to theirs, or name "
+            "other images": config.task == "whole"
+            and model.image_size != (height, width)
+            and (model.top.kind == "heatmap" or model.image_size != _DEFAULT_SIZE),
             f"the {height} rows of {dataset.name} cannot be spread evenly over "
             f"config.devices.spatial ({spatial}) devices": height % spatial,
             f"the split {train!r} of {dataset.name} has {examples} examples, fewer "
@@ -184,3 +180,20 @@ def open_data(settings: Settings) -> Dataset:
         }
     )
     return dataset
+
+
+def check_grid(grid: Grid, dataset: Dataset, what: str) -> None:
+    """Refuses to go on from a model of mammograms of another size than the data's.
+
+    Raises:
+      UserError: names both sizes.
+    """
+    there, here = (f"{x.height}x{x.width}" for x in (grid, dataset.grid))
+    refuse(
+        {
+            f"{what} saw mammograms of {there}, and those of {dataset.name} are "
+            f"{here}; a lesion would be of another size than it has learned": (
+                there != here
+            )
+        }
+    )

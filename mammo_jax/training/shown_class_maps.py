@@ -11,17 +11,17 @@ from mammo_jax.models.compiling import jit_network
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
 
-# A function from an image of the validation split, and the height and width of the
-# picture that it is shown as, to the class map over that picture; see
-# `class_map.strength`.
+# A function from parameters, statistics, an image of the validation split, and the
+# height and width of the picture that it is shown as, to the class map over that
+# picture; see `class_map.strength`.
 ShownMap = Callable[
-    [UInt16[np.ndarray, "rows columns"], tuple[int, int]],
+    [Arrays, Arrays, UInt16[np.ndarray, "rows columns"], tuple[int, int]],
     Float[np.ndarray, "height width"],
 ]
 
 
-def make_shown_map(experiment: Experiment) -> Callable[[Arrays, Arrays], ShownMap]:
-    """Makes a function from parameters and statistics to a `ShownMap`; compiled once.
+def make_shown_map(experiment: Experiment) -> ShownMap:
+    """Makes a `ShownMap`, compiled once.
 
     Whole-image classifiers are shown as `predict` shows them. A patch classifier,
     which `predict` slides over whole images, has a class activation map of its own
@@ -40,17 +40,16 @@ def make_shown_map(experiment: Experiment) -> Callable[[Arrays, Arrays], ShownMa
         )
     )
 
-    def map_of_model(params: Arrays, stats: Arrays) -> ShownMap:
+    def shown_map(
+        params: Arrays,
+        stats: Arrays,
+        image: UInt16[np.ndarray, "rows columns"],
+        shape: tuple[int, int],
+    ) -> Float[np.ndarray, "height width"]:
         # One process shows one image at a time, on one device.
         here = jax.tree.map(lambda x: x.addressable_data(0), (params, stats))
+        maps = step(*here, image[None]).maps
+        strength = class_map.strength(np.asarray(maps[0, 0]), config)
+        return class_map.project(strength, config, window, image.shape, shape)
 
-        def shown_map(
-            image: UInt16[np.ndarray, "rows columns"], shape: tuple[int, int]
-        ) -> Float[np.ndarray, "height width"]:
-            maps = step(*here, image[None]).maps
-            strength = class_map.strength(np.asarray(maps[0, 0]), config)
-            return class_map.project(strength, config, window, image.shape, shape)
-
-        return shown_map
-
-    return map_of_model
+    return shown_map

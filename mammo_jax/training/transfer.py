@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, of_field
 from mammo_jax.common.run_directory import CONFIG_FILE, as_json, has_begun, read_json
 from mammo_jax.models import default_model_config, read_model_config
 from mammo_jax.weights.model_description import read_config
@@ -21,20 +21,14 @@ _log = logging.getLogger(__name__)
 
 # Fields that the weights of each trunk, and of each kind of top, belong to.
 _TRUNK = ("trunk", "width", "stride")
-_TRUNK_FIELDS = {
-    "resnet50": (*_TRUNK, "wiring", "stem"),
-    "vgg16": _TRUNK,
-    "vgg19": _TRUNK,
-}
+_TRUNK_FIELDS = {"resnet50": (*_TRUNK, "wiring", "stem")}
 _BLOCKS = ("num_classes", "top.kind", "top.blocks")
-_HEATMAP = tuple(
-    f"top.{name}" for name in ("kind", "pool", "fc", "activation", "window")
-)
+_HEATMAP = ("kind", "pool", "fc", "activation", "window")
 _TOP_FIELDS = {
     "patch": (),
     "residual": _BLOCKS,
     "vgg": _BLOCKS,
-    "heatmap": ("num_classes", "image_size", *_HEATMAP),
+    "heatmap": ("num_classes", "image_size", *(f"top.{name}" for name in _HEATMAP)),
 }
 # Fields that a whole-image classifier gives too, unless the run has others.
 _MAY_DIFFER = ("batch_norm", "image_size")
@@ -60,10 +54,8 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
         # The run's directory refuses a field that was set otherwise.
         changes = dict(_changes(as_json(config.model), there, None))
     else:
-        try:
+        with of_field("config.init_from"):
             there = _over_defaults(read_config(directory), directory)
-        except UserError as error:
-            raise UserError(f"config.init_from: {error}") from error
         changes = dict(_changes(as_json(config.model), there, directory))
     taken = copy.deepcopy(config)
     taken.model.update_from_flattened_dict(changes)
@@ -93,7 +85,7 @@ def _changes(
     """Finds the fields to take; refuses those that contradict the source, if given."""
     defaults = as_json(default_model_config())
     top = _TOP_FIELDS[there["top"]["kind"]]
-    bound = (*_TRUNK_FIELDS[there["trunk"]], *top)
+    bound = (*_TRUNK_FIELDS.get(there["trunk"], _TRUNK), *top)
     for field in dict.fromkeys((*bound, *(_MAY_DIFFER if top else ()))):
         ours, theirs, default = (_value(x, field) for x in (here, there, defaults))
         if ours == theirs:

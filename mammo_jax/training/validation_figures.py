@@ -1,6 +1,7 @@
 """Pictures of a validation for TensorBoard: the scores, and the worst of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import sklearn.metrics
@@ -15,7 +16,6 @@ from mammo_jax.images.grid import shrink
 from mammo_jax.images.overlays import draw_overlay
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs
-from mammo_jax.training.shown_class_maps import ShownMap
 
 _WORST = 4
 # Higher images are made smaller: they only have to be recognised.
@@ -30,7 +30,7 @@ def log_validation(
     step: int,
     experiment: Experiment,
     predictions: Predictions,
-    shown_map: ShownMap,
+    shown_map: Callable[..., Any],
 ) -> None:
     """Writes ROC and precision-recall curve, confusion matrix, most wrong images.
 
@@ -60,29 +60,26 @@ def _figure(logs: Logs, step: int, name: str, figure: Figure) -> None:
 
 
 def _confusion_figure(predictions: Predictions, names: Sequence[str]) -> Figure:
-    """Draws the counts, coloured by the share of the true class."""
-    counts = sklearn.metrics.confusion_matrix(
+    """Draws the shares of the true class, on the colours of the same."""
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    shown = sklearn.metrics.ConfusionMatrixDisplay.from_predictions(
         predictions.labels,
         predictions.probabilities.argmax(1),
         labels=range(len(names)),
+        display_labels=names,
+        normalize="true",
+        values_format=".0%",
+        xticks_rotation=30,
+        cmap="Blues",
+        colorbar=False,
+        ax=figure.subplots(),
     )
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        text = f"{count}\n{shares[row, column]:.0%}"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    shown.ax_.set(xlabel="predicted", ylabel="true")
     return figure
 
 
 def _worst_figure(
-    experiment: Experiment, predictions: Predictions, shown_map: ShownMap
+    experiment: Experiment, predictions: Predictions, shown_map: Callable[..., Any]
 ) -> Figure:
     """Draws the images of the highest losses, with their class maps."""
     # The order is stable: of equal losses the first in the split comes first.

@@ -35,6 +35,7 @@ def write_run(
     *,
     seed: int = 0,
     stretch: bool = False,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
     **model: object,
 ):
     """Writes a finished run into `directory`; returns its model."""
@@ -54,8 +55,8 @@ def write_run(
             class_names=PATCH_CLASSES if is_patch else WHOLE_CLASSES,
             malignant_classes=(2, 4) if is_patch else (1,),
             pixel_mean=MEAN,
-            height=HEIGHT,
-            width=WIDTH,
+            height=size[0],
+            width=size[1],
             stretch=stretch,
             patch_size=64 if is_patch else 0,
         ),

@@ -343,9 +343,9 @@ def test_missing_data_and_weights_are_named_together(tmp_path, monkeypatch):
         command.reproduce(request)
     for part in (
         "5 inputs are missing, nothing was run",
-        "build_dataset.py cbis_ddsm/paper_s10",
-        "build_dataset.py cbis_ddsm/paper_whole",
-        "convert_weights.py --download=resnet50",
+        "build-dataset cbis_ddsm/paper_s10",
+        "build-dataset cbis_ddsm/paper_whole",
+        "convert-weights --download=resnet50",
     ):
         assert part in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -357,7 +357,7 @@ def test_the_appendix_needs_its_designs_data(tmp_path, monkeypatch):
         ROWS, preset="paper", out=tmp_path / "out", figures=["appendix"]
     )
     assert not any(planned.row.kind == "whole" for planned in request.plan)
-    whole = "build_dataset.py cbis_ddsm/paper_whole"
+    whole = "build-dataset cbis_ddsm/paper_whole"
     assert whole in command.describe(request)
     with pytest.raises(UserError, match=whole):
         command.reproduce(request)

@@ -33,7 +33,7 @@ def forest_config(data, patch_run) -> ConfigDict:
 @pytest.fixture(scope="module")
 def runs(phantom_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("forest")
-    tiny_runs.write_run(folder / "patch", "patch")
+    tiny_runs.write_run(folder / "patch", "patch", size=(288, 224))
     config = forest_config(phantom_data, folder / "patch")
     return folder, config, train_and_evaluate(config, folder / "forest")
 
@@ -48,7 +48,7 @@ def test_a_forest_run_has_what_every_run_has(runs):
     assert json.loads((folder / "forest/metrics.json").read_text()) == metrics
     assert (folder / "forest/report.html").exists()
     assert (folder / "forest/config.json").exists()
-    assert list((folder / "forest").glob("events.*"))
+    assert list((folder / "forest/whole").glob("events.*"))
     for role in ("validation", "test"):
         table = rows_of(folder / "forest", role)
         assert len(table) == metrics[role]["images"]
@@ -139,12 +139,12 @@ def test_a_forest_does_not_average_over_flips(tmp_path):
 def test_a_forest_without_its_fields_names_a_configuration_that_has_them(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     del config["forest"]
-    with pytest.raises(UserError, match=r"paper_rows.py:\s*resnet50_s10_forest"):
+    with pytest.raises(UserError, match=r"paper_rows:resnet50_s10_forest"):
         forest.read_forest(config, tmp_path)
 
 
 def test_a_forest_has_no_ensemble(tmp_path):
     config = forest_config(tmp_path, tmp_path)
     config.ensemble = str(tmp_path)
-    with pytest.raises(UserError, match=r"config\.ensemble: .* mammo_jax\.evaluate"):
+    with pytest.raises(UserError, match=r"config\.ensemble: .* mammo-jax evaluate"):
         forest.read_forest(config, tmp_path)

@@ -6,7 +6,8 @@ import pytest
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.config import apply_preset, patch_config, set_top, whole_config
-from mammo_jax.training.settings import open_data, read_settings
+from mammo_jax.images.grid import Grid
+from mammo_jax.training.settings import check_grid, open_data, read_settings
 
 
 def make_config(data_dir, top):
@@ -31,8 +32,23 @@ def test_a_heatmap_model_is_made_for_the_size_of_the_images(phantom_data):
 
 @pytest.mark.parametrize("top", ["residual_512-512-1024x2", "vgg_512x1"])
 def test_an_all_convolutional_model_takes_every_size(phantom_data, top):
-    settings = read_settings(make_config(phantom_data, top))
-    assert open_data(settings).image_shape == (288, 224)
+    config = make_config(phantom_data, top)
+    assert open_data(read_settings(config)).image_shape == (288, 224)
+    # But not where another one is asked for.
+    config.model.image_size = (576, 448)
+    with pytest.raises(UserError, match=r"are 288x224, but .*image_size is \(576, 448"):
+        open_data(read_settings(config))
+
+
+def test_a_model_of_mammograms_of_another_size_is_no_start(phantom_data):
+    dataset = open_data(
+        read_settings(make_config(phantom_data, "residual_512-512-1024x2"))
+    )
+    check_grid(Grid(288, 224, True), dataset, "the model in runs/a")
+    with pytest.raises(
+        UserError, match=r"runs/a saw mammograms of 576x448, .* 288x224"
+    ):
+        check_grid(Grid(576, 448, False), dataset, "the model in runs/a")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mammo_jax.training.shown_class_maps import make_shown_map
 
 
 def _experiment(phantom_data: Path, task: str, **fields: object):
-    config: ConfigDict = tiny_runs.make_config(task)
+    config: ConfigDict = tiny_runs.make_config(task, image_size=(288, 224))
     name = {"whole": "paper_whole_h288", "patch": "paper_s1_h288"}[task]
     config.data.data_dir = str(phantom_data)
     config.data.dataset = f"cbis_ddsm/{name}"
@@ -39,7 +39,7 @@ def test_a_map_covers_the_picture_and_agrees_with_the_model(phantom_data, task):
     experiment, params, stats = _experiment(phantom_data, task)
     image = experiment.source("validation")[0]["image"]
     grid = image.shape
-    found = make_shown_map(experiment)(params, stats)(image, grid)
+    found = make_shown_map(experiment)(params, stats, image, grid)
     assert found.shape == grid
     logits = _logits(experiment, params, stats, image[None])
     malignant = experiment.settings.task.malignant_classes
