@@ -18,7 +18,7 @@ from mammo_jax.common.progress import progress
 from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.datasets.pipeline import newest_version
 from mammo_jax.evaluation.metrics import roc_auc
-from mammo_jax.models.sliding import make_heatmap_step
+from mammo_jax.training.forest import make_heatmap_step
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 from paper.runs import Found, PlannedRun
 
@@ -50,10 +50,7 @@ def measure_gate(directory: Path, dataset: str, data_dir: str) -> dict[str, Any]
       UserError: there is no such run or data set.
     """
     model = load_model(directory)
-    assert model.window is not None
-    step = make_heatmap_step(
-        model.model_config, model.window, model.description.pixel_mean
-    )
+    step = make_heatmap_step(model)
     builder = tfds.builder_from_directory(newest_version(dataset, data_dir))
     lesions: list[Lesion] = []
     for example in progress(builder.as_data_source("test"), "gate", unit="image"):
@@ -74,7 +71,7 @@ def _classify(
     image, size = example["image"][..., 0], model.description.patch_size
 
     def score(images: np.ndarray) -> Any:
-        shares = np.asarray(step(model.params, model.batch_stats, images))
+        shares = np.asarray(step(images))
         return shares[..., list(model.description.malignant_classes)].sum(-1)
 
     whole = score(image[None])[0]

@@ -1,11 +1,14 @@
 """A run's directory and a run's numbers: what is refused before any work."""
 
+import runpy
+from pathlib import Path
+
 import ml_collections
 import pytest
 
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
-from mammo_jax.config import patch_config
+from mammo_jax.config import patch_config, whole_config
 from mammo_jax.training.settings import read_settings
 
 
@@ -41,6 +44,32 @@ def test_a_command_that_failed_before_any_work_may_be_mended(tmp_path):
     with run_directory.claim(tmp_path, config):
         pass
     assert run_directory.read_json(tmp_path / "config.json") == {"init_from": "right"}
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_newer_fields_are_off(tmp_path):
+    config = ml_collections.ConfigDict({"seed": 0})
+    with run_directory.claim(tmp_path, config):
+        (tmp_path / "checkpoint").write_text("")
+    config.deterministic = False
+    with run_directory.claim(tmp_path, config):
+        pass
+    config.deterministic = True
+    with (
+        pytest.raises(UserError, match="deterministic is None there and True here"),
+        run_directory.claim(tmp_path, config),
+    ):
+        pass
+
+
+def test_the_configuration_of_an_earlier_version_gets_its_newer_fields(tmp_path):
+    fields = run_directory.as_json(whole_config())
+    del fields["deterministic"], fields["patch"]["deterministic"]
+    run_directory.write_json(tmp_path / "config.json", fields)
+    rerun = runpy.run_path(str(Path(__file__).parents[2] / "configs/rerun.py"))
+    config = rerun["get_config"](str(tmp_path))
+    assert config.deterministic is config.patch.deterministic is False
+    config.seed = 5
+    assert config.patch.seed == 5
 
 
 def test_looking_into_a_run_does_not_make_it_another(tmp_path):
