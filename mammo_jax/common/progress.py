@@ -27,7 +27,8 @@ def waiting(what: str) -> Iterator[None]:
         if done.wait(_SILENT_SECONDS):
             return
         with tqdm.tqdm(desc=what, bar_format="{desc}: {elapsed}") as line:
-            line.start_t -= _SILENT_SECONDS
+            if not line.disable:  # As TQDM_DISABLE has it.
+                line.start_t -= _SILENT_SECONDS
             while not done.wait(_REFRESH_SECONDS[sys.stderr.isatty()]):
                 line.refresh()
 

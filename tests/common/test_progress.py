@@ -1,6 +1,10 @@
 """Lines that say what goes on."""
 
+import functools
+import time
+
 import pytest
+from tqdm import tqdm
 
 from mammo_jax.common import progress
 
@@ -17,6 +21,14 @@ def test_only_what_takes_long_is_spoken_of(monkeypatch, capsys, silent):
         if said:
             break
     assert ("compiling: 00:00" in said) == (silent == 0)
+
+
+def test_nothing_is_said_where_lines_are_switched_off(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(progress.tqdm, "tqdm", functools.partial(tqdm, disable=True))
+    with progress.waiting("compiling"):
+        time.sleep(0.2)
+    assert not capsys.readouterr().err
 
 
 def test_an_error_ends_the_wait():
