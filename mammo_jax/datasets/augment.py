@@ -23,8 +23,7 @@ class Augmentation:
       rotation: largest angle in degrees, drawn from U(-rotation, rotation).
       shear: largest shear in radians, drawn likewise.
       zoom: range of the zoom, drawn for each axis on its own.
-      channel_shift: largest shift on the scale 0..255, drawn for each of the
-        three channels on its own.
+      channel_shift: largest shift (0..255), drawn for each channel on its own.
       horizontal_flip: mirror left and right, with probability one half.
       vertical_flip: mirror top and bottom, with probability one half.
     """
@@ -45,17 +44,11 @@ NO_AUGMENTATION = Augmentation(0.0, 0.0, (1.0, 1.0), 0.0, False, False)
 def affine_matrix(
     rotation: float, shear: float, zoom: tuple[float, float], height: int, width: int
 ) -> Float[np.ndarray, "2 3"]:
-    """The map from a pixel of the result to the pixel of the source it shows.
+    """Maps a pixel of the result to the pixel of the source it shows.
 
     Both are (row, column); rotation, then shear, then zoom, about the middle of
-    the image, which Keras 2.0.8 puts at (height / 2 + 0.5, width / 2 + 0.5).
-
-    Args:
-      rotation: angle in radians.
-      shear: angle in radians.
-      zoom: factors of the rows and of the columns; above 1 shows more.
-      height: of the image in pixels.
-      width: of the image in pixels.
+    the image, which Keras 2.0.8 puts at (height / 2 + 0.5, width / 2 + 0.5). Angles
+    are in radians; zoom factors of rows and columns above 1 show more.
     """
     # The product of the three matrices, written out, which takes an eighth of the time.
     to_row = math.cos(rotation) * zoom[0], -math.sin(rotation + shear) * zoom[1]
@@ -88,11 +81,7 @@ def augment_image(
     rng: np.random.Generator,
     ranges: Augmentation,
 ) -> tuple[UInt16[np.ndarray, "height width"], Float[np.ndarray, "3"]]:
-    """Draws one transformation and applies it.
-
-    Returns:
-      The image, and the three channel shifts (scale 0..255) still to be added.
-    """
+    """Applies one drawn transformation, but for its channel shifts (0..255)."""
     rotation = math.radians(rng.uniform(-ranges.rotation, ranges.rotation))
     shear = rng.uniform(-ranges.shear, ranges.shear)
     zoom = rng.uniform(*ranges.zoom), rng.uniform(*ranges.zoom)

@@ -28,12 +28,7 @@ def find_bright_structures(
     """Finds centres (row, column) of bright structures, the brightest first.
 
     At most twenty, at least a quarter of a patch from each other; none in a breast of
-    one grey.
-
-    Args:
-      image: gridded.
-      breast: where the breast is.
-      patch_size: height and width of a patch in pixels; sets the structures' size.
+    one grey. The size of a patch in pixels sets the structures' size.
     """
     height, width = image.shape
     scale = min(1.0, _PATCH_PIXELS / patch_size)

@@ -27,7 +27,7 @@ def plan_splits(
       manual_dir: folder with the tables and, anywhere below it, the images.
       protocol: "paper" or "official".
       seed: seed of the split.
-      problems: gets the tables' odd rows; None if they are errors.
+      problems: see `read_tables`.
 
     Raises:
       UserError: what `read_tables` raises, or there is no image at all.
@@ -43,10 +43,7 @@ def plan_splits(
 
 
 def take_inventory(manual_dir: str | Path, protocol: str, seed: int) -> dict[str, Any]:
-    """Counts what a build would use, from the tables and the files' places and headers.
-
-    Returns:
-      JSON-able counts: of each table, of the release, of each split, of the files.
+    """Counts what a build would use, in tables, release, splits and files; for JSON.
 
     Raises:
       UserError: the tables are missing or malformed.

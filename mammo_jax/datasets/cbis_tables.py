@@ -128,16 +128,11 @@ def read_tables(
     """Reads the mass and calc tables of the releases that lie in `folder`.
 
     A row is odd if a cell cannot be understood, or if it repeats or contradicts
-    another. It takes its view with it, whose label is the worst of all its rows.
-
-    Args:
-      folder: folder of the tables.
-      releases: "train", "test" or both.
-      problems: gets the odd rows; None if they are errors.
+    another. It takes its view with it, whose label is the worst of all its rows. Odd
+    rows are added to `problems`, or are errors without it.
 
     Raises:
-      UserError: a table is missing or its header is malformed, or a row is odd and
-        `problems` is None.
+      UserError: a table is missing or its header is malformed; a row is odd.
     """
     abnormalities: list[Abnormality] = []
     known: dict[tuple[str, str, int], list[Abnormality]] = {}

@@ -4,15 +4,13 @@ Workers run it; it imports neither TFDS nor JAX.
 """
 
 import collections
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.cbis_tables import Abnormality, CbisView
 from mammo_jax.datasets.sampling import Region, find_region
 from mammo_jax.datasets.views import (
     Packing,
-    RegionReader,
     Repairs,
     ViewResult,
     make_result,
@@ -37,20 +35,16 @@ def make_view_examples(view: CbisView, packing: Packing) -> ViewResult:
     mammogram = _read_image(view, repairs, problems)
     if mammogram is None:
         return ViewResult(problems=problems)
-
-    def list_readers(
-        image: Mammogram, repairs: Repairs
-    ) -> Iterator[tuple[str, RegionReader]]:
-        for abnormality, paths in zip(view.abnormalities, view.rois, strict=True):
-            if not paths and packing.sampling is None:
-                repairs["masks_missing"] += 1
-                continue
-            read = functools.partial(
-                _read_region, abnormality, paths, image, packing.grid, repairs
-            )
-            yield paths[0] if paths else abnormality.roi_folder, read
-
-    return make_result(view, packing, list_readers, repairs, mammogram)
+    rois = []
+    for abnormality, paths in zip(view.abnormalities, view.rois, strict=True):
+        if not paths and packing.sampling is None:
+            repairs["masks_missing"] += 1
+        else:
+            source = paths[0] if paths else abnormality.roi_folder
+            rois.append((source, (abnormality, paths)))
+    return make_result(
+        view, packing, rois, _read_region, mammogram=mammogram, repairs=repairs
+    )
 
 
 def _read_image(
@@ -73,8 +67,8 @@ def _read_image(
 
 
 def _read_region(
-    abnormality: Abnormality,
-    paths: Sequence[str],
+    roi: tuple[Abnormality, Sequence[str]],
+    view: CbisView,
     image: Mammogram,
     grid: Grid,
     repairs: Repairs,
@@ -84,6 +78,7 @@ def _read_region(
     Raises:
       UserError: none of them is a mask of this image.
     """
+    abnormality, paths = roi
     where = abnormality.roi_folder
     if not paths:
         raise UserError(f"{where}: no mask found; download the folder")

@@ -8,7 +8,6 @@ up.
 
 import collections
 import dataclasses
-import functools
 import plistlib
 import re
 from collections.abc import Mapping
@@ -26,7 +25,6 @@ from mammo_jax.datasets.splits import hold_out, label_patients
 from mammo_jax.datasets.views import (
     Packing,
     Problems,
-    RegionReader,
     Repairs,
     View,
     ViewResult,
@@ -91,11 +89,8 @@ def read_views(
 
     An image whose file is missing has the path where it was looked for, so that it is
     reported when it is read. Of several files of one number the first is used; the
-    others are reported likewise.
-
-    Args:
-      manual_dir: the download.
-      problems: gets the table's odd rows, which are left out; None if they are errors.
+    others are reported likewise. Odd rows of the table are left out and added to
+    `problems`, or are errors without it.
 
     Raises:
       UserError: the table or the images are missing, or the table is malformed.
@@ -148,7 +143,7 @@ def plan_splits(
       problems: see `read_views`.
 
     Raises:
-      UserError: what `read_views` raises, or fewer training patients than asked for.
+      UserError: what `read_views` raises, or there are fewer patients.
     """
     views = read_views(manual_dir, problems)
     positive = label_patients((view.patient_id, view.is_malignant) for view in views)
@@ -181,11 +176,7 @@ def order_patients(positive: Mapping[str, bool], seed: int) -> list[str]:
 def take_inventory(
     manual_dir: str | Path, seed: int, patients: int | None
 ) -> dict[str, Any]:
-    """Counts what a build would use; JSON can hold it.
-
-    Raises:
-      UserError: what `plan_splits` raises.
-    """
+    """Counts what a build would use, for JSON; raises what `plan_splits` raises."""
     rows = list(_read_table(_find_root(Path(manual_dir)) / "INbreast.csv", []))
     readings = collections.Counter(row["bi-rads"] for row in rows)
     return {
@@ -209,15 +200,8 @@ def make_view_examples(view: InbreastView, packing: Packing) -> ViewResult:
         (path, f"another file of image {view.image_id} is used; remove one of them")
         for path in view.spares
     ]
-
-    def list_readers(
-        mammogram: Mammogram, repairs: Repairs
-    ) -> list[tuple[str, RegionReader]]:
-        shape = mammogram.pixels.shape
-        read = functools.partial(_read_regions, view, shape, packing.grid, repairs)
-        return [(view.xml, read)]
-
-    result = make_result(view, packing, list_readers)
+    xml = [(view.xml, view.xml)] if view.xml else []
+    result = make_result(view, packing, xml, _read_regions)
     return dataclasses.replace(result, problems=[*result.problems, *spares])
 
 
@@ -245,25 +229,24 @@ def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "points 2"]
 
 
 def _read_regions(
-    view: InbreastView,
-    image_shape: tuple[int, int],
-    grid: Grid,
-    repairs: Repairs,
+    xml: str, view: InbreastView, image: Mammogram, grid: Grid, repairs: Repairs
 ) -> list[tuple[str, Region]]:
     """Reads patch class and place of a view's regions; its label is theirs."""
     found = []
     outcome = "malignant" if view.is_malignant else "benign"
-    for name, points in read_rois(view.xml) if view.xml else []:
+    for name, points in read_rois(xml):
         kinds = [
             _ROI_KINDS[word] for word in _ROI_KINDS if name.lower().startswith(word)
         ]
         if not kinds:
             repairs["regions_of_unknown_name_taken_for_masses"] += 1
         kind = kinds[0] if kinds else "mass"
-        limits = [image_shape[1] - 1, image_shape[0] - 1]
+        limits = [image.columns - 1, image.rows - 1]
         if ((points < 0) | (points > limits)).any():
             repairs["regions_clipped_to_the_image"] += 1
-        for region in polygon_regions(points, image_shape, grid.height, grid.width):
+        for region in polygon_regions(
+            points, image.pixels.shape, grid.height, grid.width
+        ):
             found.append((f"{kind}_{outcome}", region))
     return found
 

@@ -7,7 +7,6 @@ or circle in each row. Paths are relative to the folder and must not lead out of
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from mammo_jax.datasets.splits import draw_paper_splits, label_patients
 from mammo_jax.datasets.views import (
     Packing,
     Problems,
-    RegionReader,
     Repairs,
     View,
     ViewResult,
@@ -109,15 +107,11 @@ def read_views(
 
     A row is odd if a cell cannot be understood, its path leads out of the folder or is
     in another row too, or it alone lacks a split. A region of an odd row makes its
-    image's regions unknown.
-
-    Args:
-      manual_dir: folder of the tables and the files, or the manifest in it.
-      problems: gets the odd rows, which are left out; None if they are errors.
+    image's regions unknown. Odd rows are left out and added to `problems`, or are
+    errors without it. `manual_dir` may be the manifest itself.
 
     Raises:
-      UserError: a table is missing or its header is malformed, no row is usable, or a
-        row is odd and `problems` is None.
+      UserError: a table is missing, its header is malformed, or no row is usable.
     """
     root, table = Path(manual_dir), Path(manual_dir, MANIFEST)
     if root.is_file():
@@ -183,15 +177,11 @@ def plan_splits(
 ) -> dict[str, list[ManifestView]]:
     """Takes the manifest's splits, or draws the paper's by patient: 15 %, then 10 %.
 
-    Args:
-      manual_dir: folder of the tables and the files.
-      seed: seed of the draw.
-      problems: gets the odd rows and the images of patients in two splits, which are
-        left out; None if they are errors.
+    Images of patients in two splits are left out and added to `problems`, as odd rows
+    are, or are errors without it.
 
     Raises:
-      UserError: what `read_views` raises, or a patient is in two splits and `problems`
-        is None.
+      UserError: what `read_views` raises, or a patient is in two splits.
     """
     table = Path(manual_dir) / MANIFEST
     views = read_views(manual_dir, problems)
@@ -221,11 +211,7 @@ def plan_splits(
 
 
 def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
-    """Counts what a build would use; JSON can hold it.
-
-    Raises:
-      UserError: what `plan_splits` raises.
-    """
+    """Counts what a build would use, for JSON; raises what `plan_splits` raises."""
     problems: Problems = []
     return {
         "seed": seed,
@@ -243,21 +229,11 @@ def take_inventory(manual_dir: str | Path, seed: int) -> dict[str, Any]:
 
 def make_view_examples(view: ManifestView, packing: Packing) -> ViewResult:
     """Reads a view's image and regions and makes its examples."""
-
-    def list_readers(
-        mammogram: Mammogram, repairs: Repairs
-    ) -> list[tuple[str, RegionReader]]:
-        check_header(view, mammogram.laterality, mammogram.view)
-        shape = mammogram.pixels.shape
-        return [
-            (
-                roi.value if roi.shape == "mask" else view.image,
-                functools.partial(_read_roi, roi, view, shape, packing.grid, repairs),
-            )
-            for roi in view.rois
-        ]
-
-    return make_result(view, packing, list_readers)
+    rois = [(r.value if r.shape == "mask" else view.image, r) for r in view.rois]
+    return make_result(
+        *(view, packing, rois, _read_roi),
+        check=lambda view, image: check_header(view, image.laterality, image.view),
+    )
 
 
 def check_header(view: View, *found: str) -> None:
@@ -282,17 +258,13 @@ def check_header(view: View, *found: str) -> None:
 
 
 def _read_roi(
-    roi: Roi,
-    view: ManifestView,
-    shape: tuple[int, int],
-    grid: Grid,
-    repairs: Repairs,
+    roi: Roi, view: ManifestView, image: Mammogram, grid: Grid, repairs: Repairs
 ) -> list[tuple[str, Region]]:
     if not roi.shape:
         raise UserError(roi.value)
     if roi.shape == "mask":
         mask = read_image(roi.value)
-        if (mask.rows, mask.columns) != shape:
+        if mask.pixels.shape != image.pixels.shape:
             repairs["masks_resized"] += 1
         region = find_region(mask_to_grid(mask.pixels, grid.height, grid.width))
         found = [] if region is None else [region]
@@ -307,7 +279,7 @@ def _read_roi(
                 f"{view.image}: its {roi.shape} {roi.value[:40]!r} is malformed; write"
                 " 'x y; x y; x y' or 'x y radius', with decimal points"
             ) from error
-        found = polygon_regions(points, shape, grid.height, grid.width)
+        found = polygon_regions(points, image.pixels.shape, grid.height, grid.width)
     if not found:
         raise UserError(f"{view.image}: its {roi.shape} is empty; draw it again")
     return [(roi.patch_class, region) for region in found]

@@ -36,12 +36,7 @@ _PATCH_FIELDS, _WHOLE_FIELDS = _read_fields(PATCH), _read_fields(WHOLE)
 
 
 class Examples:
-    """Examples of a split, which are read one by one.
-
-    Args:
-      records: `tf.train.Example`s, serialised.
-      image_shape: (height, width) in pixels.
-    """
+    """Examples of a split, read one by one from `tf.train.Example`s, serialised."""
 
     def __init__(self, records: Sequence[bytes], image_shape: tuple[int, int]):
         self.records, self.image_shape = records, image_shape

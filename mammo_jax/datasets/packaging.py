@@ -70,14 +70,6 @@ def process_views(
     and the same packing is used as it is. An image that was there before, under
     another name, is skipped.
 
-    Args:
-      splits: the views of each split.
-      make: reads a view.
-      packing: form that it is kept in.
-      work_dir: every worker must see it.
-      run: `parallel_map` with its number of workers, which changes nothing in the
-        outcome; or another way to run the views.
-
     Raises:
       UserError: not a single example came out, or `work_dir` cannot be written.
     """
@@ -197,9 +189,7 @@ def write_problems(path: Path, problems: Problems) -> None:
 def describe_age(name: str, metadata: Mapping[str, Any]) -> str:
     """Returns what an older version may have packaged wrongly; mostly nothing.
 
-    Args:
-      name: the data set, such as "manifest"; films have neither padding nor slopes.
-      metadata: of the packaged data set.
+    Films, of CBIS-DDSM, have neither padding nor slopes.
     """
     is_old = metadata.get("examples_version", 0) < EXAMPLES_VERSION
     if not is_old or name.startswith("cbis_ddsm"):

@@ -18,14 +18,9 @@ def draw_polygon(
     height: int,
     width: int,
 ) -> Bool[np.ndarray, "height width"]:
-    """Draws a polygon of image coordinates on the grid.
+    """Draws a polygon of image coordinates (x, y) in pixels on the grid.
 
-    Args:
-      points: (x, y) in pixels of the image; what lies outside it is brought to its
-        edge. One or two points are dots.
-      image_shape: rows and columns of the image.
-      height: rows of the grid.
-      width: columns of the grid.
+    What lies outside the image is brought to its edge; one or two points are dots.
     """
     rows, columns = image_shape
     inside = np.clip(points, 0, [columns - 1, rows - 1])

@@ -78,10 +78,8 @@ def whole_example(
 ) -> Example:
     """Makes the example of a whole mammogram with its regions of interest.
 
-    Args:
-      image: the gridded image.
-      facts: label (0 not malignant, 1 malignant), image_id and so on, as they are.
-      regions: patch class and region of each abnormality whose mask is known.
+    Its facts, label and image_id among them, are taken as they are; of regions whose
+    mask is known it has the patch class, box and outline.
     """
     outlines = [region.outline.tolist() for _, region in regions]
     return {
@@ -102,16 +100,10 @@ def patch_examples(
     facts: Example,
     classes: Sequence[str],
 ) -> list[Example]:
-    """Makes the examples of one mammogram's patches.
+    """Makes the examples of a mammogram's patches; `classes` are those of its regions.
 
     Tissue is noise to a compressor: patches would shrink by a fifth and take several
     times as long to write and to read.
-
-    Args:
-      cut: pixels of each patch.
-      patches: place of each patch.
-      facts: image_id, patient_id and so on, taken as they are.
-      classes: patch classes of the mammogram's regions.
     """
     return [
         {
@@ -165,11 +157,7 @@ def write_examples(path: Path, summary: Example, examples: Sequence[Example]) ->
 
 
 def read_header(path: Path) -> Example:
-    """Reads what `write_examples` wrote, but the images.
-
-    Returns:
-      `summary`; `lengths`, the bytes of each example's image; and `examples`.
-    """
+    """Reads summary, examples without images, and lengths of the images in bytes."""
     with path.open("rb") as file:
         return _read_header(file)
 

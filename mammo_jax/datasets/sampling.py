@@ -32,14 +32,13 @@ class PatchSampling:
     """Numbers of patches, and what they must overlap with.
 
     Attributes:
-      per_roi: patches of each ROI, and background patches for each ROI. 1 means the
-        one patch centred on it (s1); 10 and 30 are s10 and s30.
+      per_roi: patches of each ROI, and of background for each ROI; the one of 1 is
+        centred on it (s1).
       positive_overlap: an ROI's patch must overlap it by more than this share, of the
-        ROI or of the patch. Lowered by `overlap_step` where the ROI's shape
-        does not allow it.
+        ROI or of the patch; lowered by `overlap_step` where its shape demands it.
       negative_overlap: a background patch may overlap no ROI by more than this share.
-      minimum_breast: share of a background patch that must lie on the breast;
-        lowered by `overlap_step` where the image does not allow it.
+      minimum_breast: share of a background patch that must lie on the breast; lowered
+        likewise.
       overlap_step: see above.
       hard_share: share of the background patches whose centre lies near a bright
         structure (`bright_structures`); the others lie anywhere.
@@ -141,14 +140,14 @@ def sample_patches(
     """Draws the patches of one image: those of each region, then as many background.
 
     An image whose lesions leave no room gets fewer background patches. Hard ones that
-    find no place become ordinary ones.
+    find no place become ordinary ones. Equal generators give equal patches.
 
     Args:
       regions: all lesions of the image; without any there are no patches.
       breast: where the breast is.
       patch_size: height and width of a patch in pixels.
       sampling: what is demanded.
-      generator: consumed in a fixed order, so equal seeds give equal patches.
+      generator: gives all numbers.
       structures: centres of bright structures, for `sampling.hard_share`.
     """
     patches = []

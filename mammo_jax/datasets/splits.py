@@ -14,15 +14,10 @@ VALIDATION_SHARE = 0.10
 def hold_out(
     malignant_by_patient: Mapping[str, bool], share: float, seed: int
 ) -> set[str]:
-    """Draws `share` of the patients, from the malignant and the other ones alike.
+    """Draws `share` (0..1) of the patients, from the malignant and the others alike.
 
     The draw depends on `seed` and on the set of patients alone, not on their order. A
     stratum of two or more patients gives at least one and keeps at least one.
-
-    Args:
-      malignant_by_patient: True for patients with any malignant abnormality.
-      share: share of the patients, 0..1.
-      seed: any number.
     """
     chosen: set[str] = set()
     for stratum in (False, True):

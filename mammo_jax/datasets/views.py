@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -37,8 +37,6 @@ _ASPECTS = (0.8, 5.0)
 _LEAST_SHARE = 16
 _NETWORK_SCALE = 255 / 65535  # from stored values to what networks see
 _FACTS = ("image_id", "patient_id", "laterality", "view")  # that every example has
-# Reads the patch class and the place of one region of interest or of several.
-RegionReader = Callable[[], Sequence[tuple[str, Region]]]
 # Number of things put right, by name.
 Repairs = collections.Counter[str]
 
@@ -47,11 +45,7 @@ Problems = list[tuple[str, str, str]]
 
 
 def note_problems(found: Problems, problems: Problems | None) -> None:
-    """Adds what was found to `problems`.
-
-    Raises:
-      UserError: with the first one, if there is no such list to add it to.
-    """
+    """Adds what was found to `problems`; without it, the first is a UserError."""
     if problems is not None:
         problems += found
     elif found:
@@ -113,6 +107,14 @@ class View:
         return self.sources[0] if self.sources else ""
 
 
+AnyView = TypeVar("AnyView", bound=View)
+Roi = TypeVar("Roi")
+# Reads patch class and place of what one region of interest gives: mostly one region.
+RoiReader = Callable[
+    [Roi, AnyView, Mammogram, Grid, Repairs], Sequence[tuple[str, Region]]
+]
+
+
 def count_views(views: Sequence[View]) -> dict[str, int]:
     """Counts views and patients, and those that are malignant."""
     malignant = [view for view in views if view.is_malignant]
@@ -145,11 +147,14 @@ class ViewResult:
 
 
 def make_result(
-    view: View,
+    view: AnyView,
     packing: Packing,
-    list_readers: Callable[[Mammogram, Repairs], Iterable[tuple[str, RegionReader]]],
-    repairs: Repairs | None = None,
+    rois: Iterable[tuple[str, Roi]],
+    read_roi: RoiReader[Roi, AnyView],
+    *,
     mammogram: Mammogram | None = None,
+    check: Callable[[AnyView, Mammogram], None] | None = None,
+    repairs: Repairs | None = None,
 ) -> ViewResult:
     """Reads a view's image and regions and makes its examples.
 
@@ -160,23 +165,25 @@ def make_result(
     Args:
       view: the view.
       packing: form that the data set keeps it in.
-      list_readers: lists file or folder of each region of an image, and what reads it;
-        the reader counts what it puts right. A UserError refuses the image.
-      repairs: number of things put right until now, by name.
+      rois: file or folder of each region of interest, and what `read_roi` knows it by.
+      read_roi: reads the regions of one.
       mammogram: the image, if it has been read.
+      check: refuses an image by a UserError.
+      repairs: number of things put right until now, by name.
     """
     repairs = collections.Counter() if repairs is None else repairs
     problems = []
     try:
         mammogram = mammogram or read_whole(view.image)
-        readers = list(list_readers(mammogram, repairs))
+        if check is not None:
+            check(view, mammogram)
         image = bring_to_grid(Path(view.image), mammogram, packing.grid)
     except UserError as error:
         return ViewResult(problems=[(view.image, str(error))])
     regions: list[tuple[str, Region]] = []
-    for source, read in readers:
+    for source, roi in rois:
         try:
-            regions += read()
+            regions += read_roi(roi, view, mammogram, packing.grid, repairs)
         except UserError as error:
             problems.append((source, str(error)))
     examples = []
@@ -221,11 +228,7 @@ def _make_examples(
 
 
 def read_whole(path: str) -> Mammogram:
-    """Reads a file that must be a whole mammogram.
-
-    Raises:
-      UserError: it cannot be read, or what `check_image` raises.
-    """
+    """Reads a file that must be a whole mammogram, or raises what is wrong with it."""
     mammogram = read_image(path)
     check_image(Path(path), mammogram)
     return mammogram
@@ -235,8 +238,7 @@ def check_image(path: Path, mammogram: Mammogram) -> None:
     """Refuses what cannot be a whole mammogram.
 
     Raises:
-      UserError: it is raw data or a part of a breast, tiny, of one grey, or of another
-        shape.
+      UserError: it is raw, of a part, tiny, of one grey, or of another shape.
     """
     rows, columns = mammogram.pixels.shape
     lowest, highest = _ASPECTS
@@ -262,8 +264,7 @@ def bring_to_grid(
     """Brings a mammogram to a grid, in the range 0..65535.
 
     Raises:
-      UserError: it uses so little of the range that its header claims that it would be
-        almost black, on a grid that does not stretch it.
+      UserError: on a grid that does not stretch it, it would be almost black.
     """
     pixels, bits = mammogram.pixels, mammogram.bits_stored
     if not grid.stretch:

@@ -80,14 +80,7 @@ def draw_anatomy(generator: np.random.Generator, density: int) -> Anatomy:
 def draw_shape(
     generator: np.random.Generator, anatomy: Anatomy, view: str, aspect: float
 ) -> Shape:
-    """Positions a breast for a view.
-
-    Args:
-      generator: for what differs between two exposures of a breast.
-      anatomy: the breast.
-      view: "CC" or "MLO".
-      aspect: the image's width over its height.
-    """
+    """Positions a breast for a view ("CC" or "MLO"); aspect is width over height."""
     draw = {"CC": _draw_craniocaudal, "MLO": _draw_mediolateral_oblique}[view]
     least, more = {"CC": (0.50, 0.25), "MLO": (0.54, 0.24)}[view]
     share = least + more * anatomy.size + generator.uniform(-0.03, 0.03)

@@ -102,13 +102,7 @@ class _Slot(NamedTuple):
 
 
 def make_catalogue(seed: int, cases: int, test_share: float) -> list[Breast]:
-    """Draws up a set of patients.
-
-    Args:
-      seed: of everything.
-      cases: number of patients.
-      test_share: share of them in the test release.
-    """
+    """Draws up a set of so many patients, a share of them in the test release."""
     generator = named_generator(seed, "catalogue")
     slots = _make_slots(generator, cases, test_share)
     labels = _deal_labels(generator, slots)

@@ -86,8 +86,7 @@ def write_cbis_ddsm(
       seed: of everything.
       height: of the mammograms in pixels; they vary by a few per cent about it.
       test_share: share of the patients in the test release.
-      contrast: factor on how much the lesions stand out; 1 looks like real ones, 2
-        makes them obvious.
+      contrast: factor on how much the lesions stand out; 1 looks like real ones.
       num_workers: processes; None means one for each core.
 
     Raises:

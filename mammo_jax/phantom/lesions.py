@@ -79,16 +79,10 @@ def place_lesion(
     fields: Fields,
     taken: list[tuple[Point, float]],
 ) -> Point:
-    """Finds the centre of a lesion in one view.
+    """Finds the centre (x, y) of a lesion in one view, in image heights.
 
-    Args:
-      generator: for the difference between the views.
-      lesion: its wished-for place is approached as far as the breast allows.
-      fields: the view's maps.
-      taken: (centre, diameter) of the lesions already placed.
-
-    Returns:
-      (x, y) in image heights.
+    Its wished-for place is approached as far as the breast allows, and the (centre,
+    diameter) of the lesions that are there already.
     """
     height, width = fields.depth.shape
     x, y = coordinates(height, width)
@@ -113,14 +107,7 @@ def add_lesion(
     centre: Point,
     tissue: Map,
 ) -> Outline:
-    """Adds a lesion's attenuation to `tissue` in place.
-
-    Args:
-      generator: for its shape.
-      lesion: what is drawn.
-      contrast: factor on how much it stands out; 1 looks like real ones.
-      centre: (x, y) in image heights.
-      tissue: attenuation of the breast.
+    """Adds a lesion's attenuation to `tissue`; contrast 1 looks like real ones.
 
     Returns:
       The outline as an annotator would draw it: (x, y) in image heights.

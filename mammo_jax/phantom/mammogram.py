@@ -36,12 +36,7 @@ class ViewPlan(NamedTuple):
 
 
 class Mammogram(NamedTuple):
-    """A drawn mammogram.
-
-    Attributes:
-      pixels: grey values.
-      outlines: of each lesion, (x, y) in image heights.
-    """
+    """A drawn mammogram, and the outline of each lesion: (x, y) in image heights."""
 
     pixels: UInt16[np.ndarray, "height width"]
     outlines: tuple[Float[np.ndarray, "point 2"], ...]
@@ -63,16 +58,9 @@ def draw_mammogram(
     scale: str = "film",
     contrast: float = 1.0,
 ) -> Mammogram:
-    """Draws a mammogram.
+    """Draws a mammogram; contrast 1 of its lesions looks like real ones.
 
-    Args:
-      seed: of the set.
-      plan: what to draw.
-      rows: of the image.
-      columns: of the image.
-      scale: grey scale, "film" (with markers and borders, 16 bits) or "digital"
-        (14 bits).
-      contrast: factor on how much the lesions stand out; 1 looks like real ones.
+    Its grey scale is "film" (with markers and borders, 16 bits) or "digital" (14 bits).
     """
     aspect = columns / rows
     generator = named_generator(seed, "breast", plan.name)

@@ -17,18 +17,12 @@ def power_law_noise(
     beta: float = 3.0,
     finest: int = 1152,
 ) -> Float32[np.ndarray, "height width"]:
-    """Noise whose power falls as 1/frequency^beta; mean about 0, deviation 1.
+    """Draws noise whose power falls as 1/frequency^beta; mean about 0, deviation 1.
 
     Mammographic texture has beta of about 3 (Burgess, Jacobson and Judy, 2001,
-    "Human observer detection experiments with mammograms and power-law noise").
-
-    Args:
-      generator: where the numbers come from.
-      height: pixels.
-      width: pixels.
-      beta: the exponent; in two dimensions an octave's deviation is
-        proportional to its scale to the power beta / 2 - 1.
-      finest: grid lines along the height at which octaves stop.
+    "Human observer detection experiments with mammograms and power-law noise"). In two
+    dimensions an octave's deviation is proportional to its scale to the power
+    beta / 2 - 1; octaves stop at `finest` grid lines along the height.
     """
     lines = _COARSEST
     aspect = width / height

@@ -21,16 +21,7 @@ _CONTRASTS = (0.01, 10)
 def check_ranges(
     height: int, contrast: float, **ranges: tuple[float, float, float]
 ) -> None:
-    """Refuses arguments that are out of range.
-
-    Args:
-      height: pixels of a mammogram.
-      contrast: factor on how much the lesions stand out.
-      **ranges: value, lowest and highest of each other argument, by its name.
-
-    Raises:
-      UserError: one is out of range.
-    """
+    """Refuses arguments out of their ranges: value, lowest and highest by name."""
     ranges |= {"height": (height, *_HEIGHTS), "contrast": (contrast, *_CONTRASTS)}
     for name, (value, lowest, highest) in ranges.items():
         if not lowest <= value <= highest:

@@ -15,13 +15,10 @@ def to_film(
     laterality: str,
     view: str,
 ) -> UInt16[np.ndarray, "height width"]:
-    """A digitised film as in CBIS-DDSM: 16 bits, marker, borders, dust, noise.
+    """Makes a digitised film as in CBIS-DDSM: 16 bits, marker, borders, dust, noise.
 
-    Args:
-      generator: exposure, film and digitiser.
-      attenuation: of the breast, mirrored already if it is a right one.
-      laterality: "LEFT" or "RIGHT"; written on the marker.
-      view: "CC" or "MLO"; written on the marker.
+    The attenuation is mirrored already if it is of a right breast; laterality and view
+    are written on the marker.
     """
     height, width = attenuation.shape
     # The film's characteristic curve; fog is subtracted, as the digitiser did.
