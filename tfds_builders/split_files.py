@@ -6,8 +6,10 @@ already: their keys alone are put into TFDS's order, and each example is read wh
 turn comes. The outcome is the same.
 """
 
+import errno
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from mammo_jax.common.progress import progress
 from mammo_jax.datasets.records import pack, read_example, read_header
+
+_WRITE_FAILED = re.compile(r"\w+\(\) failed: ([^;]+)")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -91,7 +95,13 @@ def write_split(
     lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
     for index, length in enumerate(lengths):
         path = template.sharded_filepath(shard_index=index, num_shards=shards)
-        example_writer.write(os.fspath(path), itertools.islice(records, length))
+        try:
+            example_writer.write(os.fspath(path), itertools.islice(records, length))
+        except RuntimeError as error:
+            # ArrayRecord has an error of its own for a disk without room.
+            if found := _WRITE_FAILED.search(str(error)):
+                raise OSError(errno.EIO, found[1], os.fspath(path)) from error
+            raise
     return tfds.core.SplitInfo(
         name=split,
         shard_lengths=lengths,

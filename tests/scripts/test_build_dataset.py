@@ -109,6 +109,33 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_disk_without_room_ends_in_one_line_and_the_build_goes_on(raw, tmp_path):
+    """Room for the finished images, which are files of their own, but not for all."""
+    arguments = (NAME, f"--manual_dir={raw}", f"--data_dir={tmp_path}")
+    limited = "import resource, runpy, sys; sys.argv = sys.argv[1:];"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+    limited += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, SCRIPT, *arguments, "--num_workers=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if "error: " in text]
+    assert "cannot be written (File too large); free space" in line
+    assert list((tmp_path / NAME / "unfinished").glob("*.examples"))
+
+    again = run(*arguments, "--num_workers=1")
+
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in (tmp_path / NAME).iterdir() if path.is_dir()] == [
+        "1.0.0"
+    ]
+
+
 def test_killed_at_any_time_it_goes_on(raw, tmp_path):
     arguments = (NAME, f"--manual_dir={raw}", f"--data_dir={tmp_path}")
     unfinished = tmp_path / NAME / "unfinished"
