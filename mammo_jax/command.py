@@ -12,34 +12,21 @@ shell complete the names of commands; put it into ~/.bashrc by
 import difflib
 import runpy
 import sys
-from typing import NamedTuple
 
 from mammo_jax.common.folders import shipped
 from tfds_builders import NAMES
 
-
-class Command(NamedTuple):
-    """A command, and where it lives.
-
-    Attributes:
-      home: module of the package, or file in scripts/.
-      about: its purpose in a few words.
-    """
-
-    home: str
-    about: str
-
-
+# Where a command lives (a module of the package, or a file in scripts/), its purpose.
 COMMANDS = {
-    "train": Command("mammo_jax.main", "train a classifier and evaluate it"),
-    "predict": Command("mammo_jax.predict", "score mammograms"),
-    "evaluate": Command("mammo_jax.evaluate", "figures and a report from scores"),
-    "layers": Command("mammo_jax.layers", "print a network's layers"),
-    "build-dataset": Command("build_dataset.py", "package a data set"),
-    "inspect-dataset": Command("inspect_dataset.py", "look at a packaged data set"),
-    "make-phantom": Command("make_phantom.py", "draw synthetic mammograms"),
-    "convert-weights": Command("convert_weights.py", "port ImageNet's weights"),
-    "reproduce": Command("reproduce.py", "run the paper's experiments"),
+    "train": ("mammo_jax.main", "train a classifier and evaluate it"),
+    "predict": ("mammo_jax.predict", "score mammograms"),
+    "evaluate": ("mammo_jax.evaluate", "figures and a report from scores"),
+    "layers": ("mammo_jax.layers", "print a network's layers"),
+    "build-dataset": ("build_dataset.py", "package a data set"),
+    "inspect-dataset": ("inspect_dataset.py", "look at a packaged data set"),
+    "make-phantom": ("make_phantom.py", "draw synthetic mammograms"),
+    "convert-weights": ("convert_weights.py", "port ImageNet's weights"),
+    "reproduce": ("reproduce.py", "run the paper's experiments"),
 }
 _SHELLS = {
     "bash": "complete -o default -W '{words}' mammo-jax",
@@ -64,7 +51,7 @@ def main() -> None:
         print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
         sys.exit(_EXIT_USAGE)
     sys.argv = [f"mammo-jax {name}", *arguments]
-    home = COMMANDS[name].home
+    home, _ = COMMANDS[name]
     if home.endswith(".py"):
         runpy.run_path(str(shipped("scripts") / home), run_name="__main__")
     else:
@@ -72,7 +59,7 @@ def main() -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<16} {command.about}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<16} {purpose}" for name, (_, purpose) in COMMANDS.items()]
     configs = sorted(path.stem for path in shipped("configs").glob("*.py"))
     names = f"Configurations by name: {', '.join(configs)}; each also as NAME:PRESET."
     return "\n".join([str(__doc__), "Commands:", *lines, "", names, "", NAMES])

@@ -62,14 +62,6 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         the wrong type, or a configuration file that does not exist.
     """
     argv = [with_config_file(flag) for flag in argv]
-    for flag in argv[1:]:
-        if flag.startswith("--config="):
-            path = flag.removeprefix("--config=").split(":")[0]
-            if not Path(path).is_file():
-                raise UserError(
-                    f"--config={path}: there is no such file or configuration; they "
-                    "are patch_res, whole_res and paper_rows, and files of one's own"
-                )
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:

@@ -30,7 +30,7 @@ except SystemExit as end:
 print("imported:", *{name.partition(".")[0] for name in sys.modules})
 """
 MODULES = [("mammo_jax.command", name) for name in COMMANDS]
-MODULES += [(c.home,) for c in COMMANDS.values() if not c.home.endswith(".py")]
+MODULES += [(home,) for home, _ in COMMANDS.values() if not home.endswith(".py")]
 
 
 def help_of(*command: str) -> tuple[str, set[str]]:

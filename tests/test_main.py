@@ -270,6 +270,7 @@ def _wait_for(condition, process: subprocess.Popen, seconds: float = 200) -> Non
         ("--worksdir=x", "Did you mean: workdir"),
         ("--config=configs/none.py", "configs/none.py: there is no such file"),
         ("--config=configs/whole_res.py:big", "there is no preset 'big'"),
+        ("--config=whole_ress", "no such configuration: they are paper_rows"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from mammo_jax.common.errors import UserError
+
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -15,13 +17,24 @@ def shipped(name: str) -> Path:
 def with_config_file(flag: str) -> str:
     """Returns `--config=NAME:PRESET` with the path of the shipped file for NAME.
 
-    Other flags, paths, and names of no shipped configuration come back as they are.
+    Other flags, and paths of files that are there, come back as they are.
+
+    Raises:
+      UserError: there is no such file.
     """
     option, _, value = flag.partition("=")
+    if option != "--config":
+        return flag
     name, colon, preset = value.partition(":")
-    file = shipped("configs") / f"{name}.py"
-    is_name = option == "--config" and name.isidentifier() and not Path(name).is_file()
-    return f"{option}={file}{colon}{preset}" if is_name and file.is_file() else flag
+    folder = shipped("configs")
+    file = Path(name) if Path(name).is_file() else folder / f"{name}.py"
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.py")))
+        raise UserError(
+            f"{option}={name}: there is no such file, and no such configuration: they "
+            f"are {names}"
+        )
+    return f"{option}={file}{colon}{preset}"
 
 
 def describe_configurations() -> str:

@@ -74,7 +74,7 @@ def _check_python(command: Command) -> None:
 def _check_installed(command: Command) -> None:
     name = command.program.split()[-1]
     if name != "completion":
-        home = COMMANDS[name].home
+        home, _ = COMMANDS[name]
         program = f"scripts/{home}" if home.endswith(".py") else f"-m {home}"
         _check_python(Command(f"python {program}", command.arguments))
 
