@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.main import parse_or_exit
+from mammo_jax.main import parse_or_exit, show_own_messages
 
 # These of main's flags are read by this command; `--help` shows them.
 for _name in ("config", "traceback"):
@@ -32,6 +32,7 @@ def _print_table() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Runs the command."""
+    show_own_messages()
     run_command(_print_table, traceback=flags.FLAGS.traceback)
 
 
