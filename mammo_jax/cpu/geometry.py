@@ -10,12 +10,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Geometry(NamedTuple):
-    """Strides and padding of a convolution.
+    """Strides and padding of a convolution."""
 
-    Attributes:
-      strides: steps along rows and columns, in pixels.
-      padding: zeros before and after the rows, then the columns; negative: cropped.
-    """
-
-    strides: Sizes
-    padding: Padding
+    strides: Sizes  # along rows and columns, in pixels
+    padding: Padding  # zeros before and after rows, then columns; negative: cropped

@@ -33,15 +33,10 @@ _CERTAIN = np.log(50.0)
 
 
 class ClassMaps(NamedTuple):
-    """Scores and class maps of whole images.
+    """Scores and class maps of whole images."""
 
-    Attributes:
-      scores: probability of malignancy, 0..1.
-      maps: log-odds of malignancy at every position.
-    """
-
-    scores: Float[Array, "*flips batch"]
-    maps: Float[Array, "*flips batch rows columns"]
+    scores: Float[Array, "*flips batch"]  # probability of malignancy, 0..1
+    maps: Float[Array, "*flips batch rows columns"]  # its log-odds at every position
 
 
 ClassMapStep = Callable[[Any, Any, UInt16[Array, "batch height width"]], ClassMaps]
@@ -123,15 +118,10 @@ _network = functools.cache(abstract_model)
 
 
 class Positions(NamedTuple):
-    """The places of a map's positions along one side of the image's grid.
+    """The places of a map's positions along one side of the image's grid."""
 
-    Attributes:
-      first: index of the pixel at the centre of the first position's field of view.
-      step: pixels from one position to the next.
-    """
-
-    first: float
-    step: int
+    first: float  # index of the pixel at the centre of the first position's view
+    step: int  # pixels from one position to the next
 
 
 def map_positions(config: ModelConfig, window: int | None, size: int) -> Positions:

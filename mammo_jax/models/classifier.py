@@ -25,14 +25,9 @@ from mammo_jax.models.vgg import VGG
 
 
 class ClassLogits(NamedTuple):
-    """The logits of whole images, and those behind their class maps.
+    """The logits of whole images, and those behind their class maps."""
 
-    Attributes:
-      whole: logits of the image; None for a patch classifier, which sees no whole.
-      at_positions: logits at every position.
-    """
-
-    whole: Float[Array, "batch class"] | None
+    whole: Float[Array, "batch class"] | None  # a patch classifier sees no whole
     at_positions: Float[Array, "batch rows columns class2"]
 
 

@@ -35,17 +35,11 @@ def _without_value(key: None, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 class Window(NamedTuple):
-    """The part of its input that a layer sees, along each side.
+    """The part of its input that a layer sees, along each side."""
 
-    Attributes:
-      size: positions that it is wide.
-      stride: positions from one window to the next.
-      padding: as in `lax.conv_general_dilated`.
-    """
-
-    size: int
-    stride: int
-    padding: Padding = "VALID"
+    size: int  # positions that it is wide
+    stride: int  # positions from one window to the next
+    padding: Padding = "VALID"  # as in `lax.conv_general_dilated`
 
 
 class MaxPool(nnx.Module):

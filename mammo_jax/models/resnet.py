@@ -25,22 +25,13 @@ from mammo_jax.models.normalization import BatchNorm
 
 
 class Wiring(NamedTuple):
-    """The points in which the ResNet50s of the libraries differ.
+    """The points in which the ResNet50s of the libraries differ."""
 
-    Attributes:
-      stem_padding: padding of the 7x7 convolution.
-      pool_padding: padding of the 3x3 max-pool after it.
-      strided_conv: which convolution of a unit carries the stride, 1 or 2.
-      use_bias: True if convolutions have a bias.
-      epsilon: see `BatchNorm`.
-      momentum: see `BatchNorm`.
-    """
-
-    stem_padding: Padding
-    pool_padding: Padding
-    strided_conv: int
-    use_bias: bool
-    epsilon: float
+    stem_padding: Padding  # of the 7x7 convolution
+    pool_padding: Padding  # of the 3x3 max-pool after it
+    strided_conv: int  # which convolution of a unit carries the stride, 1 or 2
+    use_bias: bool  # of convolutions
+    epsilon: float  # see `BatchNorm`, as for the momentum
     momentum: float
 
     def norm(self, channels: int) -> BatchNorm:

@@ -16,15 +16,10 @@ from mammo_jax.training.state import Arrays, Leaves
 
 
 class Optimizer(NamedTuple):
-    """An optimiser of some of a model's parameters.
+    """An optimiser of some of a model's parameters."""
 
-    Attributes:
-      trained: names of the parameters that it changes.
-      transform: their update from their gradients.
-    """
-
-    trained: frozenset[str]
-    transform: optax.GradientTransformation
+    trained: frozenset[str]  # names of the parameters that it changes
+    transform: optax.GradientTransformation  # their update from their gradients
 
     def init(self, params: Leaves) -> Any:
         """Returns the state before the first step, from all parameters of the model."""
