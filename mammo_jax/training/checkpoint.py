@@ -1,8 +1,7 @@
 """Checkpoints of a run: the latest two and the best, written in the background.
 
-A checkpoint holds the model, the optimiser with the epoch's metrics, and the
-run's position as JSON. Its place in the data needs no file of its own: batch n is a
-pure function of the seed and n.
+A checkpoint holds the model, the optimiser with the epoch's metrics, and the run's
+position as JSON. Batch n is a pure function of the seed and n.
 """
 
 import contextlib

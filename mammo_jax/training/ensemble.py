@@ -35,11 +35,9 @@ def members(config: ConfigDict | Mapping[str, Any]) -> list[Path]:
 def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
     """Refuses what cannot be averaged with the run in `workdir`, before it trains.
 
-    Every model is loaded once: a damaged model shows now.
-
     Raises:
       UserError: a directory is no finished run of a whole-image classifier, is named
-        twice, or its model is for other classes, images or data.
+        twice, is damaged, or its model is for other classes, images or data.
     """
     seen = {workdir.resolve()}
     for directory in members(config):
@@ -97,11 +95,11 @@ def evaluate_ensemble(
     workdir: Path,
     stop: StopRequest,
 ) -> dict[str, Any]:
-    """Scores the same images with every member's model and averages with the run's.
+    """Averages the run's `own` predictions with those of every member's model.
 
-    The run's data, devices and `config.tta` hold for all members. `own` has the run's
-    own predictions for each split. Writes `ensemble/predictions/*.csv`, and returns the
-    figures of the mean for each split, and under `members` those of each model.
+    The run's data, devices and `config.tta` hold for all members. Writes
+    `ensemble/predictions/*.csv`; returns the figures of the mean for each split, and
+    under `members` those of each model.
 
     Raises:
       UserError: a member was changed or removed since `check_members`.

@@ -2,9 +2,8 @@
 
 A finished patch classifier is run over the whole images. Its heatmaps' probabilities of
 each lesion class are cut off at four levels and the connected regions described; a
-forest, fitted without gradients, reads the descriptions. The run's directory is like
-any other's, but has no checkpoints: scikit-learn keeps a forest as a pickle, which this
-program does not read. The same command fits the same forest.
+forest reads the descriptions. The run has no checkpoints: scikit-learn keeps a forest
+as a pickle, which this program does not read. The same command fits the same forest.
 """
 
 import copy
@@ -129,9 +128,9 @@ def _map_features(
 def make_heatmap_step(model: LoadedModel) -> Callable[[np.ndarray], Array]:
     """Makes the function from whole images to a patch classifier's heatmaps.
 
-    It takes grey levels, uint16 of (batch, height, width), and returns the
-    probabilities of the patch classes at every position, float32: 30x22 positions for
-    an image of 1152x896. It raises a `UserError` for images smaller than a patch.
+    From grey levels, uint16 of (batch, height, width), it computes the probabilities of
+    the patch classes at every position: 30x22 for an image of 1152x896. It raises a
+    `UserError` for images smaller than a patch.
     """
 
     def heatmap_step(params: Any, stats: Any, images: Array) -> Array:
@@ -153,13 +152,7 @@ def describe_split(
 ) -> scoring.Columns:
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
-    Args:
-      heatmap_step: as of `make_heatmap_step`.
-      source: split of a dataset of whole images, see
-        `mammo_jax.datasets.pipeline.Dataset`.
-      batch_size: number of images at a time.
-      threads: number of threads that read images.
-      after_batch: function called after every batch; may raise to stop.
+    `heatmap_step` is as of `make_heatmap_step`; `after_batch` may raise to stop.
 
     Returns:
       A row for each image: labels, names, and `features` as of `heatmap_features`.
@@ -249,9 +242,7 @@ def run_forest(
     workdir: Path,
     stop: StopRequest,
 ) -> dict[str, Any]:
-    """Fits the forest on heatmaps of `init_from`, scores validation and test images.
-
-    Returns what `metrics.json` holds.
+    """Fits the forest, scores validation and test images; returns the metrics.
 
     Raises:
       UserError: `init_from` is no finished patch classifier on the configured trunk,

@@ -84,8 +84,8 @@ def make_optimizer(
 def carry_moments(fresh: Any, previous: Any) -> Any:
     """Returns `fresh` with Adam's moments and count of the groups `previous` has.
 
-    Both are states of an optimiser: `fresh` at the start of a stage, `previous` at the
-    end of the one before.
+    `fresh` is an optimiser's state at the start of a stage, `previous` one at the end
+    of the stage before.
     """
 
     def take(there: Arrays, here: Arrays) -> Arrays:

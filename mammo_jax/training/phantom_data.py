@@ -11,9 +11,8 @@ from mammo_jax.common.errors import UserError
 def prepare(config: ConfigDict) -> None:
     """Makes the configured phantoms and packages them, unless that is done.
 
-    Does nothing where the data is the user's own: for `config.phantom.cases == 0`, for
-    other data sets than CBIS-DDSM, whose layout the phantoms have, and in a data folder
-    that holds something and no note of phantoms.
+    Does nothing for the user's own data: for `config.phantom.cases == 0`, other data
+    sets than CBIS-DDSM, and a data folder that holds something and no note of phantoms.
 
     Raises:
       UserError: the data folder holds phantoms of other settings.

@@ -42,15 +42,10 @@ PATCH_DIR = "patch"
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Runs `config` in `workdir`, going on from where an earlier call stopped.
 
-    Writes `config.json`, `checkpoints/`, TensorBoard files, the model (`model.json`,
-    `model.safetensors`), `predictions/*.csv`, `report.html` and `metrics.json`. A
-    whole-image run first trains its patch classifier in `workdir/patch`, unless
-    `config.init_from` names one or a whole-image run to go on from. Runs in
-    `config.ensemble` score the same images, and the means are written to
-    `workdir/ensemble`.
-
-    Returns:
-      What `metrics.json` holds.
+    Writes what docs/training.md lists. A whole-image run first trains its patch
+    classifier in `workdir/patch`, unless `config.init_from` names one or a whole-image
+    run to go on from. Runs in `config.ensemble` score the same images, and the means
+    are written to `workdir/ensemble`. Returns what `metrics.json` holds.
 
     Raises:
       UserError: anything that the user can mend, before work where possible.

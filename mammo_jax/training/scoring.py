@@ -64,15 +64,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """Scores validation and test images, and writes `predictions/*.csv`.
 
-    Args:
-      config: of the run.
-      dataset: name of the data set.
-      position: of the run, at its end.
-      predictions: function from `validation` or `test` to the split's predictions.
-      workdir: directory of the run.
-
-    Returns:
-      What `metrics.json` holds, and the predictions.
+    `position` is the run's at its end; `predictions` gives those of a split by its
+    role. Returns what `metrics.json` holds, and the predictions.
     """
     metrics: dict[str, Any] = {
         "task": config.task,
@@ -104,7 +97,7 @@ def collect(
     """Returns labels, names and results of all examples, without the batches' filling.
 
     Args:
-      batches: batches of a split, as of `pipeline.evaluation_batches`.
+      batches: of a split, as of `pipeline.evaluation_batches`.
       results: function from a batch to further columns.
       description: name of the work on the progress line.
       total: number of examples.

@@ -34,9 +34,7 @@ def read_stages(
 ) -> tuple[Stage, ...]:
     """Reads a table of stages in its own order; rows of 0 epochs are left out.
 
-    Args:
-      table: `config.stages`, or the same as a plain table.
-      where: name of the table in messages.
+    `where` is the table's name in messages.
 
     Raises:
       UserError: a field or a layer group is unknown or missing, a number makes no

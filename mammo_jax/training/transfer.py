@@ -1,7 +1,6 @@
 """Settings of the network of a run that starts from another run.
 
-A whole-image classifier gives its whole design, a patch classifier its trunk. The
-weights carry over to no other network.
+A whole-image classifier gives its whole design, a patch classifier its trunk.
 """
 
 import copy

@@ -1,9 +1,8 @@
 """Turning a trained classifier into a whole-image classifier (sections 2.3, 3.2).
 
-Of a patch classifier everything in the trunk is copied, and its dense layer too if the
-whole-image model has one (the heatmap designs); the new layers on top keep their
-initial values. Of a whole-image classifier everything is copied, to be trained on
-another set of images. Every variable on both sides is accounted for.
+Of a patch classifier the trunk is copied, and its dense layer too if the whole-image
+model has one (the heatmap designs); new layers keep their initial values. Of a
+whole-image classifier everything is copied. Every variable is accounted for.
 """
 
 from collections.abc import Mapping

@@ -1,18 +1,12 @@
 """ImageNet weights: converted once to safetensors, then loaded into a trunk.
 
-Input scaling. The published networks saw different inputs:
-
-| weights | input |
-|---|---|
-| Keras (both ResNet50 wirings, VGG) | BGR, 0..255, less the mean of ImageNet |
-| torchvision, timm, Hugging Face | RGB, (0..1 - mean) / std, std about 0.226 |
-
-The paper fed neither: its three channels are one grey channel, 0..255, less the
-mammograms' own mean (section 2.1), into Keras weights. Equal channels make RGB
-and BGR the same, and another mean is a matter of the data. The scale is not: so
-that every weight set meets the scale it was trained on, `load_trunk` divides
-the first kernel by the std that the source's inputs were divided by. Files keep
-the weights as published.
+Keras's networks (both ResNet50 wirings, VGG) saw BGR, 0..255, less the mean of
+ImageNet; those of torchvision, timm and Hugging Face RGB, (0..1 - mean) / std, with a
+std of about 0.226. The paper fed neither: its three channels are one grey channel,
+0..255, less the mammograms' own mean (section 2.1), into Keras weights. Equal channels
+make RGB and BGR the same, and another mean is a matter of the data. The scale is not:
+`load_trunk` divides the first kernel by the std that the source's inputs were divided
+by. Files keep the weights as published.
 """
 
 import functools

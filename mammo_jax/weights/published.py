@@ -77,10 +77,7 @@ def download_name(architecture: str, wiring: str) -> str:
 
 
 def verify_checksum(path: Path, *checksums: str) -> str:
-    """Compares a file with "ALGORITHM:DIGITS", the digits from the digest's start.
-
-    Returns:
-      The one of `checksums` that it has.
+    """Returns the one of "ALGORITHM:DIGITS" that a file's digest begins with.
 
     Raises:
       UserError: the file is damaged or not the published one.
@@ -105,10 +102,7 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 def download(published: Published, path: Path) -> Path:
-    """Downloads a published file to `path`, unless it is there already.
-
-    Returns:
-      `path`, whose content has the published checksum.
+    """Downloads a published file to `path`, unless it is there; returns `path`.
 
     Raises:
       UserError: the server cannot be reached or refuses, or what came is not the

@@ -44,11 +44,7 @@ _MOST = Limits(memory=1 << 30, seconds=3)
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Reads every array of a weight file.
-
-    Args:
-      path: a legacy Keras .h5, a Keras 3 .weights.h5, a PyTorch .pth, .pt or .bin, or
-        a .safetensors file.
+    """Reads every array of a Keras, PyTorch or safetensors file.
 
     Returns:
       Name to array, without the prefix of a wrapper such as "module."; Keras's are
