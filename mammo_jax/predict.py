@@ -14,13 +14,14 @@ or SIGTERM (130, 143) it writes what was scored until then.
 
 import argparse
 import contextlib
+import importlib.util
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.errors import UserError, refuse, run_command
 from mammo_jax.common.memory import give_back_large_blocks
 
 if TYPE_CHECKING:
@@ -111,7 +112,21 @@ def main(options: argparse.Namespace) -> int:
     if found.left_out:
         kinds = [f"{count} {kind}" for kind, count in found.left_out.most_common()]
         print(f"left out as no images: {', '.join(kinds)}")
-    grids = [load_description(path).grid for path in directories]
+    descriptions = [load_description(path) for path in directories]
+    grids = [description.grid for description in descriptions]
+    no_calibration = any(one.calibration is None for one in descriptions)
+    no_library = importlib.util.find_spec("highdicom") is None
+    refuse(
+        {
+            "--dicom needs highdicom; install it with: uv pip install --constraint "
+            "requirements.lock --editable '.[dicom]'": options.dicom and no_library,
+            "--calibrated: a model keeps no calibration in its model.json; it was "
+            "trained by an earlier version, is of patches, or its validation images "
+            "allowed none. Leave the option out": options.calibrated and no_calibration,
+            "models of different image sizes cannot be exported as one file; export "
+            "each by itself": options.export and len({*grids}) > 1,
+        }
+    )
     give_back_large_blocks()  # before the readers have threads
     # The first images are read while JAX is imported and the models are loaded.
     with reading(
@@ -138,22 +153,15 @@ def _score(
 ) -> int:
     from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.common.devices import start_devices
-    from mammo_jax.prediction.dicom_output import check_library
-    from mammo_jax.prediction.export import check_exportable, export_models
+    from mammo_jax.prediction.export import export_models
     from mammo_jax.prediction.score_tables import remark_on_exams
-    from mammo_jax.prediction.scorer import Scorer, batch_size_for, check_calibrated
+    from mammo_jax.prediction.scorer import Scorer, batch_size_for
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
 
-    if options.dicom:
-        check_library()
     use_compilation_cache()
     start_devices()
     models = [load_model(directory) for directory in directories]
-    if options.calibrated:
-        check_calibrated(models)
-    if options.export:
-        check_exportable(models)
     named = {"models": directories, "paths": options.paths}
     named |= {"manifest": [options.manifest]} if options.manifest else {}
     chosen = Options(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mammo_jax.common.parallel import parallel_map
+from mammo_jax.common.parallel import Limits, parallel_map
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.records import PATCH, WHOLE, Field
 from mammo_jax.datasets.sampling import PatchSampling
@@ -20,6 +20,8 @@ from mammo_jax.images.grid import Grid
 from tfds_builders.beam_runs import beam_map, beam_records
 from tfds_builders.split_files import list_places, read_records, write_split
 
+# Far more than a mammogram and its regions need: bytes, seconds of processor time.
+_MOST = Limits(4 << 30, 120)
 # Paper: 1152x896 with patches of 224. The others are the same in proportion; the
 # largest has about the film's own resolution.
 _HEIGHTS = (1152, 288, 576, 4608)
@@ -186,7 +188,8 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
 
     def _mapper(self) -> packaging.Mapper:
         if self._beam_options is None:
-            return functools.partial(parallel_map, num_workers=self._num_workers)
+            workers = self._num_workers
+            return functools.partial(parallel_map, num_workers=workers, limits=_MOST)
         return functools.partial(beam_map, options=self._beam_options)
 
     def _generate_examples(self, paths: Sequence[Path]) -> Any:

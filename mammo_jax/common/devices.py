@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, refuse
 
 T = TypeVar("T")
 _GPU_HELP = (
@@ -105,17 +105,18 @@ def make_mesh(data: int, spatial: int) -> Mesh:
     wanted, there = data * spatial, jax.device_count()
     processes, local = jax.process_count(), jax.local_device_count()
     where = f"config.devices.data ({data}) x config.devices.spatial ({spatial})"
-    if wanted > there:
-        raise UserError(f"{where} is more than the {there} devices there are")
-    if processes > 1 and wanted != there:
-        raise UserError(
-            f"{where} must be the {there} devices of the {processes} processes together"
-        )
-    if processes > 1 and local % spatial:
-        raise UserError(
+    several = processes > 1
+    refuse(
+        {
+            f"{where} is more than the {there} devices there are": wanted > there,
+            f"{where} must be the {there} devices of the {processes} processes "
+            "together": several and wanted != there,
             f"config.devices.spatial ({spatial}) does not divide the {local} devices "
-            "of a process; the rows of an image stay within one process"
-        )
+            "of a process; the rows of an image stay within one process": (
+                several and local % spatial
+            ),
+        }
+    )
     return jax.make_mesh(
         (data, spatial),
         ("data", "spatial"),

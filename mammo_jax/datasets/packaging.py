@@ -106,7 +106,7 @@ def _process_view(view: View, *, make: Maker, packing: Packing, work_dir: Path) 
 def _record_death(view: View, *, work_dir: Path) -> Path:
     """Stands in for a view that kills its worker; not kept for a later build."""
     path = work_dir / f"{view.image_id}.death"
-    reason = "reading it killed the worker; download it again"
+    reason = "reading it crashed or took too much memory or time; download it again"
     _write_result(path, view, ViewResult(problems=[(view.image, reason)]))
     return path
 

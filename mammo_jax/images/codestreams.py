@@ -9,6 +9,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from openjpeg.utils import get_parameters
 
 from mammo_jax.common.errors import UserError
 
@@ -67,35 +68,13 @@ def decode_jpeg(codestream: bytes) -> np.ndarray:
 
 
 def _jpeg_2000_size(codestream: bytes) -> tuple[int, int] | None:
-    """Reads the SIZ marker segment (ISO 15444-1, A.5.1)."""
-    at = _start_of_jpeg_2000(codestream)
-    if codestream[at : at + 4] != b"\xff\x4f\xff\x51" or len(codestream) < at + 42:
+    try:
+        found = get_parameters(codestream)  # as the decoder reads them
+    except (RuntimeError, ValueError):
         return None
-    if int.from_bytes(codestream[at + 40 : at + 42], "big") != 1:
-        return None  # A mammogram has one component; memory is taken for each.
-    width, height, left, top = (
-        int.from_bytes(codestream[at + 8 + 4 * i : at + 12 + 4 * i], "big")
-        for i in range(4)
-    )
-    return height - top, width - left
-
-
-def _start_of_jpeg_2000(content: bytes) -> int:
-    """Walks the boxes of a JP2 file to its codestream; 0 of a bare one (I.4)."""
-    at = 0
-    if content[4:8] != b"jP  ":
-        return at
-    while at + 16 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        start = at + (16 if length == 1 else 8)
-        if content[at + 4 : at + 8] == b"jp2c":
-            return start
-        if length == 1:
-            length = int.from_bytes(content[at + 8 : start], "big")
-        if length < start - at:
-            break
-        at += length
-    return len(content)
+    # A mammogram has one component; memory is taken for each.
+    is_grey = found["samples_per_pixel"] == 1
+    return (int(found["rows"]), int(found["columns"])) if is_grey else None
 
 
 def _jpeg_size(codestream: bytes) -> tuple[int, int] | None:

@@ -68,27 +68,13 @@ _PARTS = {
 }
 
 # This one of pydicom's decoders is strict about damage.
-_PLUGINS = {uid.JPEG2000: "pylibjpeg", uid.JPEG2000Lossless: "pylibjpeg"}
+_PLUGINS = dict.fromkeys((uid.JPEG2000, uid.JPEG2000Lossless), "pylibjpeg")
 # libjpeg-turbo and CharLS: whatever a damaged file holds, they raise, where the codecs
 # that pydicom would use for these can abort the process.
 _CODECS: dict[str, Callable[[bytes], np.ndarray]] = {
-    uid.JPEGBaseline8Bit: codestreams.decode_jpeg,
-    uid.JPEGExtended12Bit: codestreams.decode_jpeg,
-    uid.JPEGLossless: codestreams.decode_jpeg,
-    uid.JPEGLosslessSV1: codestreams.decode_jpeg,
-    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
-    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
+    **dict.fromkeys(uid.JPEGTransferSyntaxes, codestreams.decode_jpeg),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, imagecodecs.jpegls_decode),
 }
-# Pixels in these lie in their container as the header says (HighBit); all other
-# codecs return them at its low end.
-_RAW_CONTAINERS = frozenset(
-    {
-        uid.ImplicitVRLittleEndian,
-        uid.ExplicitVRLittleEndian,
-        uid.ExplicitVRBigEndian,
-        uid.RLELossless,
-    }
-)
 
 # Fields of `Header` and their attributes.
 _NUMBERS = {
@@ -563,7 +549,9 @@ def _unsigned(values: np.ndarray, dataset: Dataset) -> UInt16[np.ndarray, "h w"]
     bits_stored = dataset.BitsStored
     unsigned = values.view(values.dtype.str.replace("i", "u"))  # keeps the byte order
     container = unsigned.astype(np.uint16, copy=False)
-    if dataset.file_meta.TransferSyntaxUID in _RAW_CONTAINERS:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    # The other codecs return the bits at the low end of their container.
+    if syntax == uid.RLELossless or not syntax.is_encapsulated:
         high_bit = dataset.get("HighBit")
         if isinstance(high_bit, int) and high_bit >= bits_stored:
             container = container >> np.uint16(high_bit + 1 - bits_stored)

@@ -30,30 +30,13 @@ _CAVEAT = "For research; not for diagnosis"
 UNCALIBRATED = ("uncalibrated-score", "99MAMMOJAX", "Uncalibrated model score")
 # Attributes of the patient and the study, which both objects repeat.
 IDENTIFYING = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-_REFERENCES = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-)
+_REFERENCES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _IMAGE = (
-    "Modality",
-    "Rows",
-    "Columns",
-    "Laterality",
-    "ImageLaterality",
-    "PatientOrientation",
-    "BurnedInAnnotation",
+    *("Modality", "Rows", "Columns", "Laterality", "ImageLaterality"),
+    *("PatientOrientation", "BurnedInAnnotation"),
 )
 # A defined one, such as A\\FR, as pydicom returns it.
 _ORIENTATION = re.compile(r"[APRLHF]{1,3}")
@@ -62,21 +45,6 @@ _ANY_ORIENTATION = ("A", "F")
 # Attributes of the source that its results need, whoever the patient is.
 KEYWORDS = (*_REFERENCES, *_IMAGE)
 _SERIES_NUMBERS = {"overlay": 9001, "report": 9002}
-
-
-def check_library() -> None:
-    """Refuses to start where highdicom is not installed.
-
-    Raises:
-      UserError: it is not.
-    """
-    try:
-        import highdicom  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "--dicom needs highdicom; install it with: uv pip install --constraint "
-            "requirements.lock --editable '.[dicom]'"
-        ) from error
 
 
 def write_dicom(

@@ -20,19 +20,6 @@ from mammo_jax.weights.model_directory import LoadedModel
 PLATFORMS = ("cpu", "cuda")
 
 
-def check_exportable(models: Sequence[LoadedModel]) -> None:
-    """Refuses models that want different images.
-
-    Raises:
-      UserError: they do.
-    """
-    if len({model.description.grid for model in models}) > 1:
-        raise UserError(
-            "models of different image sizes cannot be exported as one file; "
-            "export each by itself"
-        )
-
-
 def export_models(
     path: Path, models: Sequence[LoadedModel], *, tta: bool
 ) -> tuple[int, int]:

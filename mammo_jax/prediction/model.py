@@ -16,8 +16,6 @@ from mammo_jax.prediction.scorer import Result, Scorer, batch_size_for
 from mammo_jax.weights.model_description import Description
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
-_BITS = range(8, 17)
-
 
 class Model:
     """Model, or an ensemble of them, that scores mammograms as `predict` does.
@@ -30,7 +28,9 @@ class Model:
 
     def __init__(self, models: Sequence[LoadedModel]):
         self.models = tuple(models)
-        self._scorer = functools.cache(self._make_scorer)
+        self._scorer = functools.cache(
+            lambda size, tta: Scorer(self.models, size, tta=tta)
+        )
 
     @property
     def description(self) -> Description:
@@ -86,9 +86,6 @@ class Model:
     def _grids(self) -> list[Grid]:
         return [model.description.grid for model in self.models]
 
-    def _make_scorer(self, batch_size: int, tta: bool) -> Scorer:
-        return Scorer(self.models, batch_size, tta=tta)
-
     def _prepare(self, pixels: np.ndarray, bits: int, number: int) -> Input:
         mammogram = Mammogram(
             rows=pixels.shape[0],
@@ -119,19 +116,20 @@ def load(directories: str | Path | Sequence[str | Path]) -> Model:
 
 
 def _check_pixels(pixels: np.ndarray, bits: int) -> None:
-    expected = (
-        "uint8 or uint16 pixels of shape (height, width) or (batch, height, width)"
-    )
-    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
-        kind = getattr(pixels, "dtype", type(pixels).__name__)
-        raise UserError(f"expected a NumPy array of {expected}; got {kind}")
-    if pixels.ndim not in (2, 3) or not pixels.size:
-        raise UserError(f"expected {expected}; got shape {pixels.shape}")
-    if bits not in _BITS:
-        raise UserError(f"expected 8 to 16 bits; got {bits}")
-    if bits > 8 * pixels.itemsize:
+    given = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {np.shape(pixels)}"
+    if not (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype in (np.uint8, np.uint16)
+        and pixels.ndim in (2, 3)
+        and pixels.size
+    ):
         raise UserError(
-            f"{pixels.dtype} pixels have no {bits} bits; give bits=8, or uint16 pixels"
+            "expected a NumPy array of uint8 or uint16 pixels of shape (height, width)"
+            f" or (batch, height, width); got {given}"
+        )
+    if bits not in range(8, 8 * pixels.itemsize + 1):
+        raise UserError(
+            f"{bits} bits do not go with {given}; give 8, or for uint16 pixels 8 to 16"
         )
     if (highest := int(pixels.max())) >> bits:
         raise UserError(

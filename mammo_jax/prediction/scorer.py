@@ -114,20 +114,6 @@ class Scorer:
         return Result(score, np.mean(np.stack(maps), axis=0), image.picture)
 
 
-def check_calibrated(models: Sequence[LoadedModel]) -> None:
-    """Refuses models that keep no calibration.
-
-    Raises:
-      UserError: one keeps none.
-    """
-    if any(model.description.calibration is None for model in models):
-        raise UserError(
-            "--calibrated: a model keeps no calibration in its model.json; it was "
-            "trained by an earlier version, is of patches, or its validation images "
-            "allowed none. Leave the option out"
-        )
-
-
 def make_step(
     model: LoadedModel, *, tta: bool, at_once: bool
 ) -> class_map.ClassMapStep:
