@@ -247,7 +247,7 @@ def test_a_stage_that_there_is_not_is_refused(names, message):
         ("image", np.zeros((SIZE, SIZE), np.uint16), r"uint16\[64, 64\]; it must be"),
         ("label", np.zeros(7, np.int32), r"label is int32\[7\]; .* of \(8,\)"),
         ("label", np.zeros(8, np.float32), r"label is float32"),
-        ("channel_shift", np.zeros((8, 1)), r"of \(8, 1\); it must be of \(8, 3\)"),
+        ("channel_shift", np.zeros((8, 1)), r"\[8, 1\]; it must be of \(8, 3\)"),
     ],
 )
 def test_a_batch_of_another_shape_or_type_is_an_error(part, value, message):
