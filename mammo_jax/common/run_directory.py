@@ -24,6 +24,9 @@ _BEFORE_WORK = {
 }
 # Fields that look into a run and do not change it.
 _LOOKING = ("debug_nans", "profile")
+# What earlier versions did, which had no such fields; a newer field that is not here
+# was off.
+_EARLIER = {"stride": 32}
 
 
 @contextlib.contextmanager
@@ -80,7 +83,8 @@ def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if differences:
         raise UserError(
             f"{workdir} holds a run with another configuration: "
-            f"{'; '.join(differences[:5])}; choose another with --workdir=DIR"
+            f"{'; '.join(differences[:5])}; choose another with --workdir=DIR, or go "
+            f"on with its own by --config=rerun:{workdir}"
         )
 
 
@@ -107,7 +111,8 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
         for key in sorted({*there, *wanted} - {*_LOOKING}):
-            yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}")
+            before = there.get(key, _EARLIER.get(key))
+            yield from _differences(before, wanted.get(key), f"{name}.{key}")
         if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:
             yield f"{name} are in the order {[*there]} there and {[*wanted]} here"
     # What is off was off before there was a field for it.

@@ -47,15 +47,20 @@ def test_a_command_that_failed_before_any_work_may_be_mended(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_goes_on_where_newer_fields_are_off(tmp_path):
-    config = ml_collections.ConfigDict({"seed": 0})
+    config = ml_collections.ConfigDict({"seed": 0, "model": {"width": 1.0}})
     with run_directory.claim(tmp_path, config):
         (tmp_path / "checkpoint").write_text("")
     config.deterministic = False
     with run_directory.claim(tmp_path, config):
         pass
+    config.model.stride = 32  # as it always was
+    with run_directory.claim(tmp_path, config):
+        pass
     config.deterministic = True
     with (
-        pytest.raises(UserError, match="deterministic is None there and True here"),
+        pytest.raises(
+            UserError, match=r"deterministic is None there and True here.*rerun:"
+        ),
         run_directory.claim(tmp_path, config),
     ):
         pass
