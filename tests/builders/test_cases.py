@@ -259,6 +259,8 @@ def test_one_picture_that_no_codec_can_take_stops_nothing(tmp_path, monkeypatch)
 
     real = views.read_image
     monkeypatch.setattr(views, "read_image", read)
+    # In this process, which knows the stand-in.
+    monkeypatch.setattr(base, "parallel_map", lambda make, tasks, **_: map(make, tasks))
     report = build_whole(folder)
 
     assert set(packaged(report)) == {"good"}
