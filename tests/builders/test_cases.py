@@ -16,7 +16,7 @@ from raw_trees import Row, draw_image, write_image, write_tree
 from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import pipeline, views
 from mammo_jax.images.grid import to_grid
-from tfds_builders import building
+from tfds_builders import base, building
 from tfds_builders.building import build
 
 # 12 bits, all of which occur; the sixth part at the right is black.
