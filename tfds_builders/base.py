@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mammo_jax.common.parallel import Limits, parallel_map
+from mammo_jax.common.tables import write_table
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.records import PATCH, WHOLE, Field
 from mammo_jax.datasets.sampling import PatchSampling
@@ -168,7 +169,8 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
             self._mapper(),
         )
         problems += finished.problems
-        packaging.write_problems(Path(self.data_dir, "problems.csv"), problems)
+        table = Path(self.data_dir, "problems.csv")
+        write_table(table, packaging.PROBLEM_COLUMNS, problems)
         self.info.metadata.update(
             pixel_mean=finished.pixel_mean,
             pixel_mean_of=finished.pixel_mean_of,

@@ -7,7 +7,7 @@ film of 23 cm some 6 mm, as a cluster of calcifications has, and 17 mm, as a mas
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt16
+from jaxtyping import Bool, Int, UInt16
 
 from mammo_jax.images.grid import shrink
 
@@ -51,9 +51,7 @@ def find_bright_structures(
     return np.asarray(np.minimum(centres, [height - 1, width - 1]))
 
 
-def _keep_apart(
-    places: Int[np.ndarray, "places 2"], reach: int
-) -> Int[np.ndarray, "structures 2"]:
+def _keep_apart(places: np.ndarray, reach: int) -> np.ndarray:
     """Keeps the first of places within reach of each other: equal peaks touch."""
     kept = np.zeros((0, 2), int)
     for place in places:
@@ -64,11 +62,7 @@ def _keep_apart(
     return kept
 
 
-def _contrast(
-    grey: Float[np.ndarray, "height width"],
-    inside: Bool[np.ndarray, "height width"],
-    sigma: float,
-) -> Float[np.ndarray, "height width"]:
+def _contrast(grey: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
     """Measures grey over that of the surrounding, in deviations, within the breast."""
     weights = inside.astype(np.float32)
 
@@ -79,4 +73,4 @@ def _contrast(
     difference = np.where(inside, average(sigma) - average(sigma * _SURROUNDING), 0)
     # Less than one grey level is rounding.
     deviation = max(float(difference[inside].std()), 1.0)
-    return difference / deviation
+    return np.asarray(difference / deviation)

@@ -205,7 +205,7 @@ def make_view_examples(view: InbreastView, packing: Packing) -> ViewResult:
     return dataclasses.replace(result, problems=[*result.problems, *spares])
 
 
-def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "points 2"]]]:
+def read_rois(path: str | Path) -> list[tuple[str, Float[np.ndarray, "_ 2"]]]:
     """Reads name and points (x, y) of each region in an XML file (an Apple plist).
 
     Raises:
@@ -235,19 +235,15 @@ def _read_regions(
     found = []
     outcome = "malignant" if view.is_malignant else "benign"
     for name, points in read_rois(xml):
-        kinds = [
-            _ROI_KINDS[word] for word in _ROI_KINDS if name.lower().startswith(word)
-        ]
+        kinds = [k for word, k in _ROI_KINDS.items() if name.lower().startswith(word)]
         if not kinds:
             repairs["regions_of_unknown_name_taken_for_masses"] += 1
         kind = kinds[0] if kinds else "mass"
         limits = [image.columns - 1, image.rows - 1]
         if ((points < 0) | (points > limits)).any():
             repairs["regions_clipped_to_the_image"] += 1
-        for region in polygon_regions(
-            points, image.pixels.shape, grid.height, grid.width
-        ):
-            found.append((f"{kind}_{outcome}", region))
+        regions = polygon_regions(points, image.pixels.shape, grid[:2])
+        found += [(f"{kind}_{outcome}", region) for region in regions]
     return found
 
 

@@ -162,13 +162,10 @@ def _make_view(
     counts[name] += 1
     return ManifestView(
         image_id=name if counts[name] == 1 else f"{name}_{counts[name]}",
-        patient_id=row["patient_id"],
-        laterality=row["laterality"],
-        view=row["view"],
         is_malignant=bool(row["label"]),
         sources=(image, *(roi.value for roi in rois if roi.shape == "mask")),
-        split=row["split"],
         rois=tuple(rois),
+        **{key: row[key] for key in ("patient_id", "laterality", "view", "split")},
     )
 
 
@@ -279,7 +276,7 @@ def _read_roi(
                 f"{view.image}: its {roi.shape} {roi.value[:40]!r} is malformed; write"
                 " 'x y; x y; x y' or 'x y radius', with decimal points"
             ) from error
-        found = polygon_regions(points, image.pixels.shape, grid.height, grid.width)
+        found = polygon_regions(points, image.pixels.shape, grid[:2])
     if not found:
         raise UserError(f"{view.image}: its {roi.shape} is empty; draw it again")
     return [(roi.patch_class, region) for region in found]

@@ -16,7 +16,6 @@ from typing import Any
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
-from mammo_jax.common.tables import write_table
 from mammo_jax.datasets.records import read_header, write_examples
 from mammo_jax.datasets.views import Packing, Problems, View, ViewResult
 
@@ -27,10 +26,10 @@ _LOGGER = logging.getLogger(__name__)
 # out.
 EXAMPLES_VERSION = 4
 
+PROBLEM_COLUMNS = ("image_id", "file", "reason")
+
 # Reads a view and makes its examples; a function of a module, for the workers.
 Maker = Callable[[Any, Packing], ViewResult]
-
-
 # Runs a function over views, in processes or elsewhere, and yields its results in their
 # order. Another function, `on_death`, stands in for a view that kills its worker.
 Mapper = Callable[..., Iterator[Path]]
@@ -179,11 +178,6 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
         dict(sorted(repairs.items())),
         problems,
     )
-
-
-def write_problems(path: Path, problems: Problems) -> None:
-    """Writes the table of everything that was skipped and why."""
-    write_table(path, ["image_id", "file", "reason"], problems)
 
 
 def describe_age(name: str, metadata: Mapping[str, Any]) -> str:

@@ -8,21 +8,20 @@ from jaxtyping import Bool, Float
 
 from mammo_jax.datasets.sampling import Region, find_region
 
+Points = Float[np.ndarray, "points 2"]  # x, y
+
 _FRACTION_BITS = 4  # of a pixel, in OpenCV's drawing
 _CIRCLE_CORNERS = 64
 
 
 def draw_polygon(
-    points: Float[np.ndarray, "points 2"],
-    image_shape: tuple[int, int],
-    height: int,
-    width: int,
+    points: Points, image_shape: tuple[int, int], grid_shape: tuple[int, int]
 ) -> Bool[np.ndarray, "height width"]:
-    """Draws a polygon of image coordinates (x, y) in pixels on the grid.
+    """Draws a polygon of image coordinates (x, y) in pixels on a grid.
 
     What lies outside the image is brought to its edge; one or two points are dots.
     """
-    rows, columns = image_shape
+    (rows, columns), (height, width) = image_shape, grid_shape
     inside = np.clip(points, 0, [columns - 1, rows - 1])
     placed = (inside + 0.5) * [width / columns, height / rows] - 0.5
     mask = np.zeros((height, width), np.uint8)
@@ -36,24 +35,21 @@ def draw_polygon(
 
 
 def polygon_regions(
-    points: Float[np.ndarray, "points 2"],
-    image_shape: tuple[int, int],
-    height: int,
-    width: int,
+    points: Points, image_shape: tuple[int, int], grid_shape: tuple[int, int]
 ) -> list[Region]:
-    """The region of a polygon, or of each dot, on the grid."""
+    """Returns the region of a polygon, or of each dot, on a grid."""
     parts = [points] if len(points) > 2 else [point[None] for point in points]
-    masks = [draw_polygon(part, image_shape, height, width) for part in parts]
+    masks = [draw_polygon(part, image_shape, grid_shape) for part in parts]
     return [region for mask in masks if (region := find_region(mask)) is not None]
 
 
-def circle_points(x: float, y: float, radius: float) -> Float[np.ndarray, "points 2"]:
-    """A circle as a polygon, in the same pixels."""
+def circle_points(x: float, y: float, radius: float) -> Points:
+    """Returns a circle as a polygon, in the same pixels."""
     angles = np.linspace(0, 2 * np.pi, _CIRCLE_CORNERS, endpoint=False)
     return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
 
 
-def parse_points(texts: Sequence[str]) -> Float[np.ndarray, "points 2"]:
+def parse_points(texts: Sequence[str]) -> Points:
     """Parses points written as "(12.5, 80)", "12.5 80" or "12,5 80".
 
     Raises:

@@ -25,6 +25,7 @@ _SHRINK = 4
 # either axis.
 HARD_REACH = 0.25
 NO_CENTRES = np.zeros((0, 2), int)
+Centres = Int[np.ndarray, "n 2"]  # row, column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _draw_on_region(
     patch_size: int,
     sampling: PatchSampling,
     generator: np.random.Generator,
-) -> Int[np.ndarray, "n 2"]:
+) -> Centres:
     top_left, bottom_right = region.box[:2], region.box[2:]
     return _draw_centres(
         sampling.per_roi,
@@ -208,7 +209,7 @@ def _draw_centres(
     least: float,
     lowest: float,
     step: float,
-) -> Int[np.ndarray, "n 2"]:
+) -> Centres:
     """Proposes centres until so many are accepted, or none is at the lowest demand.
 
     Whenever none of a thousand is accepted, the demand is lowered by a step.
@@ -226,7 +227,7 @@ def _draw_centres(
 
 
 def _make_patches(
-    centres: Int[np.ndarray, "n 2"], region: int | None, overlaps: np.ndarray
+    centres: Centres, region: int | None, overlaps: np.ndarray
 ) -> list[Patch]:
     return [
         Patch((int(row), int(column)), region, float(overlap))
@@ -258,7 +259,7 @@ def cut_patches(
 
 
 def overlap_with(
-    region: Region, centres: Int[np.ndarray, "n 2"], patch_size: int
+    region: Region, centres: Centres, patch_size: int
 ) -> Float[np.ndarray, " n"]:
     """Returns the larger of the shares of region and patch that they have in common."""
     shared = _count_in_patches(region.counts, region.box[:2], centres, patch_size)
@@ -268,7 +269,7 @@ def overlap_with(
 def _count_in_patches(
     counts: Int[np.ndarray, "height_plus_1 width_plus_1"],
     corner: tuple[int, int],
-    centres: Int[np.ndarray, "n 2"],
+    centres: Centres,
     patch_size: int,
 ) -> Int[np.ndarray, " n"]:
     """Counts the pixels of patches in an integral image whose corner is `corner`."""
@@ -281,7 +282,7 @@ def _count_in_patches(
 
 
 def _largest_overlap(
-    regions: Sequence[Region], centres: Int[np.ndarray, "n 2"], patch_size: int
+    regions: Sequence[Region], centres: Centres, patch_size: int
 ) -> Float[np.ndarray, " n"]:
     overlaps = [overlap_with(region, centres, patch_size) for region in regions]
     return np.max(overlaps, axis=0) if overlaps else np.zeros(len(centres))

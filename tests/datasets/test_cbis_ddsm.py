@@ -9,6 +9,7 @@ from raw_trees import HEIGHT, WIDTH, Row, draw_image, write_image, write_tree
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.parallel import parallel_map
+from mammo_jax.common.tables import write_table
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.cbis_ddsm import plan_splits, take_inventory
 from mammo_jax.datasets.cbis_views import make_view_examples
@@ -119,9 +120,10 @@ def test_problems_are_counted_and_listed_and_stop_nothing(raw, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:5000])
 
     finished = process_views(plan_splits(raw, "official", seed=0), S10, tmp_path / "w")
-    packaging.write_problems(tmp_path / "problems.csv", finished.problems)
+    table = tmp_path / "problems.csv"
+    write_table(table, packaging.PROBLEM_COLUMNS, finished.problems)
 
-    with (tmp_path / "problems.csv").open(newline="") as file:
+    with table.open(newline="") as file:
         rows = {row["image_id"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"P_00000_LEFT_CC", "P_00009_LEFT_CC"}
     assert rows["P_00000_LEFT_CC"]["file"] == str(damaged)

@@ -368,7 +368,7 @@ def test_points_that_are_none(tmp_path, point):
 def test_circles_have_their_place_and_area(x, y, radius, shrink):
     height, width = SHAPE[0] // shrink, SHAPE[1] // shrink
 
-    mask = draw_polygon(circle_points(x, y, radius), SHAPE, height, width)
+    mask = draw_polygon(circle_points(x, y, radius), SHAPE, (height, width))
 
     rows, columns = np.nonzero(mask)
     scale = np.array([height / SHAPE[0], width / SHAPE[1]])
@@ -384,4 +384,4 @@ def test_circles_have_their_place_and_area(x, y, radius, shrink):
 
 
 def test_no_points_no_region():
-    assert polygon_regions(np.zeros((0, 2)), SHAPE, 100, 80) == []
+    assert polygon_regions(np.zeros((0, 2)), SHAPE, (100, 80)) == []

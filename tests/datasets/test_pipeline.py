@@ -121,7 +121,7 @@ def test_without_augmentation_training_sees_the_images_as_they_are(dataset):
 
 
 def test_an_unbuilt_dataset_is_refused_with_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"build_dataset\.py cbis_ddsm/paper_whole "):
+    with pytest.raises(UserError, match="build-dataset cbis_ddsm/paper_whole "):
         pipeline.open_dataset("cbis_ddsm/paper_whole", str(tmp_path))
 
 
