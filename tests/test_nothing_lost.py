@@ -150,5 +150,5 @@ def test_a_profile_is_written_where_tensorboard_finds_it(phantom_data, tmp_path)
     config = tiny_config(phantom_data, patch__steps_per_epoch=10, profile=True).patch
     config.stages.stage2.epochs = 0
     train_and_evaluate(config, tmp_path)
-    traces = list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
+    traces = list(tmp_path.glob("patch/plugins/profile/*/*.xplane.pb"))
     assert len(traces) == 1
