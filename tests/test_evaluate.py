@@ -267,7 +267,7 @@ def test_a_run_gets_a_report_of_its_test(run):
     before = (run / "config.json").read_text()
     write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "whole classifier, resnet50, trained on cbis_ddsm/paper_whole" in page
+    assert "Whole classifier, resnet50, trained on cbis_ddsm/paper_whole" in page
     said = dict(
         re.findall('scope="row">([^<]*)</th><td data-label="value">([^<]*)', page)
     )

@@ -16,11 +16,9 @@ FEW = 10
 class Tables:
     """The tables that are evaluated together.
 
-    Attributes:
-      test: the images that the figures are of.
-      validation: other images of the same model, to choose thresholds on and to fit
-        the calibration; None where there are none.
-      other: another model's scores of the test images, in the same order.
+    The figures are of `test`; thresholds and calibration come from `validation`, other
+    images of the same model; `other` has another model's scores of the test images, in
+    the same order.
     """
 
     test: PredictionTable
@@ -68,15 +66,17 @@ def counts(table: PredictionTable) -> dict[str, int]:
 
 def auc(table: PredictionTable) -> dict[str, Any]:
     """Computes `value` and its interval, `patients_95`."""
-    return _shown(metrics.auc_estimate(table.scores, table.labels, table.patient_ids))
+    return _shown(metrics.auc_estimate(*_images(table)))
 
 
 def average_precision(table: PredictionTable) -> dict[str, Any]:
     """Computes `value`, its interval `patients_95`, and what chance would give."""
-    found = metrics.average_precision_estimate(
-        table.scores, table.labels, table.patient_ids
-    )
+    found = metrics.average_precision_estimate(*_images(table))
     return {**_shown(found), "by_chance": float(table.labels.mean())}
+
+
+def _images(table: PredictionTable) -> tuple[Any, Any, Any]:
+    return table.scores, table.labels, table.patient_ids
 
 
 def _shown(found: metrics.Estimate) -> dict[str, Any]:
@@ -93,16 +93,14 @@ def apply_thresholds(
     """
     if len(np.unique(chosen_on.labels)) < 2:
         return None
-    return {
-        name: operating_points.at_threshold(
-            test.scores,
-            test.labels,
-            test.patient_ids,
-            operating_points.choose_threshold(
-                chosen_on.scores, chosen_on.labels, *rule
-            ),
-        )
+    known = chosen_on.scores, chosen_on.labels
+    thresholds = {
+        name: operating_points.choose_threshold(*known, *rule)
         for name, rule in operating_points.RULES.items()
+    }
+    return {
+        name: operating_points.at_threshold(*_images(test), threshold)
+        for name, threshold in thresholds.items()
     }
 
 

@@ -52,11 +52,8 @@ class Evaluation(dict[str, Any]):
     ):
         """Computes the figures.
 
-        Args:
-          tables: what is evaluated.
-          inputs: see the attribute.
-          runs: directories and configurations of the runs whose test tables they are.
-          shared: what a validation table that is left out shares with the test table.
+        `runs` are directories and configurations of those whose test tables they are;
+        `shared` is what a validation table that is left out shares with the test's.
         """
         patches = any(_is_patch(config) for config in runs.values())
         super().__init__(analyse(tables, patches=patches))
@@ -159,9 +156,8 @@ def _find_inputs(
     given = _listed("predictions", predictions)
     if not given:
         raise UserError("predictions names no table")
-    chosen_on = _listed("validation", validation)
-    if validation is None and all(path.is_dir() for path in given):
-        chosen_on = given
+    of_runs = validation is None and all(path.is_dir() for path in given)
+    chosen_on = given if of_runs else _listed("validation", validation)
     found = {
         "predictions": _tables(given, "test"),
         "validation": _tables(chosen_on, "validation"),

@@ -49,7 +49,6 @@ section { background: #fff; border: 1px solid #dde3ea; border-radius: 8px;
 p { margin: 0 0 10px; max-width: 75ch }
 table { border-collapse: collapse; font-size: 14px; margin: 12px 0;
   font-variant-numeric: tabular-nums; overflow-wrap: normal }
-caption { text-align: left; font-weight: 600; padding: 0 0 6px }
 th, td { text-align: right; padding: 4px 0 4px 20px; vertical-align: top;
   border-bottom: 1px solid #e6eaf0 }
 thead th { color: #4a5768; border-bottom: 2px solid #c9d2dd }
@@ -91,17 +90,10 @@ figcaption { font-size: 13px; color: #4a5768; margin-top: 4px; max-width: 60ch }
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a report.
-
-    Attributes:
-      header: names of the columns; the first column is set flush left.
-      rows: cells as text.
-      caption: above the table; empty for none.
-    """
+    """A table of a report: cells as text, of which the first heads its row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,14 +175,13 @@ def _section(section: Section, directory: Path) -> str:
 
 
 def _table(table: Table) -> str:
-    caption = f"<caption>{html.escape(table.caption)}</caption>" * bool(table.caption)
     names = [html.escape(name) for name in table.header]
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     rows = "".join(_row(names, [*map(html.escape, row)]) for row in table.rows)
     many = "many" if len(names) >= _MANY_COLUMNS else ""
     style = "texts" if len(names) == _TEXT_COLUMNS else many
     return (
-        f'<table class="{style}">{caption}<thead><tr>{head}</tr></thead>'
+        f'<table class="{style}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
 

@@ -76,13 +76,7 @@ def auc_covariance(
 ) -> Float[np.ndarray, "models models"] | None:
     """Returns the covariance of several models' AUCs on the same images.
 
-    Args:
-      models: scores of each model.
-      labels: 1 malignant, else 0; both classes are there.
-      patients: the patient of each image.
-
-    Returns:
-      None where a class has images of fewer than two patients.
+    Both classes are there. None where one has images of fewer than two patients.
     """
     malignant = labels == 1
     of_image = np.unique(np.asarray(patients), return_inverse=True)[1]

@@ -133,13 +133,10 @@ _TABLE_COLUMNS = {
 
 
 def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """Averages the scores of tables of the same images, each table alike.
-
-    Everything but the scores is the first table's.
+    """Averages the scores of tables, each alike; all else is the first table's.
 
     Raises:
-      UserError: the tables are not of the same images, or differ in an image's label
-        or patient.
+      UserError: as `align`.
     """
     first = tables[0]
     scores = [first.scores, *(align(table, first).scores for table in tables[1:])]

@@ -46,16 +46,8 @@ class Details:
 class Predictions:
     """A model's answers to every image of a split.
 
-    Attributes:
-      image_ids: one for each image.
-      patient_ids: likewise.
-      lateralities: LEFT or RIGHT.
-      views: CC or MLO.
-      probabilities: of each class, 0..1.
-      labels: the true class.
-      losses: cross-entropy in nats.
-      malignant_classes: the classes that mean malignancy.
-      details: of whole images; None for patches.
+    `labels` are the true classes, `losses` cross-entropies in nats; `malignant_classes`
+    mean malignancy. Patches have no `details`.
     """
 
     image_ids: tuple[str, ...]

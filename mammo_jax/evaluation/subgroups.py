@@ -21,29 +21,26 @@ def subgroups(table: PredictionTable) -> dict[str, dict[str, Mask]]:
     into thirds of the images that have one. Images of which an attribute is not known
     are in none of its groups; an attribute with no groups is left out.
     """
-    densities = table.breast_densities
     types = [value.split(";") for value in table.abnormality_types]
-    found = {
-        "view": _equal(np.array(table.views), ("CC", "MLO")),
-        "laterality": _equal(np.array(table.lateralities), ("LEFT", "RIGHT")),
-        "breast density": _equal(densities, (1, 2, 3, 4)),
-        "abnormality": {
-            name: np.array([short in each for each in types])
-            for short, name in _TYPES.items()
-        },
-        "lesion size": _terciles(table.lesion_sizes),
+    named = {
+        "view": (np.array(table.views), ("CC", "MLO")),
+        "laterality": (np.array(table.lateralities), ("LEFT", "RIGHT")),
+        "breast density": (table.breast_densities, (1, 2, 3, 4)),
     }
+    found: dict[str, Mapping[str, Mask]] = {
+        attribute: {str(value): values == value for value in wanted}
+        for attribute, (values, wanted) in named.items()
+    }
+    found["abnormality"] = {
+        name: np.array([short in each for each in types])
+        for short, name in _TYPES.items()
+    }
+    found["lesion size"] = _terciles(table.lesion_sizes)
     kept = {
         attribute: {name: mask for name, mask in groups.items() if mask.any()}
         for attribute, groups in found.items()
     }
     return {attribute: groups for attribute, groups in kept.items() if groups}
-
-
-def _equal(
-    values: np.ndarray, wanted: Sequence[str] | Sequence[int]
-) -> dict[str, Mask]:
-    return {str(value): values == value for value in wanted}
 
 
 def _terciles(sizes: np.ndarray) -> Mapping[str, Mask]:

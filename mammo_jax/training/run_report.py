@@ -20,7 +20,9 @@ def write_run_report(workdir: Path, subject: str) -> None:
       UserError: a table is missing or damaged.
     """
     config = run_directory.read_json(workdir / run_directory.CONFIG_FILE)
-    about = [f"{subject}, trained on {config['data']['dataset']}."]
+    about = [
+        f"{subject[0].upper()}{subject[1:]}, trained on {config['data']['dataset']}."
+    ]
     if config.get("tta"):
         about.append("Every score is the mean over the four flips of an image.")
     title = f"Test of {workdir.name}"

@@ -1,5 +1,9 @@
 """Calibration, against sklearn and scores whose line is known."""
 
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
@@ -11,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.special import expit
 
 from mammo_jax.evaluation import calibration
+from mammo_jax.training.step import balanced_weights
 
 
 def _alone(scores):
@@ -77,6 +82,21 @@ def test_the_line_has_the_least_log_loss():
 
     found = scipy.optimize.minimize(log_loss, (1.0, 0.0), method="BFGS")
     assert calibration.fit_line(scores, labels) == pytest.approx(found.x, abs=1e-3)
+
+
+@pytest.mark.parametrize(("batch", "read_as"), [(2, 0.09), (4, 0.16), (32, 0.45)])
+def test_balanced_batches_shift_the_share_as_the_page_says(batch, read_as):
+    # Scores that cannot tell images apart have the least loss at the weights' share.
+    labels = (np.random.default_rng(0).random((2000, batch)) < 0.05).astype(int)
+    weights = np.asarray(
+        jax.vmap(lambda row: balanced_weights(row, 2))(jnp.asarray(labels))
+    )
+    share = weights[labels == 1].sum() / weights.sum()
+    a, b = 1 - 0.95**batch, 1 - 0.05**batch
+    assert share == pytest.approx(a / (a + b), abs=0.01)
+    assert round(a / (a + b), 2) == read_as
+    page = Path(__file__).parents[2] / "docs" / "evaluating.md"
+    assert f"{read_as:.2f}" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def _sections() -> list[Section]:
         Section(
             f"Heading {HOSTILE}",
             [f"Text {HOSTILE}"],
-            [Table(["a", HOSTILE], [["1", HOSTILE], ["2", ""]], HOSTILE)],
+            [Table(["a", HOSTILE], [["1", HOSTILE], ["2", ""]])],
             [
                 Picture("first", _bars(BLUE), HOSTILE),
                 Picture("second", _bars(ORANGE), "orange bars"),
@@ -124,7 +124,7 @@ def test_a_page_is_accessible_and_as_narrow_as_a_phone_or_a_sheet(
     page, tmp_path, width
 ):
     header = [f"column {n}" for n in range(8)]
-    table = Table(header, [["0.843 (0.761 to 0.902)"] * 8], "wide")
+    table = Table(header, [["0.843 (0.761 to 0.902)"] * 8])
     write_html(page, "Report", [Section("Tables", ["x" * 200], [table])])
     (passed,) = accessibility(page, tmp_path, (width, 900))
     assert int(passed.split()[-1]) >= 10
