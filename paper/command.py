@@ -25,30 +25,20 @@ ENSEMBLE = "ensemble"
 _CAPTIONS = {
     "2": "Figure 2: loss of two VGG tops; the train curve is the running mean since "
     "the epoch's start, in training mode",
-    "appendix": "Appendix 1: gradient at the last trunk layer",
+    "appendix": "Appendix 1: Jacobian of the log-odds by the trunk's last feature map",
 }
 FIGURES = {
     "2": tuple(figures.FIGURE_2_ROWS),
-    "appendix": tuple(dict.fromkeys(d.row for d in gradients.DESIGNS)),
+    "appendix": gradients.ROWS,
 }
-_SEEDED_ROWS = (
-    claims.CLAIMED_ROWS
-    | {*FIGURES["2"]}
-    | {f"patch_{design.trunk}_s10" for design in gradients.DESIGNS}
-)
+_SEEDED_ROWS = claims.CLAIMED_ROWS.union(*FIGURES.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A checked command line.
+    """A checked command line: tables to print, figures to draw, rows chosen to run.
 
-    Attributes:
-      rows: all that there are.
-      tables: to print.
-      figures: to draw.
-      chosen: names of the rows to run, without those that they start from.
-      seeds: of every row; None for the preset's own.
-      setting: where and at which scale.
+    `rows` are all that there are; `seeds` is None for the preset's own number.
     """
 
     rows: Mapping[str, Row]
@@ -61,18 +51,10 @@ class Request:
     @property
     def plan(self) -> list[PlannedRun]:
         """The runs."""
-        return self._plan(self.chosen)
-
-    @property
-    def designs(self) -> list[PlannedRun]:
-        """The runs whose training the appendix repeats, and those they start from."""
-        return self._plan(FIGURES["appendix"]) if "appendix" in self.figures else []
-
-    def _plan(self, names: Sequence[str]) -> list[PlannedRun]:
         of_preset = scales.SEEDS[self.setting.preset]
         seeds = {
             name: self.seeds or (of_preset if name in _SEEDED_ROWS else 1)
-            for name in names
+            for name in self.chosen
         }
         return runs.plan_runs(seeds, self.rows, self.setting)
 
@@ -114,10 +96,7 @@ def check_request(
     chosen = {row.name for row in rows.values() if row.table in tables} | {*names}
     if ENSEMBLE in tables:
         chosen |= {*rescoring.FLIPPED_ROWS}
-    if "2" in figures:
-        chosen |= {*FIGURES["2"]}
-    if "appendix" in figures:  # It repeats its designs' trainings itself.
-        chosen |= {rows[row].start for row in FIGURES["appendix"]}
+    chosen = chosen.union(*(FIGURES[figure] for figure in figures))
     return Request(
         rows=rows,
         tables=tuple(tables),
@@ -139,7 +118,7 @@ def describe(request: Request) -> str:
     text = runs.describe_plan(plan)
     if request.setting.scale is None:
         try:
-            runs.check_inputs([*plan, *request.designs])
+            runs.check_inputs(plan)
         except UserError as error:
             return f"{text}\n{error}"
     return text
@@ -148,13 +127,9 @@ def describe(request: Request) -> str:
 def reproduce(
     request: Request, train: Train | None = None
 ) -> tuple[str, dict[str, str]]:
-    """Runs what is not finished.
+    """Runs what is not finished; by `train_and_evaluate` if `train` is left out.
 
     Writes each table as `table_N.csv`, and the figures, into the preset's folder.
-
-    Args:
-      request: see `check_request`.
-      train: of a run; `mammo_jax.training.run.train_and_evaluate` if left out.
 
     Returns:
       The tables as text, and why runs failed, by their names.
@@ -169,7 +144,6 @@ def reproduce(
         train = train_and_evaluate
     plan, setting = request.plan, request.setting
     runs.check_finished(plan)
-    gradients.check_curves(request.designs, setting)
     _prepare(request, plan, train)
     print(describe(request), flush=True)
     failures = runs.run_all(plan, train, lambda start: gate.check_gate(start, plan))
@@ -178,25 +152,27 @@ def reproduce(
         rescoring.FLIPS.score_all(found, setting)
     if "4" in request.tables:
         rescoring.UNTRANSFERRED.score_all(found, setting)
-    gradients.measure_all(request.designs, setting)
+    if "appendix" in request.figures:
+        gradients.measure_all(found)
     parts = []
     for name, (header, *rows) in _tables(request, found).items():
         write_table(setting.folder / f"table_{name}.csv", header, rows)
         title = result_tables.TITLES.get(name, "The rows asked for")
         parts.append(f"{title}\n{result_tables.as_markdown([header, *rows])}")
-    drawn = _draw(request.figures, found, setting, setting.folder, "")
+    drawn = _draw(request.figures, found, setting.folder, "")
     parts += [f"written to {path}" for path in drawn.values()]
     return "\n\n".join(parts), failures
 
 
 def _prepare(request: Request, plan: Sequence[PlannedRun], train: Train) -> None:
-    setting, read = request.setting, [*plan, *request.designs]
+    setting = request.setting
     if setting.scale is not None:
-        if all(run.finished for run in plan) and not request.designs:
+        if all(run.finished for run in plan):
             return  # No training is left, so that its data need not be there.
-        names, trunks = runs.datasets(read), runs.pretrained_trunks(plan)
+        names = {run.config.data.dataset for run in plan}
+        trunks = {(run.row.trunk, run.seed) for run in plan if run.row.pretrained}
         phantoms.prepare(setting.folder, setting.scale, names, trunks, train)
-    runs.check_inputs(read)
+    runs.check_inputs(plan)
 
 
 def _tables(request: Request, found: Found) -> dict[str, result_tables.Cells]:
@@ -218,16 +194,15 @@ def _tables(request: Request, found: Found) -> dict[str, result_tables.Cells]:
 
 
 def _draw(
-    names: Sequence[str], found: Found, setting: Setting, folder: Path, prefix: str
+    names: Sequence[str], found: Found, folder: Path, prefix: str
 ) -> dict[str, Path]:
     """Draws figures where there is something to draw; their files by their names."""
     drawn = {}
     if "2" in names:
-        path = folder / f"{prefix}figure_2.png"
-        drawn["2"] = figures.draw_figure_2(found, path)
+        drawn["2"] = figures.draw_figure_2(found, folder / f"{prefix}figure_2.png")
     if "appendix" in names:
         path = folder / f"{prefix}appendix.png"
-        drawn["appendix"] = figures.draw_appendix(setting, path)
+        drawn["appendix"] = figures.draw_appendix(found, path)
     return {name: path for name, path in drawn.items() if path is not None}
 
 
@@ -244,10 +219,12 @@ def write_results(request: Request, path: Path) -> None:
     found = runs.finished_runs(plan)
     everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
     cells = {"gate": gate.gate_table(found), **_tables(everything, found)}
-    findings = [*claims.find(found, setting), *gradients.find(setting)]
+    measured = [claims.find(claim, found, setting) for claim in claims.CLAIMS]
+    findings = [*measured, *gradients.find(found, setting)]
     cells["claims"] = result_tables.claim_table(findings)
-    cells["designs"] = result_tables.claim_table(claims.find_designs(found, setting))
-    drawn = _draw(tuple(FIGURES), found, setting, path.parent / "docs", "results_")
+    designs = [claims.find(claim, found, setting) for claim in claims.DESIGN_CLAIMS]
+    cells["designs"] = result_tables.claim_table(designs)
+    drawn = _draw(tuple(FIGURES), found, path.parent / "docs", "results_")
     pictures = {
         _CAPTIONS[name]: file.relative_to(path.parent).as_posix()
         for name, file in drawn.items()

@@ -9,7 +9,7 @@ have through the patients, which is DeLong's summed over patients.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -18,20 +18,17 @@ from jaxtyping import Float
 
 from mammo_jax.evaluation.metrics import auc_covariance, roc_auc
 from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
-from paper.runs import Found, PlannedRun
+from paper.runs import PlannedRun, Value
 
 Ends = tuple[float, float]
+BySeed = Mapping[int, Sequence[PredictionTable]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
     """A mean or a difference of means over replicates.
 
-    Attributes:
-      value: mean over the replicates.
-      error: standard error; None with fewer than two replicates.
-      freedom: degrees of freedom of the error.
-      replicates: how many there are.
+    The standard `error` has so many degrees of `freedom`; None with one replicate.
     """
 
     value: float
@@ -69,10 +66,8 @@ def effect_of(
 ) -> Effect:
     """Returns the mean of figures, one for each replicate, with its standard error.
 
-    Args:
-      values: the figures.
-      covariance: what they have in common through the patients; None where that is
-        not known, as of accuracies: the interval is then over replicates alone.
+    `covariance` is what they have in common through the patients; None where that is
+    not known, as of accuracies: the interval is then over replicates alone.
     """
     count = len(values)
     mean = float(np.mean(values))
@@ -96,9 +91,7 @@ def auc_effect(
 ) -> Effect:
     """Returns the mean AUC of some models less that of others, on the same images.
 
-    Args:
-      first: for every replicate, the tables of one or more models.
-      second: likewise, of the models to compare with; none to compare with nothing.
+    Each has the tables of its models for every replicate; `second` may be left out.
 
     Raises:
       UserError: the tables are not of the same images.
@@ -136,15 +129,12 @@ def test_table(run: PlannedRun) -> PredictionTable:
     return read_table(run.directory / "predictions" / "test.csv")
 
 
-def common_seeds(rows: Sequence[str], found: Found) -> list[int]:
-    """Returns the seeds that all of the rows are finished with."""
-    seeds = [{run.seed for run in found.get(row, ())} for row in rows]
-    return sorted(set.intersection(*seeds)) if seeds else []
-
-
-def runs_with(rows: Sequence[str], seed: int, found: Found) -> list[PlannedRun]:
-    """Returns the finished runs of some rows with one seed."""
-    return [run for row in rows for run in found[row] if run.seed == seed]
+def joined(
+    by_name: Mapping[str, Mapping[int, Sequence[Value]]], names: Sequence[str]
+) -> dict[int, list[Value]]:
+    """Joins what some names have of each seed that all in `by_name` have."""
+    seeds = set.intersection(*({*values} for values in by_name.values()))
+    return {s: [x for name in names for x in by_name[name][s]] for s in sorted(seeds)}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,13 +1,14 @@
 """Figure 2 and the appendix's figure as PNG files."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from paper import gradients
-from paper.runs import Found, Setting
+from paper.runs import Found
 
 # Two VGG tops: with repetitions and without (section 2.3).
 FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}
@@ -65,28 +66,25 @@ def draw_figure_2(found: Found, path: Path) -> Path | None:
     return _save(figure, path)
 
 
-def draw_appendix(setting: Setting, path: Path) -> Path | None:
-    """Draws gradient sizes over training, a panel for each trunk; None without any."""
-    trunks = list(dict.fromkeys(design.trunk for design in gradients.DESIGNS))
+def draw_appendix(found: Found, path: Path) -> Path | None:
+    """Draws sizes of Jacobians, a panel for each trunk; None without any."""
     figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
-    panels = dict(zip(trunks, figure.subplots(1, len(trunks)), strict=True))
-    drawn = False
-    for number, design in enumerate(gradients.DESIGNS):
-        for seed, curve in gradients.read_curves(design, setting).items():
-            label = design.title if seed == 0 else None
-            colour = f"C{number % 3}"
-            panels[design.trunk].semilogy(
-                curve.steps, curve.norms, ".-", color=colour, label=label
-            )
-            drawn = True
-    if not drawn:
-        return None
-    for trunk, axes in panels.items():
+    panels = figure.subplots(1, len(gradients.DESIGNS), sharey=True)
+    for axes, (trunk, designs) in zip(panels, gradients.DESIGNS.items(), strict=True):
+        for number, (title, row) in enumerate(designs.items()):
+            for sizes in gradients.read_sizes(row, found).values():
+                label = title if f"C{number}" not in _colours(axes) else None
+                axes.semilogy(
+                    gradients.WHEN, sizes, ".-", color=f"C{number}", label=label
+                )
         axes.set_title(trunk)
-        axes.set_xlabel("optimiser step")
         _add_legend(axes)
-    panels[trunks[0]].set_ylabel("Jacobian of the log-odds")
-    return _save(figure, path)
+    panels[0].set_ylabel("Jacobian of the log-odds")
+    return _save(figure, path) if any(axes.lines for axes in panels) else None
+
+
+def _colours(axes: Axes) -> list[Any]:
+    return [line.get_color() for line in axes.lines]
 
 
 def _add_legend(axes: Axes) -> None:

@@ -34,16 +34,13 @@ Lesion = tuple[int, float, float]
 
 
 def measure_gate(directory: Path, dataset: str, data_dir: str) -> dict[str, Any]:
-    """Measures the AUC of a patch classifier's lesions cut out and slid.
+    """Measures the AUC of lesions, cut out and slid, of a patch classifier's run.
 
-    Args:
-      directory: of its finished run.
-      dataset: name of the whole images, of the grid that its patches were cut from;
-        the lesions of their test split are classified.
-      data_dir: directory of the packaged data sets.
+    They are those of the test split of `dataset`: whole images on the grid that the
+    classifier's patches were cut from.
 
     Returns:
-      `lesions`, how many; `malignant`; and the AUCs `cut_out` and `slid`, None where
+      The numbers `lesions` and `malignant`; the AUCs `cut_out` and `slid`, None where
       all lesions are of one class.
 
     Raises:

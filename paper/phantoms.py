@@ -6,7 +6,7 @@ stands in for ImageNet: trunks learn to tell the five patch classes apart on it.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,13 @@ def prepare(
     folder: Path,
     scale: Scale,
     datasets: Iterable[str],
-    trunks: Sequence[tuple[str, int]],
+    trunks: Iterable[tuple[str, int]],
     train: Train,
 ) -> None:
-    """Makes what is not there yet.
+    """Makes what is not there yet in the folder of the preset's results.
 
-    Args:
-      folder: of the preset's results.
-      scale: what to draw.
-      datasets: names with their configs to package.
-      trunks: kinds and seeds of the trunks to pretrain.
-      train: runs a configuration in a directory.
+    `datasets` are names with their configs; `trunks` the kinds and seeds of those to
+    pretrain; `train` runs a configuration in a directory.
 
     Raises:
       UserError: the folder holds phantoms of other settings or trunks of another
@@ -60,18 +56,14 @@ def prepare(
 
 
 def _settings(layout: str, scale: Scale) -> dict[str, Any]:
-    phantoms = scale.phantoms
+    drawn = scale.phantoms
     cases, seed = {
-        "cbis_ddsm": (phantoms.cases, phantoms.seed),
-        "inbreast": (phantoms.inbreast_cases, phantoms.seed + 1),
-        _PRETRAINING: (phantoms.pretraining_cases, phantoms.seed + 2),
+        "cbis_ddsm": (drawn.cases, drawn.seed),
+        "inbreast": (drawn.inbreast_cases, drawn.seed + 1),
+        _PRETRAINING: (drawn.pretraining_cases, drawn.seed + 2),
     }[layout]
-    return {
-        "cases": cases,
-        "seed": seed,
-        "height": phantoms.height,
-        "contrast": phantoms.contrast,
-    }
+    look = {"height": drawn.height, "contrast": drawn.contrast}
+    return {"cases": cases, "seed": seed, **look}
 
 
 def _draw(raw: Path, layout: str, scale: Scale) -> Path:
@@ -119,7 +111,7 @@ def pretraining_config(
 
 
 def missing_trunks(
-    folder: Path, trunks: Sequence[tuple[str, int]], scale: Scale
+    folder: Path, trunks: Iterable[tuple[str, int]], scale: Scale
 ) -> list[tuple[str, int]]:
     """Returns the trunks that are not pretrained yet; several seeds share one.
 

@@ -1,11 +1,17 @@
 """Finished models scored again: in four flips (section 4), and before a transfer."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from mammo_jax.common.files import replace_file
 from mammo_jax.common.signals import StopRequest
-from mammo_jax.evaluation.prediction_table import PredictionTable, read_table
+from mammo_jax.evaluation.prediction_table import (
+    PredictionTable,
+    mean_table,
+    read_table,
+)
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.training import scoring
 from mammo_jax.training.experiment import open_experiment
@@ -19,14 +25,7 @@ _RESIDUAL = "residual_512-512-1024x2"
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Models that are averaged.
-
-    Attributes:
-      title: of the table.
-      rows: the paper's three best models, or two.
-      paper: AUC of each alone, and with flips.
-      paper_mean: AUC of the mean of all, with flips.
-    """
+    """The paper's best models, averaged: AUC of each, and with flips; of their mean."""
 
     title: str
     rows: tuple[str, ...]
@@ -67,14 +66,10 @@ TRANSFER_ROWS = tuple(f"inbreast_{model}_20patients" for model in TRANSFERRED)
 
 @dataclasses.dataclass(frozen=True)
 class Rescoring:
-    """A kind of scoring again.
+    """A kind of scoring the test images of rows again, into a folder.
 
-    Attributes:
-      folder: name of its directory.
-      rows: the rows whose test images are scored.
-      flips: True if the scores of four flips are averaged.
-      before: True if the model is the one that a run starts from, so that a score
-        differs from the run's own by the training alone.
+    With `flips` the scores of four flips are averaged. With `before` the model is the
+    one that a run starts from: scores differ from the run's by the training alone.
     """
 
     folder: str
@@ -82,9 +77,10 @@ class Rescoring:
     flips: bool = False
     before: bool = False
 
-    def model(self, run: PlannedRun) -> Path:
-        """Returns the directory of the run whose model scores."""
-        return Path(run.config.init_from) if self.before else run.directory
+    def weights(self, run: PlannedRun) -> Path:
+        """Returns the file of the weights that score."""
+        model = Path(run.config.init_from) if self.before else run.directory
+        return model / WEIGHTS_FILE
 
     def file(self, run: PlannedRun, setting: Setting) -> Path:
         """Returns the file of a run's scores."""
@@ -92,7 +88,7 @@ class Rescoring:
 
     def is_done(self, run: PlannedRun, setting: Setting) -> bool:
         """Tells whether the scores are there, and of the model as it is now."""
-        table, weights = self.file(run, setting), self.model(run) / WEIGHTS_FILE
+        table, weights = self.file(run, setting), self.weights(run)
         noted = _digest_file(table)
         if not (table.exists() and weights.exists() and noted.exists()):
             return False
@@ -113,8 +109,8 @@ class Rescoring:
         config = run.config.copy_and_resolve_references()
         config.tta = self.flips
         experiment = open_experiment(config)
-        digest = file_digest(self.model(run) / WEIGHTS_FILE, "sha256")
-        _, params, stats = load_variables(self.model(run))
+        digest = file_digest(self.weights(run), "sha256")
+        _, params, stats = load_variables(self.weights(run).parent)
         scores = scoring.predict(experiment, params, stats, "test", stop)
         table = self.file(run, setting)
         # The digest goes first and comes last: it is never beside another's scores.
@@ -122,17 +118,6 @@ class Rescoring:
         write_predictions(table, scores)
         with replace_file(_digest_file(table)) as partial:
             partial.write_text(digest, "utf-8")
-
-    def tables(
-        self, rows: tuple[str, ...], found: Found, setting: Setting
-    ) -> dict[int, list[PredictionTable]]:
-        """Reads the scores of the rows, for each seed that all of them have."""
-        result = {}
-        for seed in effects.common_seeds(rows, found):
-            runs = effects.runs_with(rows, seed, found)
-            if all(self.is_done(run, setting) for run in runs):
-                result[seed] = [read_table(self.file(run, setting)) for run in runs]
-        return result
 
 
 def _digest_file(table: Path) -> Path:
@@ -142,3 +127,40 @@ def _digest_file(table: Path) -> Path:
 
 FLIPS = Rescoring("flips", FLIPPED_ROWS, flips=True)
 UNTRANSFERRED = Rescoring("untransferred", TRANSFER_ROWS, before=True)
+_AGAIN = {"flips": FLIPS, "before": UNTRANSFERRED}
+# Scores of an ensemble: of which scores of its rows they are made, and how.
+_JOINED: dict[str, tuple[str, Callable[[list[PredictionTable]], PredictionTable]]] = {
+    "mean": ("flips: ", mean_table),
+    "best": ("flips: ", functools.partial(max, key=effects.auc)),
+    "mean without flips": ("", mean_table),
+}
+
+
+def scores(name: str, found: Found, setting: Setting) -> effects.BySeed:
+    """Reads scores of the test images by seed.
+
+    Args:
+      name: a row; "flips: ROW" of four flips; "before: ROW" of the model that it starts
+        from; "mean: TITLE" of an ensemble with flips, "best: TITLE" of its best model,
+        "mean without flips: TITLE".
+      found: the finished runs.
+      setting: theirs.
+    """
+    kind, _, of = name.rpartition(": ")
+    if kind in _JOINED:
+        prefix, join = _JOINED[kind]
+        rows = next(each.rows for each in ENSEMBLES if each.title == of)
+        parts = {row: scores(f"{prefix}{row}", found, setting) for row in rows}
+        return {
+            seed: [join([*tables])]
+            for seed, tables in effects.joined(parts, rows).items()
+        }
+    runs = found.get(of, ())
+    if not kind:
+        return {run.seed: [effects.test_table(run)] for run in runs}
+    again = _AGAIN[kind]
+    return {
+        run.seed: [read_table(again.file(run, setting))]
+        for run in runs
+        if again.is_done(run, setting)
+    }

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mammo_jax.evaluation.prediction_table import PredictionTable, mean_table
 from paper import claims, effects, rescoring
 from paper.effects import Effect
-from paper.rescoring import ENSEMBLES, UNTRANSFERRED
+from paper.rescoring import ENSEMBLES
 from paper.rows import Row
 from paper.runs import Found, PlannedRun, Setting
 
@@ -41,9 +40,7 @@ def measure(runs: Sequence[PlannedRun], setting: Setting) -> Effect:
     values = [[run.figures["test"][metric] for run in group] for group in groups]
     if metric == "auc" and not any(None in group for group in values):
         return effects.auc_effect([[*map(effects.test_table, g)] for g in groups])
-    return effects.effect_of(
-        [float(np.mean(np.array(group, np.float64))) for group in values]
-    )
+    return effects.effect_of([float(np.mean(np.array(g, float))) for g in values])
 
 
 def row_table(rows: Sequence[Row], found: Found, setting: Setting) -> Cells:
@@ -74,52 +71,49 @@ def _effect_cells(effect: Effect, form: str = ".3f") -> tuple[str, str, str]:
     return format(effect.value, form), shown, str(effect.replicates)
 
 
+def _scored_cells(name: str, found: Found, setting: Setting) -> Sequence[str]:
+    scored = rescoring.scores(name, found, setting)
+    if not scored:
+        return (NOT_RUN, NOTHING, NOTHING)
+    return _effect_cells(effects.auc_effect(setting.replicates(scored)))
+
+
 def untransferred_table(
     rows: Mapping[str, Row], found: Found, setting: Setting
 ) -> Cells:
     """Returns the cells of the table of the models before transfer."""
-    cells: list[Sequence[str]] = [("model", "measured", "95 %", "replicates")]
-    for model, row in zip(rescoring.TRANSFERRED, rescoring.TRANSFER_ROWS, strict=True):
-        scored = UNTRANSFERRED.tables((row,), found, setting)
-        shown: Sequence[str] = (NOT_RUN, NOTHING, NOTHING)
-        if scored:
-            shown = _effect_cells(effects.auc_effect(setting.replicates(scored)))
-        cells.append((rows[model].label, *shown))
-    return cells
+    pairs = zip(rescoring.TRANSFERRED, rescoring.TRANSFER_ROWS, strict=True)
+    cells = (
+        (rows[model].label, *_scored_cells(f"before: {row}", found, setting))
+        for model, row in pairs
+    )
+    return [("model", "measured", "95 %", "replicates"), *cells]
 
 
 def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> Cells:
     """Returns the cells of the table of section 4."""
-    cells: list[Sequence[str]] = [
-        (
-            *("model", "paper", "paper, flips", "measured"),
-            *("with flips", "95 % with flips", "replicates"),
-        )
-    ]
+    header = (
+        *("model", "paper", "paper, flips", "measured"),
+        *("with flips", "95 % with flips", "replicates"),
+    )
+    cells: list[Sequence[str]] = [header]
     for ensemble in ENSEMBLES:
-        scored = claims.ensemble_tables(ensemble, found, setting)
-        models = [
+        title, count = ensemble.title, len(ensemble.rows)
+        mean = ("-", f"{ensemble.paper_mean:.2f}")
+        names = [
             *(
-                (rows[row].label, *(f"{value:.2f}" for value in paper))
+                (rows[row].label, row, f"flips: {row}", *(f"{x:.2f}" for x in paper))
                 for row, paper in zip(ensemble.rows, ensemble.paper, strict=True)
             ),
-            (f"mean of the {len(ensemble.rows)}", "-", f"{ensemble.paper_mean:.2f}"),
+            (
+                *(f"mean of the {count}", f"mean without flips: {title}"),
+                *(f"mean: {title}", *mean),
+            ),
         ]
-        for number, (label, *paper) in enumerate(models):
-            name = (f"{ensemble.title}: {label}", *paper)
-            if not scored:
-                why = claims.missing_ensemble(ensemble, found, setting)
-                cells.append((*name, why, *[NOTHING] * 3))
-                continue
-            sides: list[dict[int, list[PredictionTable]]] = [
-                {
-                    seed: [[*pair[part], mean_table(pair[part])][number]]
-                    for seed, pair in scored.items()
-                }
-                for part in (0, 1)
-            ]
-            plain, flips = (effects.auc_effect(setting.replicates(s)) for s in sides)
-            cells.append((*name, f"{plain.value:.3f}", *_effect_cells(flips)))
+        for label, plain, flips, *paper in names:
+            measured = _scored_cells(plain, found, setting)[0]
+            flipped = _scored_cells(flips, found, setting)
+            cells.append((f"{title}: {label}", *paper, measured, *flipped))
     return cells
 
 
@@ -149,13 +143,7 @@ def as_markdown(cells: Cells) -> str:
 def results_text(
     tables: Mapping[str, Cells], setting: Setting, pictures: Mapping[str, str]
 ) -> str:
-    """Returns RESULTS.md.
-
-    Args:
-      tables: the cells by the names of `TITLES`.
-      setting: of the runs.
-      pictures: files of the figures, by their titles.
-    """
+    """Returns RESULTS.md: tables by the names of `TITLES`, pictures by their titles."""
     parts = [
         "# Results",
         f"Written by `python scripts/reproduce.py --preset={setting.preset} --out=DIR "

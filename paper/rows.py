@@ -42,10 +42,9 @@ class Row:
       trunk: "resnet50", "vgg16" or "vgg19".
       dataset: without the height behind it.
       stages: name of the table of stages in `mammo_jax.config`.
-      top: name in `mammo_jax.models.model_config.TOPS`; "" for patches and the forest.
+      top: name in `TOPS`; "" for patches and the forest.
       pretrained: the trunk starts from ported weights; of patch classifiers only.
-      original: at the images' original resolution: the preset `full_resolution` of
-        `mammo_jax.config`, and phantoms as high as they are drawn.
+      original: at the original resolution, phantoms as high as they are drawn.
       fields: further fields of the configuration.
     """
 

@@ -33,13 +33,9 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The place and the scale at which the rows are run.
+    """The place and the scale (None: the paper's) at which the rows are run.
 
-    Attributes:
-      preset: name in `scales.SCALES`.
-      out: the directory of all results.
-      data_dir: the directory of the packaged data sets; read by the preset `paper`.
-      scale: differs from the preset's own in tests only; None is the paper's.
+    The preset `paper` reads `data_dir`; every other one has data of its own.
     """
 
     preset: str
@@ -52,11 +48,6 @@ class Setting:
         """The directory of the preset's results."""
         return self.out / self.preset
 
-    @property
-    def trunks(self) -> int:
-        """How many pretrained trunks of a kind the seeds share; 0 if all have one."""
-        return 0 if self.scale is None else self.scale.trunks
-
     def replicates(self, by_seed: Mapping[int, Sequence[Value]]) -> list[list[Value]]:
         """Joins the values of seeds that share a pretrained trunk: one replicate.
 
@@ -64,27 +55,22 @@ class Setting:
         """
         groups: dict[int, list[Value]] = {}
         for seed, values in by_seed.items():
-            trunk = seed % self.trunks if self.trunks else seed
+            trunk = seed if self.scale is None else seed % self.scale.trunks
             groups.setdefault(trunk, []).extend(values)
         return [groups[number] for number in sorted(groups)]
 
     def missing_replicates(self, by_seed: Mapping[int, Sequence[Any]]) -> str:
         """Says what the design lacks; empty where nothing is missing."""
-        there, needed = len(self.replicates(by_seed)), max(self.trunks, 2)
-        of = "pretrained trunks" if self.trunks else "seeds"
-        return "" if there >= needed else f"run with {there} of {needed} {of}"
+        needed, what = 2, "seeds"
+        if self.scale is not None:
+            needed, what = self.scale.trunks, "pretrained trunks"
+        there = len(self.replicates(by_seed))
+        return "" if there >= needed else f"run with {there} of {needed} {what}"
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """A row with a seed.
-
-    Attributes:
-      row: what is trained.
-      seed: of the run.
-      directory: of the run.
-      config: of the run.
-    """
+    """A row with a seed: the directory and the configuration of its run."""
 
     row: Row
     seed: int
@@ -129,15 +115,9 @@ Found = Mapping[str, Sequence[PlannedRun]]
 def plan_runs(
     seeds: Mapping[str, int], rows: Mapping[str, Row], setting: Setting
 ) -> list[PlannedRun]:
-    """Plans the runs of the chosen rows and of those that they start from.
+    """Plans the chosen rows, by their numbers of seeds, and those they start from.
 
-    A row that others start from stands before them, once for each seed that any of
-    them has.
-
-    Args:
-      seeds: how many seeds every chosen row has.
-      rows: all of them.
-      setting: where and at which scale.
+    A row that others start from stands before them, for each seed that any of them has.
     """
     needed = dict.fromkeys(rows, 0)
     for name, count in seeds.items():
@@ -181,16 +161,6 @@ def finished_runs(plan: Sequence[PlannedRun]) -> dict[str, list[PlannedRun]]:
     return found
 
 
-def datasets(plan: Sequence[PlannedRun]) -> dict[str, str]:
-    """Returns the data sets that the runs read, and the directory of each."""
-    return {run.config.data.dataset: run.config.data.data_dir for run in plan}
-
-
-def pretrained_trunks(plan: Sequence[PlannedRun]) -> list[tuple[str, int]]:
-    """Returns the trunks, with their seeds, whose weights the runs start from."""
-    return sorted({(r.row.trunk, r.seed) for r in plan if r.row.pretrained})
-
-
 def check_inputs(plan: Sequence[PlannedRun]) -> None:
     """Refuses a plan whose data sets or weights are not there.
 
@@ -198,22 +168,19 @@ def check_inputs(plan: Sequence[PlannedRun]) -> None:
       UserError: names all that are missing, and how to get them.
     """
     missing = []
-    for name, data_dir in sorted(datasets(plan).items()):
+    datasets = {(run.config.data.dataset, run.config.data.data_dir) for run in plan}
+    for name, data_dir in sorted(datasets):
         try:
             newest_version(name, data_dir)
         except UserError as error:
             missing.append(str(error))
-    weights = {
-        run.config.pretrained: run.row.trunk
-        for run in plan
-        if run.config.get("pretrained")
-    }
-    for file, trunk in sorted(weights.items()):
-        if not Path(file).expanduser().is_file():
-            missing.append(
-                f"there is no weight file {file}; get it with "
-                f"mammo-jax convert-weights --download={trunk} --out={file}"
-            )
+    weights = {(run.config.get("pretrained"), run.row.trunk) for run in plan}
+    missing += [
+        f"there is no weight file {file}; get it with mammo-jax convert-weights "
+        f"--download={trunk} --out={file}"
+        for file, trunk in sorted(pair for pair in weights if pair[0])
+        if not Path(file).expanduser().is_file()
+    ]
     if missing:
         listed = "\n  ".join(missing)
         raise UserError(
@@ -245,15 +212,10 @@ def check_finished(plan: Sequence[PlannedRun]) -> None:
 
 
 def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None:
-    """Refuses what was made with another configuration, but for paths.
-
-    Args:
-      there: a recorded configuration.
-      config: the wanted one.
-      path: what was made with the recorded one.
+    """Refuses what was made with another configuration than wanted, but for paths.
 
     Raises:
-      UserError: names `path` and the fields that differ.
+      UserError: names `path`, what was made, and the fields that differ.
     """
     wanted = run_directory.as_json(config)
     ours, theirs = (_without_paths(values) for values in (wanted, there))
@@ -292,14 +254,10 @@ def describe_plan(plan: Sequence[PlannedRun]) -> str:
 def run_all(
     plan: Sequence[PlannedRun], train: Train, gate: Gate = lambda row: ""
 ) -> dict[str, str]:
-    """Runs what is not finished, each after the one that it starts from.
+    """Runs what is not finished of a plan, in its order.
 
     A run that fails does not stop the others, but for those that start from it.
-
-    Args:
-      plan: in an order in which every run stands after its start.
-      train: `mammo_jax.training.run.train_and_evaluate`.
-      gate: says why no run may start from a patch row; see `paper.gate.check_gate`.
+    `gate` says why no run may start from a patch row; see `paper.gate.check_gate`.
 
     Returns:
       Why runs failed, by their names.

@@ -17,15 +17,10 @@ from paper.rows import PAPER_HEIGHT, Row, dataset_at
 
 @dataclasses.dataclass(frozen=True)
 class Phantoms:
-    """The phantoms to draw; see `mammo_jax.phantom`.
+    """The phantoms to draw (`mammo_jax.phantom`): patients of each set, and how.
 
-    Attributes:
-      cases: patients of the set in CBIS-DDSM's layout.
-      inbreast_cases: examinations of the set in INbreast's layout.
-      pretraining_cases: patients of the set that trunks are pretrained on.
-      height: of the mammograms in pixels.
-      contrast: of the lesions.
-      seed: of the set; the two others have the seeds after it, so no patient is in two.
+    `height` is in pixels, `contrast` the lesions'. The three sets have the seeds from
+    `seed` on, so that no patient is in two.
     """
 
     cases: int = 400
@@ -43,7 +38,7 @@ class Scale:
     Attributes:
       phantoms: the data.
       height: of the images' grid.
-      width: of the trunks and of the layers on top, in the paper's.
+      width: of all layers, in the paper's.
       fields: of the configuration, by the kind of row; a row's own fields win, but
         for those about the length of the training.
       stages: epochs and the rate of every group that the paper trains, by the name of
@@ -134,16 +129,10 @@ _LENGTH = re.compile(r"early_stopping_patience|stages\.\w+\.epochs")
 def apply_scale(
     config: ConfigDict, row: Row, scale: Scale, folder: Path, seed: int
 ) -> None:
-    """Changes a row's configuration to a smaller scale.
+    """Changes a row's configuration, without its patch stage, to a smaller scale.
 
     The row's own fields are put in last, but for those about the training's length.
-
-    Args:
-      config: of the row at the paper's scale, without its patch stage.
-      row: the row.
-      scale: the smaller one.
-      folder: that data and weights are in, see `data_dir` and `weights_file`.
-      seed: of the run, which also chooses among the pretrained trunks.
+    Data and weights are in `folder`; the run's `seed` chooses the pretrained trunk.
     """
     height = scale.phantoms.height if row.original else scale.height
     width = height * _PAPER_WIDTH // PAPER_HEIGHT
@@ -158,21 +147,13 @@ def apply_scale(
     top.fc = tuple(_channels(count, scale.width) for count in top.fc)
     if row.kind == "patch":
         config.model.image_size = (patch, patch)
-        config.pretrained = (
-            str(weights_file(folder, row.trunk, seed % scale.trunks))
-            if row.pretrained
-            else ""
-        )
+        weights = weights_file(folder, row.trunk, seed % scale.trunks)
+        config.pretrained = str(weights) if row.pretrained else ""
     config.update_from_flattened_dict(dict(scale.fields[row.kind]))
     if row.stages:
         _apply_stages(config, row.stages, scale)
-    config.update_from_flattened_dict(
-        {
-            name: value
-            for name, value in row.fields.items()
-            if not _LENGTH.fullmatch(name)
-        }
-    )
+    own = {n: value for n, value in row.fields.items() if not _LENGTH.fullmatch(n)}
+    config.update_from_flattened_dict(own)
 
 
 def data_dir(folder: Path) -> Path:

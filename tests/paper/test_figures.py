@@ -45,15 +45,18 @@ def test_figure_2_shows_the_losses_that_the_runs_logged(request_2, tmp_path):
 
 
 def test_the_appendix_shows_the_curves_that_were_measured(request_2, tmp_path):
-    for design in gradients.DESIGNS[:3]:
-        path = gradients.curve_file(design, 0, request_2.setting)
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"steps": [0, 5], "norms": [1e-3, 2e-3]}))
-    path = figures.draw_appendix(request_2.setting, tmp_path / "appendix.png")
+    for run in request_2.plan:
+        if run.row.name in gradients.ROWS[:3]:
+            run.directory.mkdir(parents=True)
+            (run.directory / "metrics.json").write_text("{}")
+            sizes = json.dumps(dict(zip(gradients.WHEN, (1e-3, 2e-3), strict=True)))
+            (run.directory / gradients.JACOBIAN_FILE).write_text(sizes)
+    found = runs.finished_runs(request_2.plan)
+    path = figures.draw_appendix(found, tmp_path / "appendix.png")
     assert cv2.imread(str(path)).shape[1] > 800
 
 
 def test_nothing_is_drawn_without_runs(request_2, tmp_path):
     assert figures.draw_figure_2({}, tmp_path / "a.png") is None
-    assert figures.draw_appendix(request_2.setting, tmp_path / "b.png") is None
+    assert figures.draw_appendix({}, tmp_path / "b.png") is None
     assert not list(tmp_path.glob("*.png"))

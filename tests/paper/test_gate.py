@@ -12,6 +12,7 @@ from tiny_runs import MEAN, write_run
 
 from mammo_jax.common import run_directory
 from mammo_jax.datasets.pipeline import newest_version
+from mammo_jax.evaluation.predictions import COLUMNS
 from paper import command, gate, runs
 from paper.rows import load_rows
 
@@ -84,7 +85,10 @@ def test_rows_behind_a_closed_gate_are_not_run_and_the_document_says_why(
 
     def train(config, directory):
         done.append(directory.parent.name)
-        directory.mkdir(parents=True)
+        tables = directory / "predictions"
+        tables.mkdir(parents=True)
+        lines = (",".join(COLUMNS), "a,0.1,0,p,LEFT,CC", "b,0.9,1,q,LEFT,CC")
+        (tables / "test.csv").write_text("\n".join(lines) + "\n")
         config = run_directory.as_json(config)
         run_directory.write_json(directory / "config.json", config)
         test = {"auc": None, "accuracy": 0.5}

@@ -1,20 +1,24 @@
 """Gradient sizes at the trunk's last feature map, by another way."""
 
-import itertools
-from types import SimpleNamespace
-from unittest.mock import Mock
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny_runs import MEAN, make_config, write_run
 
-from mammo_jax.common.signals import StopRequest
+from mammo_jax.common.run_directory import write_json
+from mammo_jax.datasets.pipeline import open_dataset
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.models.network_input import network_input
-from mammo_jax.training.state import TrainState
-from paper import gradients
-from paper.gradients import make_gradient_norms
+from paper import gradients, scales
+from paper.claims import verdicts
+from paper.gradients import make_jacobian_norms
+from paper.rows import by_name, load_rows
+from paper.runs import PlannedRun, Setting
+
+KNOWN = by_name(load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py"))
 
 TOPS = {
     "residual": {"kind": "residual", "blocks": ("4-4-8x1",)},
@@ -34,7 +38,7 @@ def test_the_norm_is_the_rate_at_which_the_log_odds_change(top):
     graphdef, params, stats = variables.split(model)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 65535, (2, 128, 96)).astype(np.uint16)
-    norms = make_gradient_norms(graphdef, 30.0)(params, stats, pixels)
+    norms = make_jacobian_norms(graphdef, 30.0)(params, stats, pixels)
     images = network_input(pixels, 30.0)
     features = np.asarray(model.trunk(images, False))
 
@@ -59,69 +63,58 @@ def test_the_norm_is_the_rate_at_which_the_log_odds_change(top):
         np.testing.assert_allclose(rate, size, rtol=0.05)
 
 
-class _Experiment:
-    """Two stages of three and two epochs; its parameters are the steps done."""
-
-    graphdef, pixel_mean = None, 0.0
-    settings = SimpleNamespace(
-        model=read_model_config({}),
-        stages=(SimpleNamespace(epochs=3), SimpleNamespace(epochs=2)),
+def test_a_run_is_measured_before_its_training_and_at_its_best_epoch(
+    phantom_data, tmp_path
+):
+    start, best = (
+        write_run(tmp_path / name, seed=seed)
+        for name, seed in (("start", 1), ("run", 2))
     )
-
-    def __init__(self, steps_per_epoch):
-        self.steps_per_epoch = steps_per_epoch
-        self.entered = []
-
-    def evaluation_batches(self, role):
-        return iter([{"weight": np.array([1.0, 0.0]), "image": None}])
-
-    def training_batches(self, start):
-        return itertools.count(start)
-
-    def evaluation_arrays(self, batch):
-        return batch
-
-    def training_arrays(self, batch):
-        return batch
-
-    def enter_stage(self, index, state):
-        self.entered.append((index, state.params))
-        return state
-
-    def train_step(self, index):
-        def step(state, batch):
-            assert batch == state.params
-            return Mock(spec=TrainState, params=state.params + 1, batch_stats=0), 0.0
-
-        return step
-
-
-@pytest.mark.parametrize(
-    ("steps_per_epoch", "every"), [(40, 8), (5, 1), (9, 2), (3, 1)]
-)
-def test_all_epochs_of_every_stage_are_measured(monkeypatch, steps_per_epoch, every):
-    experiment = _Experiment(steps_per_epoch)
-    experiment.abstract = {}, {}
-    start = Mock(spec=TrainState, params=0, batch_stats=0)
-    experiment.initial_state = lambda *arguments: start
-    monkeypatch.setattr(gradients, "open_experiment", lambda config: experiment)
-    monkeypatch.setattr(gradients, "load_variables", lambda path: (None, {}, {}))
-    monkeypatch.setattr(gradients.conversion, "take_over", lambda *given: ({}, {}, ()))
-    # The second image only fills the batch.
-    monkeypatch.setattr(
-        gradients,
-        "make_gradient_norms",
-        lambda graphdef, mean: lambda params, stats, probe: np.array([params, -1.0]),
+    config = make_config()
+    config.update_from_flattened_dict(
+        {
+            "data.data_dir": str(phantom_data),
+            "data.dataset": "cbis_ddsm/paper_whole_h288",
+            "model.image_size": (288, 224),
+            "data.pixel_mean": MEAN,
+            "init_from": str(tmp_path / "start"),
+            "batch_size": 2,
+        }
     )
-    config = ConfigDict({"init_from": "", "seed": 0})
-    with StopRequest() as stop:
-        curve = gradients._measure(config, stop)
-    assert experiment.entered == [(1, 3 * steps_per_epoch)]
-    expected = [
-        epoch * steps_per_epoch + step
-        for epoch in range(5)
-        for step in range(every, steps_per_epoch + 1, every)
-    ]
-    assert curve.steps == [0, *expected]
-    assert len(expected) <= 5 * 5
-    assert curve.norms == curve.steps
+    del config["patch"]
+    run = PlannedRun(KNOWN[gradients.ROWS[1]], 0, tmp_path / "run", config)
+    found = {gradients.ROWS[1]: [run]}
+    gradients.measure_all(found)
+    (sizes,) = gradients.read_sizes(gradients.ROWS[1], found).values()
+    dataset = open_dataset("cbis_ddsm/paper_whole_h288", str(phantom_data))
+    images = np.stack([dataset.sources["validation"][i]["image"] for i in (0, 1)])
+    for network, size in zip((start, best), sizes, strict=True):
+        graphdef, params, stats = variables.split(network)
+        norms = make_jacobian_norms(graphdef, MEAN)(params, stats, images)
+        assert size == pytest.approx(float(np.mean(norms)), rel=1e-3)
+    # What is measured is not measured again.
+    (tmp_path / "run" / "model.safetensors").unlink()
+    gradients.measure_all(found)
+
+
+def test_the_claim_compares_rows_on_the_log_scale(tmp_path):
+    found = {}
+    for row, size in zip(gradients.ROWS, (1e-2, 1e-4, 1e-2) * 2, strict=True):
+        found[row] = []
+        for seed in range(8):
+            directory = tmp_path / row / str(seed)
+            directory.mkdir(parents=True)
+            wobble = size * (1 + seed / 20)
+            values = dict.fromkeys(gradients.WHEN, wobble)
+            write_json(directory / gradients.JACOBIAN_FILE, values)
+            run = PlannedRun(KNOWN[row], seed, directory, ConfigDict())
+            found[row].append(run)
+    setting = Setting("phantom", tmp_path, scale=scales.PHANTOM)
+    findings = gradients.find(found, setting)
+    assert len(findings) == 4
+    for finding in findings:
+        assert finding.effect.value == pytest.approx(-2)
+        assert finding.effect.replicates == 4
+    assert {said for *_, said in verdicts(findings)} == {"for"}
+    del found[gradients.ROWS[0]]
+    assert gradients.find(found, setting)[0].missing == "not run"

@@ -102,7 +102,8 @@ def test_every_row_is_a_whole_configuration(row):
     if row.stages:
         assert {*config.stages} == {*STAGES[row.stages]}
     if row.top:
-        top = TOPS[row.top]
+        own = {n[10:]: v for n, v in row.fields.items() if n.startswith("model.top.")}
+        top = TOPS[row.top] | own
         assert {key: config.model.top[key] for key in top} == top
     if row.start and KNOWN[row.start].kind == "patch":
         alone = row_config(KNOWN[row.start], KNOWN)
