@@ -4,13 +4,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mammo_jax.images.grid import shrink
-
 # Rows that are drawn at once: in floating point a whole mammogram would need a GB.
 _BAND = 256
 # Share of the full colour that covers the picture.
 _OPACITY = 0.5
-_THUMBNAIL_HEIGHT = 240
 
 
 def draw_overlay(
@@ -76,10 +73,3 @@ def encode(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """Encodes a picture (RGB) as PNG."""
     _, content = cv2.imencode(".png", picture[..., ::-1])
     return content.tobytes()
-
-
-def thumbnail(
-    picture: UInt8[np.ndarray, "height width 3"],
-) -> UInt8[np.ndarray, "height2 width2 3"]:
-    """Shrinks a picture to a thumbnail."""
-    return shrink(picture, _THUMBNAIL_HEIGHT / len(picture))

@@ -16,7 +16,7 @@ _COLOURS = (
     "classifiers the probability of a malignant patch. It says what the score is made "
     "of, not where a lesion is."
 )
-_SCALE = "from blue, against malignancy, over no colour to red, for it"
+_SCALE = "blue: against malignancy; no colour: even; yellow to red: for malignancy"
 _CAVEAT = "For research. Not a medical device; no clinical decision may rest on it."
 
 
@@ -27,7 +27,7 @@ def write_page(
     thumbnails: Mapping[str, bytes],
     problems: Sequence[Problem],
 ) -> None:
-    """Writes the page, self-contained.
+    """Writes the page, self-contained but for links to the overlays beside it.
 
     Args:
       path: of the HTML file.
@@ -56,8 +56,10 @@ def write_page(
         for row in shown
     ]
     scale = overlays.encode(overlays.draw_scale())
-    pictures.insert(0, Picture("scale", scale, _SCALE))
-    sections = [Section("Images by score", text, pictures=pictures)]
+    sections = [
+        Section("What is shown", text, pictures=[Picture("scale", scale, _SCALE)]),
+        Section("Images by score", pictures=pictures),
+    ]
     if problems:
         # Without the paths: a page is passed on, and a path may name a patient.
         reasons = Counter(problem.reason for problem in problems)

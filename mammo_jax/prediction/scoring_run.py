@@ -24,6 +24,7 @@ from mammo_jax.datasets.manifest import check_header
 from mammo_jax.datasets.views import View
 from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.images import overlays
+from mammo_jax.images.grid import shrink
 from mammo_jax.prediction.dicom_output import write_dicom
 from mammo_jax.prediction.identity import CaseBook
 from mammo_jax.prediction.reading import Input, Problem
@@ -42,6 +43,7 @@ MADE_BY = "mammo_jax.predict"
 SETTINGS_FILE = "prediction.json"
 # A page with more would be slow to open.
 MAX_PICTURES = 300
+_THUMBNAIL_HEIGHT = 240
 REPORT_FILE = "report.html"
 OVERLAYS_DIR, DICOM_DIR = "overlays", "dicom"
 
@@ -169,7 +171,9 @@ def predict(
             ended = error
             run.make_room()
         try:
-            run.finish(f"Incomplete: {ended}." if ended else "")
+            # A path would not be for those that the page is passed on to.
+            why = ended.strerror if isinstance(ended, OSError) else ended
+            run.finish(f"Incomplete: {why}." if ended else "")
         except OSError as error:
             ended = ended or error
     if isinstance(ended, OSError):
@@ -194,7 +198,7 @@ def _score(
 ) -> None:
     with progress(None, "scoring", total=run.files, unit="image") as bar:
         images = _only_images(inputs, run, bar, stop)
-        for batch in _batches(images, scorer.batch_size):
+        while batch := list(itertools.islice(images, scorer.batch_size)):
             found = scorer.score(batch)
             for image, scored in zip(batch, found, strict=True):
                 run.add(image, scored)
@@ -284,7 +288,7 @@ class _Run:
             partial.write_bytes(overlays.encode(shown))
         # The first files stay where scores are equal.
         entry = (result.score, -len(self.rows), identity.image_id)
-        kept = (*entry, overlays.encode(overlays.thumbnail(small)))
+        kept = (*entry, overlays.encode(shrink(small, _THUMBNAIL_HEIGHT / len(small))))
         if len(self._best) < MAX_PICTURES:
             heapq.heappush(self._best, kept)
         else:
@@ -326,8 +330,3 @@ def _only_images(
         else:
             run.report(one)
             bar.update()
-
-
-def _batches(images: Iterator[Input], size: int) -> Iterator[list[Input]]:
-    while batch := list(itertools.islice(images, size)):
-        yield batch
