@@ -24,9 +24,7 @@ _CPU = {
 ONE_GPU = {"xla_gpu_enable_latency_hiding_scheduler": False}
 
 
-# Memory in which a card tries out kernels; by default 4 GB, beside the model's own.
-_GPU = {"xla_gpu_redzone_scratch_max_megabytes": 512}
-_DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
+DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
 def compiler_options(deterministic: bool = False) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def compiler_options(deterministic: bool = False) -> dict[str, Any]:
     if jax.default_backend() != "gpu":
         return {}
     alone = jax.device_count() == 1
-    return _GPU | (ONE_GPU if alone else {}) | (_DETERMINISTIC if deterministic else {})
+    return (ONE_GPU if alone else {}) | (DETERMINISTIC if deterministic else {})
 
 
 def jit_network(

@@ -1,5 +1,6 @@
 """Memory of the train step of all layers, compiled for a CUDA card of 8 GB."""
 
+import jax
 import pytest
 
 from benchmarks import cuda_target
@@ -11,6 +12,8 @@ from benchmarks.model_costs import (
     training_bytes,
 )
 from mammo_jax.common.errors import UserError
+from mammo_jax.cpu.pooling import max_pool
+from mammo_jax.models import compiling
 
 
 def compiles_for_cuda(test):
@@ -64,3 +67,12 @@ def test_vgg16_is_recomputed_in_bands_at_full_resolution_only_if_asked_to():
     config = model_config("vgg16", "vgg_512x1", "full_resolution")
     config.model.remat = False
     assert training_bytes(config) > 2 * 7.5e9
+
+
+@compiles_for_cuda
+def test_a_gpu_knows_the_options_that_it_is_given(monkeypatch):
+    options = compiling.ONE_GPU | compiling.DETERMINISTIC
+    monkeypatch.setattr(cuda_target, "_OPTIONS", cuda_target._OPTIONS | options)
+    function = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, "SAME").sum()))
+    x = jax.ShapeDtypeStruct((2, 64, 64, 8), "float32")
+    assert "scatter" not in cuda_target.compile_for_cuda(function, x).as_text()
