@@ -41,7 +41,6 @@ class Finished:
 
     Attributes:
       paths: split to the files of its examples (`records.read_example`).
-      counts: split to the number of its examples.
       pixel_mean: mean of the whole gridded training images, 0..255.
       pixel_mean_of: "train", or "all" where there are no training images.
       repairs: number of things put right, by name.
@@ -49,7 +48,6 @@ class Finished:
     """
 
     paths: dict[str, list[Path]]
-    counts: dict[str, int]
     pixel_mean: float
     pixel_mean_of: str
     repairs: dict[str, int]
@@ -111,15 +109,8 @@ def _record_death(view: View, *, work_dir: Path) -> Path:
 
 
 def _write_result(path: Path, view: View, result: ViewResult) -> None:
-    summary = {
-        "image_id": view.image_id,
-        "count": len(result.examples),
-        "digest": result.digest,
-        "mean": result.mean,
-        "source": view.image,
-        "repairs": result.repairs,
-        "problems": result.problems,
-    }
+    summary = {name: v for name, v in vars(result).items() if name != "examples"}
+    summary |= {"image_id": view.image_id, "source": view.image}
     write_examples(path, summary, result.examples)
 
 
@@ -139,13 +130,13 @@ def _fingerprint(view: View, packing: Packing) -> str:
 
 def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
     paths: dict[str, list[Path]] = {}
-    counts: collections.Counter[str] = collections.Counter()
     repairs: collections.Counter[str] = collections.Counter()
     problems: Problems = []
     means: dict[str, list[float]] = {}
     first_with: dict[str, str] = {}
     for split, path in zip(split_of, done, strict=True):
-        summary = read_header(path)["summary"]
+        header = read_header(path)
+        summary = header["summary"]
         image_id, digest = summary["image_id"], summary["digest"]
         if digest and first_with.setdefault(digest, image_id) != image_id:
             # Under two names it could train and test, or have two labels.
@@ -158,10 +149,9 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
         ]
         if summary["mean"] is not None:
             means.setdefault(split, []).append(summary["mean"])
-        if summary["count"]:
+        if header["lengths"]:
             paths.setdefault(split, []).append(path)
-            counts[split] += summary["count"]
-    if not counts:
+    if not paths:
         first = f", for example {problems[0][2]}" if problems else ""
         raise UserError(
             f"none of the {len(done)} mammograms could be used{first}; mend the files"
@@ -172,7 +162,6 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
         _LOGGER.info("%s: %d", name.replace("_", " "), count)
     return Finished(
         paths,
-        dict(counts),
         sum(chosen) / len(chosen),
         "train" if "train" in means else "all",
         dict(sorted(repairs.items())),

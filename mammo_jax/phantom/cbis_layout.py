@@ -137,12 +137,10 @@ def _write_view(task: _Task) -> list[_Row]:
     for kind, release in tables:
         folder = f"{_KINDS[kind]}-{release}_{name}"
         generator = named_generator(task.seed, "file", folder)
-        uids = _name_uids(task.seed, folder, (), ())
-        description = _IMAGES if _is_described(breast) else ""
         attributes = _describe(task, folder, generator)
-        attributes |= {**uids, "SeriesDescription": description}
+        attributes["SeriesDescription"] = _IMAGES if _is_described(breast) else ""
         is_packed = bool(generator.uniform() < _RLE_SHARE)
-        _write_file(
+        image = _write_file(
             *(task, folder, _IMAGES, attributes, mammogram.pixels), compress=is_packed
         )
         for finding, outline in zip(breast.findings, mammogram.outlines, strict=True):
@@ -162,7 +160,7 @@ def _write_view(task: _Task) -> list[_Row]:
                 *(breast.patient_id, density, breast.laterality, task.view),
                 *(finding.abnormality_id, _TYPES[kind], *finding.descriptors),
                 *(finding.assessment, finding.pathology, finding.subtlety),
-                *(_path_in_table(folder, uids, 0), *ends),
+                *(f"{image}/000000.dcm", *ends),
             )
             rows.append(((kind, release), row))
     return rows
@@ -187,27 +185,13 @@ def _write_region(
         description = title
         if not _is_described(task.breast):
             description = _MASKS if part == "crop" else ""
-        uids = _name_uids(task.seed, folder, (part if has_two else "crop",), (part,))
-        described = {**attributes, **uids, "SeriesDescription": description}
-        _write_file(task, folder, title, described, pixels, on_disk[index])
-        paths.append(_path_in_table(folder, uids, in_table[index]))
+        attributes["SeriesDescription"] = description
+        names = (part if has_two else "crop", part)
+        series = _write_file(
+            *(task, folder, title, attributes, pixels, names, on_disk[index])
+        )
+        paths.append(f"{series}/{in_table[index]:06d}.dcm")
     return paths
-
-
-def _name_uids(
-    seed: int, folder: str, series: tuple[str, ...], file: tuple[str, ...]
-) -> dict[str, str]:
-    """Names study, series and file; `series` and `file` tell those of a folder."""
-    return {
-        "StudyInstanceUID": named_uid(seed, "study", folder, *series),
-        "SeriesInstanceUID": named_uid(seed, "series", folder, *series),
-        "SOPInstanceUID": named_uid(seed, "instance", folder, *file),
-    }
-
-
-def _path_in_table(folder: str, uids: Mapping[str, str], number: int) -> str:
-    study, series = uids["StudyInstanceUID"], uids["SeriesInstanceUID"]
-    return f"{folder}/{study}/{series}/{number:06d}.dcm"
 
 
 def _number_files(
@@ -262,13 +246,25 @@ def _write_file(
     title: str,
     attributes: Mapping[str, Any],
     pixels: UInt[np.ndarray, "rows columns"],
+    names: tuple[str, ...] = (),
     number: int = 0,
     *,
     compress: bool = False,
-) -> None:
-    """Writes one of a folder's files; `number` counts those of its series from 0."""
+) -> str:
+    """Writes one of a folder's files; returns where its series is in the tables.
+
+    `names` tell series and files of a folder; `number` counts those of a series from 0.
+    """
+    study, series = (
+        named_uid(task.seed, level, folder, *names[:1]) for level in ("study", "series")
+    )
+    uids = {
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": series,
+        "SOPInstanceUID": named_uid(task.seed, "instance", folder, *names[1:]),
+        "InstanceNumber": number + 1,
+    }
     date = attributes["StudyDate"]
-    study, series = attributes["StudyInstanceUID"], attributes["SeriesInstanceUID"]
     place = _LAYOUTS[task.layout].format(
         date=f"{date[4:6]}-{date[6:]}-{date[:4]}",
         study=study,
@@ -279,8 +275,9 @@ def _write_file(
         number1=number + 1,
         number=number,
     )
-    whole = {**attributes, "InstanceNumber": number + 1}
-    write_dicom(task.root / folder / place, pixels, whole, compress=compress)
+    path = task.root / folder / place
+    write_dicom(path, pixels, {**attributes, **uids}, compress=compress)
+    return f"{folder}/{study}/{series}"
 
 
 def _resize_mask(

@@ -2,6 +2,7 @@
 
 import csv
 import plistlib
+import re
 
 import cv2
 import numpy as np
@@ -171,7 +172,7 @@ def test_contact_sheet(inbreast, tmp_path, kind):
     assert "benign in green, malignant in red" in page
     assert 'src="http' not in page
     for split, count in report.splits.items():
-        assert f"<td>{split}</td><td>{count}</td>" in page
+        assert re.search(rf">{split}</t[hd]><td[^>]*>{count}</td>", page)
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["a.html"]
 
 

@@ -128,7 +128,7 @@ def test_problems_are_counted_and_listed_and_stop_nothing(raw, tmp_path):
     assert set(rows) == {"P_00000_LEFT_CC", "P_00009_LEFT_CC"}
     assert rows["P_00000_LEFT_CC"]["file"] == str(damaged)
     assert "truncated or damaged" in rows["P_00000_LEFT_CC"]["reason"]
-    assert sum(finished.counts.values()) == 8 * 20
+    assert sum(map(len, all_examples(finished).values())) == 8 * 20
 
 
 def test_the_same_image_under_two_names_is_used_once(raw, tmp_path):
@@ -185,7 +185,7 @@ def test_without_training_images_the_mean_is_that_of_all(raw, tmp_path):
     assert finished.pixel_mean_of == "all"
     means = [draw_image(n).mean() * 255 / 65535 for n in (8, 9)]
     assert finished.pixel_mean == pytest.approx(sum(means) / 2)
-    assert set(finished.counts) == {"test"}
+    assert set(finished.paths) == {"test"}
 
 
 def test_an_unwritable_folder_is_named(raw, tmp_path):
