@@ -217,22 +217,18 @@ def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None
     Raises:
       UserError: names `path`, what was made, and the fields that differ.
     """
-    wanted = run_directory.as_json(config)
-    ours, theirs = (_without_paths(values) for values in (wanted, there))
-    names = sorted({*ours, *theirs})
-    different = [name for name in names if ours.get(name) != theirs.get(name)]
+    wanted = _without_paths(run_directory.as_json(config))
+    different = list(run_directory.differences(_without_paths(there), wanted))
     if different:
         raise UserError(
-            f"{path} holds a run with another configuration "
-            f"({', '.join(different[:_SHOWN])}); use another --out"
+            f"{path} holds a run with another configuration: "
+            f"{'; '.join(different[:_SHOWN])}; use another --out"
         )
 
 
 def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if name not in _PATHS}
-    data = kept.get("data", {})
-    kept["data"] = {name: data[name] for name in data if name != "data_dir"}
-    return kept
+    return {**kept, "data": {**kept.get("data", {}), "data_dir": ""}}
 
 
 def describe_plan(plan: Sequence[PlannedRun]) -> str:

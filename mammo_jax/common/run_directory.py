@@ -79,11 +79,11 @@ def _match_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{workdir} is not empty and holds no run ({stranger} is there); choose "
             "another with --workdir=DIR"
         )
-    differences = list(_differences(read_json(path), wanted))
-    if differences:
+    different = list(differences(read_json(path), wanted))
+    if different:
         raise UserError(
             f"{workdir} holds a run with another configuration: "
-            f"{'; '.join(differences[:5])}; choose another with --workdir=DIR, or go "
+            f"{'; '.join(different[:5])}; choose another with --workdir=DIR, or go "
             f"on with its own by --config=rerun:{workdir}"
         )
 
@@ -108,11 +108,12 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return fields
 
 
-def _differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
+def differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
+    """Says in which fields two configurations, as JSON has them, differ."""
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
         for key in sorted({*there, *wanted} - {*_LOOKING}):
             before = there.get(key, _EARLIER.get(key))
-            yield from _differences(before, wanted.get(key), f"{name}.{key}")
+            yield from differences(before, wanted.get(key), f"{name}.{key}")
         if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:
             yield f"{name} are in the order {[*there]} there and {[*wanted]} here"
     # What is off was off before there was a field for it.

@@ -85,7 +85,9 @@ def test_a_trunk_of_another_pretraining_is_refused(tmp_path):
     other = dataclasses.replace(
         TINY, pretraining={**TINY.pretraining, "stages.stage1.epochs": 5}
     )
-    message = r"pretraining/vgg16_1 holds a run with another .*\(stages\); use another"
+    message = (
+        r"pretraining/vgg16_1 holds a run .*epochs is 4 there and 5 here; use another"
+    )
     with pytest.raises(UserError, match=message):
         phantoms.missing_trunks(folder, trunks, other)
     with pytest.raises(UserError, match=message):

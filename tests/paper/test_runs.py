@@ -270,8 +270,8 @@ def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
         request, setting=dataclasses.replace(request.setting, scale=other)
     )
     message = (
-        r"patch_resnet50_s10/seed0 holds a run with another configuration "
-        r"\(model\); use another --out"
+        r"patch_resnet50_s10/seed0 holds a run with another configuration: "
+        r".*config\.model\.width is 0\.0625 there and 0\.125 here; use another --out"
     )
 
     def train(config, directory):
