@@ -1,7 +1,7 @@
 """The scales at which the rows are run: the paper's own, and a small one on phantoms.
 
 The phantoms are those of the demo's preset (`phantom` in `mammo_jax.config`: the same
-lesions, contrast and size) with more patients; the stages have fewer steps.
+lesions and contrast), drawn twice as large; the stages have fewer steps.
 """
 
 import dataclasses

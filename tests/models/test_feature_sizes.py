@@ -10,6 +10,7 @@ import pytest
 from drawn import with_values
 from flax import nnx
 
+from mammo_jax.config import apply_preset, whole_config
 from mammo_jax.models import (
     TOPS,
     abstract_model,
@@ -66,6 +67,16 @@ def test_small_images_give_the_papers_positions_at_a_smaller_stride(
     assert feature_size(model.trunk, (height, height * 7 // 9)) == (36, 28)
     patch = height * 7 // 36  # 224 of 1152
     assert feature_size(model.trunk, (patch, patch)) == (7, 7)
+
+
+@pytest.mark.parametrize("preset", ["paper", "phantom", "full_resolution"])
+def test_a_patch_is_the_same_part_of_a_mammogram_as_in_the_paper(preset):
+    config = apply_preset(whole_config(), preset).model
+    trunk = abstract_model(read_model_config(config)).trunk
+    height, width = config.image_size
+    rows, columns = feature_size(trunk, (height, width))
+    window = feature_size(trunk, (height * 7 // 36,) * 2)
+    assert (rows / window[0], columns / window[0]) == (36 / 7, 28 / 7)
 
 
 def test_a_shorter_trunk_computes_what_the_whole_one_does_on_the_way():
