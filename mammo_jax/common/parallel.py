@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -110,6 +111,11 @@ def _run_until_death(
     context = multiprocessing.get_context("forkserver")
     # The server of all pools imports these once, if it does not run yet.
     context.set_forkserver_preload(["__main__", _module_of(function)])
+    # Ctrl-C goes to all of a terminal's processes; this one ends the others.
+    resource_tracker.ensure_running()  # It would let Ctrl-C through again.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
         while todo or waiting:
@@ -133,7 +139,6 @@ def _module_of(function: Callable[..., object]) -> str:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
     keep_freed_blocks()

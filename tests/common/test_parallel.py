@@ -84,6 +84,21 @@ def _limits(_: int) -> tuple[int, int]:
     return tuple(resource.getrlimit(kind)[0] for kind in kinds)
 
 
+def _waits_for_ctrl_c(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_of_a_terminal_reaches_no_worker():
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_parallel import _waits_for_ctrl_c, parallel_map\n"
+        "print(*parallel_map(_waits_for_ctrl_c, [1] * 3, 2))"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
+
+
 def test_one_worker_with_limits_is_a_process_that_has_them():
     for seconds, memory in parallel_map(_limits, range(3), 1, None, Limits(1 << 30, 9)):
         assert 9 <= seconds < 60
