@@ -77,11 +77,11 @@ def test_another_process_writes_the_same_bytes(raw, tmp_path):
     name = "cbis_ddsm/official_whole_h288"
     code = f"from tfds_builders.building import build; build({name!r}, *__args__)"
     built = {}
-    for folder in ("a", "b", "c"):
+    for folder in ("a", "b"):
         arguments = [str(raw), str(tmp_path / folder), 1]
         text = code.replace("*__args__", ", ".join(map(repr, arguments)))
         subprocess.run([sys.executable, "-c", text], check=True, capture_output=True)
         found = sorted((tmp_path / folder).rglob("*.array_record*"))
         built[folder] = {path.name: path.read_bytes() for path in found}
     assert built["a"]
-    assert built["a"] == built["b"] == built["c"]
+    assert built["a"] == built["b"]
