@@ -26,8 +26,6 @@ from paper.runs import Found, PlannedRun
 GATE_FILE = "gate.json"
 # AUCs cut out and slid may differ by so much, on the mean over a row's runs.
 LARGEST_DIFFERENCE = 0.03
-# Positions of the map are so many pixels apart.
-_STRIDE = 32
 
 # A classified lesion: its class, and the scores cut out and slid.
 Lesion = tuple[int, float, float]
@@ -66,6 +64,7 @@ def _classify(
     example: Mapping[str, Any], model: LoadedModel, step: Any
 ) -> list[Lesion]:
     image, size = example["image"][..., 0], model.description.patch_size
+    stride = model.model_config.stride
 
     def score(images: np.ndarray) -> Any:
         shares = np.asarray(step(images))
@@ -78,9 +77,9 @@ def _classify(
     ):
         assert PATCH_CLASSES[kind] != "background"
         # The place of the map whose window is nearest to the lesion's centre.
-        corner = ((box[:2] + box[2:]) / 2 - size / 2) / _STRIDE
+        corner = ((box[:2] + box[2:]) / 2 - size / 2) / stride
         row, column = np.clip(np.rint(corner), 0, np.array(whole.shape) - 1).astype(int)
-        top, left = row * _STRIDE, column * _STRIDE
+        top, left = row * stride, column * stride
         patch = image[top : top + size, left : left + size]
         if patch.shape == (size, size):
             alone = float(score(patch[None])[0, 0, 0])

@@ -20,11 +20,14 @@ ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 WHOLE = "cbis_ddsm/paper_whole_h288"
 
 
-def test_lesions_are_classified_cut_out_and_slid(phantom_data, tmp_path):
-    network = write_run(tmp_path / "patch", "patch")
+@pytest.mark.parametrize("stride", [32, 16])
+def test_lesions_are_classified_cut_out_and_slid(stride, phantom_data, tmp_path):
+    network = write_run(tmp_path / "patch", "patch", stride=stride)
+    window = 64 // stride
+    last_row, last_column = 288 // stride - window, 224 // stride - window
     found = gate.measure_gate(tmp_path / "patch", WHOLE, str(phantom_data))
-    # By hand: patches of 64 pixels whose corners are multiples of 32, and the mean of
-    # the whole image's features below each of them, through the same dense layer.
+    # By hand: patches of 64 pixels whose corners are multiples of the stride, and the
+    # mean of the image's features below each of them, through the same dense layer.
     labels, cut_out, slid = [], [], []
     builder = tfds.builder_from_directory(newest_version(WHOLE, str(phantom_data)))
     for example in builder.as_data_source("test"):
@@ -34,13 +37,14 @@ def test_lesions_are_classified_cut_out_and_slid(phantom_data, tmp_path):
         )
         kinds, boxes = example["rois"]["class"], example["rois"]["bbox"]
         for kind, (top, left, bottom, right) in zip(kinds, boxes, strict=True):
-            row = min(max(round((top + bottom - 64) / 64), 0), 7)
-            column = min(max(round((left + right - 64) / 64), 0), 5)
-            patch = grey[row * 32 : row * 32 + 64, column * 32 : column * 32 + 64]
+            row = min(max(round((top + bottom - 64) / 2 / stride), 0), last_row)
+            column = min(max(round((left + right - 64) / 2 / stride), 0), last_column)
+            y, x = row * stride, column * stride
+            patch = grey[y : y + 64, x : x + 64]
             images = jnp.repeat(patch[None, ..., None], 3, -1)
             logits = [network(images, train=False)]
-            window = features[:, row : row + 2, column : column + 2].mean((1, 2))
-            logits.append(network.head(jnp.asarray(window)))
+            below = features[:, row : row + window, column : column + window]
+            logits.append(network.head(jnp.asarray(below.mean((1, 2)))))
             shares = [
                 scipy.special.softmax(np.asarray(x)[0])[[2, 4]].sum() for x in logits
             ]
