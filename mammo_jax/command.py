@@ -47,7 +47,11 @@ def main() -> None:
         return
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {_words()}"
+        hint = (
+            f"; did you mean {near[0]!r}?"
+            if near
+            else f"; choose from {' '.join(COMMANDS)}"
+        )
         print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
         sys.exit(_EXIT_USAGE)
     sys.argv = [f"mammo-jax {name}", *arguments]
@@ -65,16 +69,12 @@ def _usage() -> str:
     return "\n".join([str(__doc__), "Commands:", *lines, "", names, "", NAMES])
 
 
-def _words() -> str:
-    return " ".join(COMMANDS)
-
-
 def _print_completion(arguments: list[str]) -> None:
     shell = (arguments or ["bash"])[0]
     if shell not in _SHELLS:
         print(f"error: no completion for {shell!r}; bash or zsh", file=sys.stderr)
         sys.exit(_EXIT_USAGE)
-    print(_SHELLS[shell].format(words=_words()))
+    print(_SHELLS[shell].format(words=" ".join(COMMANDS)))
 
 
 if __name__ == "__main__":

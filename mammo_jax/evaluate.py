@@ -26,18 +26,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tables = "CSV or run directory; several, with commas, are averaged"
+    several: Any = {"type": _split, "metavar": "CSV[,CSV]"}
     parser.add_argument(
-        "--predictions", required=True, metavar="CSV[,CSV]", help=f"test: {tables}"
+        "--predictions", required=True, help=f"test: {tables}", **several
     )
     parser.add_argument(
         "--validation",
-        metavar="CSV[,CSV]",
+        **several,
         help="the same models' tables of validation images, to choose thresholds and "
         "the calibration on (default: those of the run directories in --predictions)",
     )
     parser.add_argument(
         "--compare",
-        metavar="CSV[,CSV]",
+        **several,
         help=f"another model's scores of the same test images: {tables}",
     )
     parser.add_argument("--out", required=True, help="directory to write into")
@@ -53,11 +54,8 @@ def main(options: argparse.Namespace) -> None:
     from mammo_jax.evaluation.evaluation import evaluate_predictions
     from mammo_jax.evaluation.html_writer import REPORT_FILE
 
-    validation, compare = options.validation, options.compare
     evaluation = evaluate_predictions(
-        _split(options.predictions),
-        validation=None if validation is None else _split(validation),
-        compare=None if compare is None else _split(compare),
+        options.predictions, validation=options.validation, compare=options.compare
     )
     out = Path(options.out).expanduser()
     names = {part: [*map(str, paths)] for part, paths in evaluation.inputs.items()}

@@ -98,17 +98,11 @@ def _train() -> None:
         config.tta = True
     give_back_large_blocks()  # before JAX has threads
     # Imported late: `--help` and a misspelt flag answer at once.
-    from mammo_jax.common.compilation_cache import use_compilation_cache
-    from mammo_jax.common.devices import (
-        is_main_process,
-        join_processes,
-        start_devices,
-    )
+    from mammo_jax.common.devices import is_main_process, join_processes, start_devices
 
     join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     from mammo_jax.training.run import train_and_evaluate
 
-    use_compilation_cache()
     start_devices()
     workdir = Path(directory).expanduser()
     metrics = train_and_evaluate(config, workdir)

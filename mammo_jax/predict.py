@@ -151,7 +151,6 @@ def _score(
     files: int,
     planned: "Mapping[Path, View]",
 ) -> int:
-    from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.common.devices import start_devices
     from mammo_jax.prediction.export import export_models
     from mammo_jax.prediction.score_tables import remark_on_exams
@@ -159,7 +158,6 @@ def _score(
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
 
-    use_compilation_cache()
     start_devices()
     models = [load_model(directory) for directory in directories]
     named = {"models": directories, "paths": options.paths}

@@ -71,14 +71,12 @@ def main(options: argparse.Namespace) -> None:
         )
     give_back_large_blocks()  # before JAX has threads
     # Imported late: `--help` answers at once.
-    from mammo_jax.common.compilation_cache import use_compilation_cache
     from mammo_jax.common.devices import start_devices
     from mammo_jax.main import show_own_messages
     from paper import command
     from paper.rows import load_rows
 
     show_own_messages()
-    use_compilation_cache()
     start_devices()
     request = command.check_request(
         load_rows(_ROWS),

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mammo_jax.common.compilation_cache import use_compilation_cache
 from mammo_jax.common.errors import UserError, refuse
 
 T = TypeVar("T")
@@ -60,12 +61,13 @@ def join_processes(coordinator: str | None, processes: int, process: int) -> Non
 
 
 def start_devices() -> None:
-    """Starts JAX's devices, and says in one line if there is a GPU's plugin in vain.
+    """Starts JAX's devices, with the cache of what is compiled for them.
 
     Raises:
       UserError: there is none of the devices that JAX_PLATFORMS in the environment
         asks for, or a plugin fails.
     """
+    use_compilation_cache()
     log = logging.getLogger("jax._src.xla_bridge")
     log.addFilter(_without_traceback)
     try:
