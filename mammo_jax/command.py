@@ -46,13 +46,9 @@ def main() -> None:
         _print_completion(arguments)
         return
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = (
-            f"; did you mean {near[0]!r}?"
-            if near
-            else f"; choose from {' '.join(COMMANDS)}"
-        )
-        print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, 1) or COMMANDS
+        error = f"there is no command {name!r}; did you mean {' or '.join(near)}?"
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(_EXIT_USAGE)
     sys.argv = [f"mammo-jax {name}", *arguments]
     home, _ = COMMANDS[name]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mammo_jax.command import COMMANDS
+from mammo_jax.command import COMMANDS, main
 from mammo_jax.common.folders import describe_configurations
 from mammo_jax.config import PRESETS
 from mammo_jax.phantom import LAYOUTS
@@ -90,3 +90,14 @@ def test_choices_are_what_there_is():
         "{" + ",".join(sorted(SCHEMES)) + "}"
         in help_of("mammo_jax.command", "convert-weights")[0]
     )
+
+
+@pytest.mark.parametrize(("name", "near"), [("trian", "train"), ("x", "predict")])
+def test_a_command_that_is_not_there_is_refused(monkeypatch, capsys, name, near):
+    monkeypatch.setattr(sys, "argv", ["mammo-jax", name])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: there is no command {name!r}; did you mean ")
+    assert near in line
