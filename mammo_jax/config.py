@@ -333,6 +333,20 @@ PRESETS: dict[str, dict[str, object]] = {
         "patch.eval_batch_size": 8,
         "patch.model.top.window": 28,
     },
+    # YaroslavNet of the authors' later code, from random values: its features are at
+    # every 64th pixel, so a patch is 3 of them wide. The size of the pool is ours.
+    "yaroslav": {
+        "model.trunk": "yaroslav",
+        "model.stride": 64,
+        "model.top.kind": "heatmap",
+        "model.top.activation": "relu",
+        "model.top.window": 3,
+        "model.top.pool": 2,
+        "model.top.fc": (16, 8),
+        "patch.model.top.window": 3,
+        "patch.pretrained": "",
+        "patch.stages": "patch_random",
+    },
 }
 # Presets without a patch stage.
 _WITHOUT_PATCH = ("inbreast", "real")

@@ -20,6 +20,7 @@ _TOPS_OF_TRUNKS: dict[str, dict[int, str]] = {
     "resnet50": {32: "stage5/unit3", 16: "stage4/unit6", 8: "stage3/unit4"},
     "vgg16": _VGG_TOPS,
     "vgg19": _VGG_TOPS,
+    "yaroslav": {64: "block6", **_VGG_TOPS},
 }
 # (pattern of the whole parameter path, group) outside the top of the trunk.
 _OTHERS = ((r"trunk/.+", BOTTOM), (r"head/.+", HEAD), (r"top/.+", NEW_LAYERS))

@@ -19,9 +19,9 @@ from mammo_jax.cpu.convolution import convolve
 from mammo_jax.cpu.pooling import max_pool
 
 # Strides of a trunk, and how many times it then halves its images: the published trunks
-# end at the last; the others end a stage or two earlier, for images whose sides are a
-# half or a quarter of the paper's.
-HALVINGS = {8: 3, 16: 4, 32: 5}
+# end at 32, but for YaroslavNet; others end a stage or two earlier, for images whose
+# sides are a half or a quarter of the paper's.
+HALVINGS = {8: 3, 16: 4, 32: 5, 64: 6}
 
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 

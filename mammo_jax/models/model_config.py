@@ -107,7 +107,7 @@ class ModelConfig:
     """A checked configuration of a network, made by `read_model_config`.
 
     Attributes:
-      trunk: "resnet50", "vgg16" or "vgg19".
+      trunk: "resnet50", "vgg16", "vgg19" or "yaroslav".
       wiring: a key of `mammo_jax.models.resnet.WIRINGS`, that of the ported weights;
         read for resnet50 only.
       stem: a key of `mammo_jax.models.resnet.STEMS`; read for resnet50 only. "gentle"
@@ -116,6 +116,7 @@ class ModelConfig:
       stride: a key of `mammo_jax.models.layers.HALVINGS`: pixels from one position of
         the trunk's features to the next; 16 and 8 leave out its last stages, so that
         images of a half and a quarter of the paper's size give its 36x28 positions.
+        YaroslavNet, and no other, goes to 64.
       zero_init_residual: True if residual units start as identities: a network of
         random values trains much faster so. The paper's Keras did not do it.
       batch_norm: a key of `BATCH_NORM`.
@@ -163,7 +164,7 @@ BATCH_NORM = {
 }
 
 CHOICES: dict[str, tuple[str | int, ...]] = {
-    "trunk": ("resnet50", *DEPTHS),
+    "trunk": ("resnet50", *DEPTHS, "yaroslav"),
     "wiring": tuple(WIRINGS),
     "stem": tuple(STEMS),
     "stride": tuple(HALVINGS),
@@ -215,6 +216,9 @@ def read_model_config(
             for key, pair in ((key, tuple(value[key])) for key in _PAIRS)
         }
         | {
+            f"{name}.stride is 64, which only the trunk yaroslav has": (
+                full.stride == 64 and full.trunk != "yaroslav"
+            ),
             f"{name}.width is {full.width}; it must be above 0, at most {MAX_WIDTH}": (
                 not 0 < full.width <= MAX_WIDTH
             ),

@@ -88,10 +88,11 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
     model = read_model_config(config.model, f"{name}.model")
     if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
         key = download_name(model.trunk, model.wiring)
+        get = f"mammo-jax convert-weights --download={key} --out={config.pretrained}"
         raise UserError(
-            f"{name}.pretrained: there is no weight file {config.pretrained}; get it "
-            f"with mammo-jax convert-weights --download={key} "
-            f"--out={config.pretrained}, or set the field to '' for random values"
+            f"{name}.pretrained: there is no weight file {config.pretrained}; "
+            + f"get it with {get}, or " * bool(key)
+            + "set the field to '' for random values"
         )
     zoom = tuple(config.augment.zoom)
     microbatch = config.batch_size // config.accum_steps

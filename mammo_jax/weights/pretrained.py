@@ -216,6 +216,6 @@ def load_trunk(
     if (text := metadata.get("input_std", "missing")) not in _INPUT_STDS:
         raise UserError(f"{path} is damaged: its input_std is {text:.40}")
     std = np.asarray(json.loads(text), np.float32)
-    first = _FIRST_KERNEL[architecture]
-    values[first] = values[first] / std[:, np.newaxis]
+    if first := _FIRST_KERNEL.get(architecture):  # YaroslavNet has no published one.
+        values[first] = values[first] / std[:, np.newaxis]
     return {name: jax.numpy.asarray(value) for name, value in values.items()}

@@ -67,13 +67,14 @@ PUBLISHED: dict[str, Published] = {
 
 
 def download_name(architecture: str, wiring: str) -> str:
-    """Returns the key of `PUBLISHED` whose weights fit a trunk."""
+    """Returns the key of `PUBLISHED` whose weights fit a trunk; "" without any."""
     wanted = (architecture, wiring if architecture == "resnet50" else "")
-    return next(
+    fitting = (
         name
         for name, published in PUBLISHED.items()
         if (published.architecture, published.wiring) == wanted
     )
+    return next(fitting, "")
 
 
 def verify_checksum(path: Path, *checksums: str) -> str:
