@@ -162,13 +162,16 @@ def _score(
     models = [load_model(directory) for directory in directories]
     named = {"models": directories, "paths": options.paths}
     named |= {"manifest": [options.manifest]} if options.manifest else {}
+    credits_due = dict.fromkeys(model.description.credit for model in models)
+    credit = " ".join(filter(None, credits_due))
     chosen = Options(
         out=Path(options.out or "").expanduser(),
         inputs={
             kind: [os.path.abspath(Path(path).expanduser()) for path in paths]
             for kind, paths in named.items()
         },
-        about=_about(models, options),
+        about=" ".join(filter(None, (_about(models, options), credit))),
+        credit=credit,
         planned=planned,
         calibrated=options.calibrated,
         dicom=options.dicom,

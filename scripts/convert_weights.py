@@ -1,10 +1,11 @@
-r"""Converts ImageNet weights of Keras, torchvision, timm or Hugging Face.
+r"""Converts ImageNet weights of Keras, torchvision, timm or Hugging Face, and models.
 
 Examples:
   python scripts/convert_weights.py --arch=resnet50 \
       --source=resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 \
       --out=resnet50.safetensors
   python scripts/convert_weights.py --download=vgg16 --out=vgg16.safetensors
+  python scripts/convert_weights.py --released=ddsm_resnet50.h5 --out=runs/released
 """
 
 import argparse
@@ -34,13 +35,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="fetch published weights first, into a folder NAME beside --out: "
         + ", ".join(PUBLISHED),
     )
+    source.add_argument(
+        "--released",
+        type=Path,
+        metavar="FILE.h5",
+        help="a model that the paper's authors released; --out is a directory to make",
+    )
+    parser.add_argument(
+        "--trained_on",
+        choices=["ddsm", "inbreast"],
+        help="of --released, where the file's name does not begin with it",
+    )
     parser.add_argument(
         "--arch",
         choices=_TRUNKS,
         help="the trunk that --source holds; --download knows its own",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="the .safetensors file to write"
+        "--out",
+        type=Path,
+        required=True,
+        help="the .safetensors file to write, or the directory to make of --released",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error happened"
@@ -52,8 +67,19 @@ def convert(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
     # Late: `--help` and a wrong option answer at once.
     from mammo_jax.weights.pretrained import convert_file
+    from mammo_jax.weights.released import convert_released
     from mammo_jax.weights.weight_files import check_format
 
+    if arguments.released:
+        if arguments.arch:
+            raise UserError("--released says itself what it is; leave --arch out")
+        found = convert_released(
+            arguments.released, arguments.out, arguments.trained_on
+        )
+        _report(arguments.out, found)
+        return
+    if arguments.trained_on:
+        raise UserError("--trained_on is of --released; leave it out")
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out={arguments.out} must end in .safetensors")
     if arguments.download:
@@ -75,8 +101,12 @@ def convert(arguments: argparse.Namespace) -> None:
     if source.resolve() == arguments.out.resolve():
         raise UserError("--out is the source itself; choose another name")
     metadata = convert_file(architecture, source, arguments.out)
-    print(f"wrote {arguments.out}")
-    for key, value in metadata.items():
+    _report(arguments.out, metadata)
+
+
+def _report(out: Path, found: dict[str, str]) -> None:
+    print(f"wrote {out}")
+    for key, value in found.items():
         if value:
             print(f"  {key}: {value}")
 

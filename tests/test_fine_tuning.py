@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.run_directory import read_json
+from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.config import apply_preset, whole_config
 from mammo_jax.datasets.pipeline import open_dataset
 from mammo_jax.models import variables
@@ -97,9 +97,14 @@ def test_it_starts_from_the_whole_classifier(inbreast, trained, tmp_path, caplog
             **{f"stages.stage1.rates.{group}": 1e-12 for group in GROUPS},
         }
     )
+    credit = "A model of others; cite: them."
+    described = read_json(trained / "model.json")
+    write_json(trained / "model.json", {**described, "credit": credit})
     with caplog.at_level("INFO", "mammo_jax"):
         metrics = train_and_evaluate(config, tmp_path / "tuned")
 
+    assert read_json(tmp_path / "tuned" / "model.json")["credit"] == credit
+    assert credit in (tmp_path / "tuned" / "report.html").read_text()
     (line,) = (x for x in caplog.messages if x.startswith("the network is that of"))
     for name in ("trunk=vgg16", "width=0.0625", "batch_norm=frozen", "4-4-8x1"):
         assert name in line

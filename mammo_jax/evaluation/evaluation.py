@@ -22,7 +22,7 @@ from mammo_jax.evaluation.report import (
     FIGURES,
     report_sections,
 )
-from mammo_jax.evaluation.run_facts import are_phantoms, describe_runs
+from mammo_jax.evaluation.run_facts import are_phantoms, describe_runs, find_credits
 
 # One prediction table or run directory, or those of several models.
 Paths = str | Path | Sequence[str | Path]
@@ -60,6 +60,7 @@ class Evaluation(dict[str, Any]):
         self.tables, self.inputs, self._runs = tables, inputs, runs
         phantoms = any(are_phantoms(*run) for run in runs.items())
         self._about = [ABOUT_PHANTOMS] * phantoms + [ABOUT_PATCHES] * patches
+        self._about += find_credits(path for paths in inputs.values() for path in paths)
         chose = any(_trains(config) for config in runs.values())
         if "validation" in self:
             self["validation"]["chose_epoch"] = chose

@@ -1,7 +1,8 @@
 """What a report says of the runs whose tables it is of."""
 
+import contextlib
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import safetensors
 
 import mammo_jax
 from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
 
 # The files that `mammo_jax.weights` writes into a run's directory.
 _DESCRIPTION_FILE, _WEIGHTS_FILE = "model.json", "model.safetensors"
+# The file that `mammo_jax.prediction` writes beside its tables.
+_SETTINGS = "prediction.json"
 
 # A run's directory and its configuration.
 Runs = Mapping[Path, Mapping[str, Any]]
@@ -44,6 +48,24 @@ def are_phantoms(directory: Path, config: Mapping[str, Any]) -> bool:
             return bool(said)
     folder = config.get("data", {}).get("data_dir")
     return bool(folder) and run_directory.holds_phantoms(folder)
+
+
+def find_credits(tables: Iterable[Path]) -> list[str]:
+    """Returns what is due to others whose models scored: licences and citations.
+
+    A model's `model.json` says so, and the settings that `predict` leaves beside its
+    tables.
+    """
+    found: dict[str, None] = {}
+    for table in tables:
+        is_run = table.parent.name == "predictions"
+        run = table.parent.parent / _DESCRIPTION_FILE
+        # A table may lie beside other people's files.
+        with contextlib.suppress(UserError):
+            said = run_directory.read_json(run if is_run else table.parent / _SETTINGS)
+            if credit := said.get("credit"):
+                found[str(credit)] = None
+    return [*found]
 
 
 def _facts(directory: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

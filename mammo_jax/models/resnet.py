@@ -33,6 +33,7 @@ class Wiring(NamedTuple):
     use_bias: bool  # of convolutions
     epsilon: float  # see `BatchNorm`, as for the momentum
     momentum: float
+    last_relu: bool = True  # after the last sum, before the features end
 
     def norm(self, channels: int) -> BatchNorm:
         """Makes a batch normalisation."""
@@ -42,6 +43,9 @@ class Wiring(NamedTuple):
 WIRINGS = {
     # Keras 2.0.8, the version that the paper used.
     "keras2017": Wiring("SAME", "VALID", 1, True, 1e-3, 0.99),
+    # The same, cut off a patch classifier one layer too low, as the authors' code did
+    # with a classifier that has no dropout.
+    "keras2017_cut": Wiring("SAME", "VALID", 1, True, 1e-3, 0.99, last_relu=False),
     # keras.applications from 2.2.5 on, Keras 3 among them.
     "keras": Wiring(((3, 3), (3, 3)), ((1, 1), (1, 1)), 1, True, 1.001e-5, 0.99),
     # torchvision.models.resnet50; its momentum 0.1 weighs the new statistics.
@@ -97,7 +101,7 @@ class Bottleneck(nnx.Module):
         if project:
             self.shortcut_conv = conv(channels_in, third, 1, stride=stride)
             self.shortcut_bn = wiring.norm(third)
-        self.project = project
+        self.project, self.last_relu = project, True
         self.stride = stride
         self.remat = remat
 
@@ -115,7 +119,8 @@ class Bottleneck(nnx.Module):
             shortcut = self.shortcut_bn(self.shortcut_conv(x), train)
         else:
             shortcut = x[:, :: self.stride, :: self.stride]
-        return jax.nn.relu(y + shortcut)
+        total = y + shortcut
+        return jax.nn.relu(total) if self.last_relu else total
 
 
 def make_residual_block(
@@ -198,6 +203,7 @@ class ResNet50(nnx.Module):
             )
             setattr(self, name, stage)
             channels = c
+        getattr(stage, stage.names[-1]).last_relu = rules.last_relu
         self.channels = channels
         self.dtype = dtype
         self.remat = remat

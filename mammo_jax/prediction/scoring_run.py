@@ -56,6 +56,7 @@ class Options:
       out: the directory.
       inputs: what is scored, for telling one prediction from another.
       about: which models score, and how, in a sentence.
+      credit: what is due to others whose models score; "" for nothing.
       planned: images of a manifest, by their files; their labels are written.
       calibrated: the scores are.
       dicom: also write DICOM objects.
@@ -66,6 +67,7 @@ class Options:
     out: Path
     inputs: Mapping[str, Sequence[str]]
     about: str
+    credit: str
     planned: Mapping[Path, View]
     calibrated: bool
     dicom: bool
@@ -75,7 +77,7 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """Returns what marks the directory; a digest, since paths may name patients."""
         digest = hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()
-        return {"made_by": MADE_BY, "inputs": digest}
+        return {"made_by": MADE_BY, "inputs": digest, "credit": self.credit}
 
 
 def prepare_output(options: Options) -> None:

@@ -28,6 +28,7 @@ from mammo_jax.training.step import TrainStep
 from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
 from mammo_jax.weights.model_description import (
+    DESCRIPTION_FILE,
     Description,
     load_description,
     save_description,
@@ -109,7 +110,7 @@ def _run(
 
 
 def _description(
-    experiment: Experiment, validation: Predictions | None = None
+    experiment: Experiment, credit: str | None, validation: Predictions | None = None
 ) -> Description:
     """Returns what scoring needs to know; after the training with the calibration.
 
@@ -131,7 +132,18 @@ def _description(
         patch_size=dataset.image_shape[0] if config.task == "patch" else 0,
         phantoms=run_directory.holds_phantoms(config.data.data_dir),
         calibration=line,
+        credit=credit,
     )
+
+
+def _credit(init_from: str, workdir: Path) -> str | None:
+    """Returns the credit due to the model that a run starts from, or started from."""
+    starts = [Path(init_from).expanduser()] if init_from else []
+    for directory in (*starts, workdir):
+        if (path := directory / DESCRIPTION_FILE).is_file():
+            credit: str | None = run_directory.read_json(path).get("credit")
+            return credit
+    return None
 
 
 @contextlib.contextmanager
@@ -164,7 +176,8 @@ def _train_network(
     experiment = make_experiment(settings, dataset)
     writes = devices.is_main_process()
     if writes:
-        save_description(workdir, _description(experiment))
+        credit = _credit(init_from, workdir)
+        save_description(workdir, _description(experiment, credit))
     like = devices.abstract(experiment.mesh, experiment.abstract)
     with (
         Checkpoints(workdir / "checkpoints") as checkpoints,
@@ -194,7 +207,8 @@ def _train_network(
                 workdir,
             )
             if writes:
-                save_description(workdir, _description(experiment, own["validation"]))
+                described = _description(experiment, credit, own["validation"])
+                save_description(workdir, described)
             if ensemble.members(settings.config):
                 metrics["ensemble"] = ensemble.evaluate_ensemble(
                     experiment, own, workdir, stop

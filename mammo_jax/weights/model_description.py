@@ -35,6 +35,9 @@ class Description:
     # validation images; see `mammo_jax.evaluation.calibration`. None where there is
     # none: of patches, of earlier versions, of too few images.
     calibration: tuple[float, float] | None = None
+    # Licence and citation of the model of others that this one is, or was trained from;
+    # every report has them.
+    credit: str | None = None
 
     @property
     def grid(self) -> Grid:
@@ -63,7 +66,8 @@ def load_description(directory: Path) -> Description:
             "network keeps none)"
         )
     # Earlier versions had no such fields.
-    values = {"phantoms": None, "calibration": None, **run_directory.read_json(path)}
+    newer = dict.fromkeys(("phantoms", "calibration", "credit"))
+    values = {**newer, **run_directory.read_json(path)}
     if values.keys() != _VALID.keys():
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(_VALID))}")
     for name, is_valid in _VALID.items():
@@ -124,6 +128,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "stretch": lambda value: isinstance(value, bool),
     "patch_size": lambda value: type(value) is int and (value == 0 or _is_count(value)),
     "phantoms": lambda value: value is None or isinstance(value, bool),
+    "credit": lambda value: value is None or isinstance(value, str),
     "calibration": lambda value: (
         value is None
         or (_is_list_of(float, value) and len(value) == 2 and 0 < value[0] < math.inf)

@@ -7,12 +7,13 @@ itself where it is installed, with `weights_only=True`, which runs no code of th
 import argparse
 import contextlib
 import importlib.util
+import json
 import logging
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import safetensors
@@ -41,6 +42,8 @@ _WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")
 
 # For listing the arrays of a file, whatever it claims.
 _MOST = Limits(memory=1 << 30, seconds=3)
+# Characters of a model's graph; ResNet50's has a tenth of a million.
+_MOST_TEXT = 4_000_000
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -187,7 +190,67 @@ def _list_keras(path: Path) -> None:
         _find_arrays(file, path)
 
 
-def _refuse_endless(path: Path) -> None:
+def read_keras_model(
+    path: Path,
+) -> tuple[Any, dict[str, list[tuple[str, np.ndarray]]]]:
+    """Reads a whole model that Keras 2 saved: its graph, and every array by layer.
+
+    The optimiser's state is not looked at.
+
+    Returns:
+      `model_config`, as JSON has it; and each layer's arrays in the file's order, with
+      their names there, such as "conv1/kernel:0".
+
+    Raises:
+      UserError: no such file, one that is damaged, or that holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no weight file {path}")
+    with reading(path, "model of Keras 2"):
+        (text,) = parallel_map(_read_graph, [path], 1, _refuse_endless, _MOST)
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            layers = _legacy_layers(file["model_weights"])
+            return json.loads(text), {
+                layer: [(array.name, array[()]) for array in arrays]
+                for layer, arrays in layers.items()
+            }
+
+
+def _read_graph(path: Path) -> str:
+    """Reads a model's graph, and checks that the arrays are all there.
+
+    Raises:
+      ValueError: there is no graph, or what `_check_stored` raises.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if "model_config" not in file.attrs or "model_weights" not in file:
+            raise ValueError("it holds no whole model (model_config, model_weights)")
+        text, root = _text(file.attrs["model_config"]), file["model_weights"]
+        if len(text) > _MOST_TEXT:
+            raise ValueError(f"its graph has more than {_MOST_TEXT} characters")
+        # Other back ends turned the kernels round.
+        for place in (file, root):
+            backend = _text(place.attrs.get("backend", "tensorflow"))
+            if backend != "tensorflow":
+                raise ValueError(f"it is of the back end {backend}, not of TensorFlow")
+        arrays = [a for arrays in _legacy_layers(root).values() for a in arrays]
+        _check_stored({array.name: array for array in arrays}, path)
+        stored: list[str] = []
+        root.visititems(
+            lambda _, item: (
+                stored.append(item.name) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+        if surplus := sorted({*stored} - {array.name for array in arrays}):
+            raise ValueError(f"no layer names its array {surplus[0]}")
+        return text
+
+
+def _refuse_endless(path: Path) -> NoReturn:
     raise ValueError("listing its arrays takes more time or memory than any file's")
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import axe_core_python
 import pytest
 
 _NAMES = (
@@ -104,8 +105,7 @@ def accessibility(page: Path, folder: Path, size: tuple[int, int]) -> list[str]:
 
     The last line counts the rules that the page follows, so that silence is no success.
     """
-    package = pytest.importorskip("axe_core_python")
-    axe = Path(package.__file__).with_name("axe.min.js").read_text()
+    axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
     text = re.sub("<meta http-equiv[^>]*>", "", page.read_text(errors="replace"))
     copy = folder / "with_axe.html"
     scripts = f"<script>{axe}</script><script>{_LOOK}</script>"
