@@ -10,7 +10,7 @@ from mammo_jax.datasets.inbreast import read_rois
 from mammo_jax.datasets.manifest import read_views
 from mammo_jax.evaluation.prediction_table import read_table
 from mammo_jax.images.grid import Grid
-from mammo_jax.prediction.reading import Problem, reading
+from mammo_jax.prediction.reading import Problem, read_or_report
 from mammo_jax.weights.model_description import load_description
 from mammo_jax.weights.weight_files import read_weights
 
@@ -19,8 +19,7 @@ _GRIDS = (Grid(96, 64, stretch=True), Grid(96, 64, stretch=False))
 
 def _score_input(content: bytes, folder: Path, name: str) -> None:
     path = _written(folder / name, content)
-    with reading([path], _GRIDS, with_original=True) as results:
-        (result,) = results
+    result = read_or_report(path, grids=_GRIDS, identifying=(), with_original=True)
     if isinstance(result, Problem):
         raise UserError(result.reason)
 
