@@ -90,7 +90,7 @@ def make_jacobian_norms(graphdef: Any, pixel_mean: float) -> JacobianNorms:
 
     Args:
       graphdef: a whole-image model's.
-      pixel_mean: of the training images, on the scale 0..255.
+      pixel_mean: the mean of the training images, on the scale 0..255.
 
     Returns:
       A jitted function from parameters, statistics and images to a norm for each.

@@ -32,7 +32,7 @@ class Row:
     """One trained model of a table.
 
     Attributes:
-      name: of the row's directory, and for `--rows`.
+      name: the name of the row's directory, and for `--rows`.
       table: "1" to "4" as in the paper; "ours" for designs beyond it.
       kind: see `KINDS`.
       label: what the table calls the row.

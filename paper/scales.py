@@ -37,13 +37,13 @@ class Scale:
 
     Attributes:
       phantoms: the data.
-      height: of the images' grid.
-      width: of all layers, in the paper's.
-      fields: of the configuration, by the kind of row; a row's own fields win, but
+      height: rows of the images' grid.
+      width: share of the channels of all layers, in the paper's.
+      fields: fields of the configuration by kind of row; a row's own fields win, but
         for those about the length of the training.
       stages: epochs and the rate of every group that the paper trains, by the name of
         the paper's table of stages and the stage.
-      decay: of the rates of each table of stages; the row's own if left out.
+      decay: the fall of the rates of each table of stages; the row's own if left out.
       pretraining: fields of the pretraining's configuration.
       pretraining_rates: the highest learning rate of each trunk's.
       trunks: how many of each kind are pretrained; seeds take them in turn, so that

@@ -33,7 +33,7 @@ class Limits(NamedTuple):
 
     Attributes:
       memory: bytes besides those of an idle worker; allocations beyond them fail.
-      seconds: of processor time; the worker is killed after them.
+      seconds: processor time in seconds; the worker is killed after them.
     """
 
     memory: int
@@ -61,7 +61,7 @@ def parallel_map(
       tasks: what to work on.
       num_workers: processes, None for one each core.
       on_death: makes the result of a task that cannot be run.
-      limits: of each task.
+      limits: the limits of each task.
 
     Raises:
       UserError: a task cannot be run and there is no `on_death`.

@@ -49,7 +49,7 @@ class Dataset:
     Attributes:
       name: such as `cbis_ddsm/paper_whole`.
       sources: split name to random-access source of examples.
-      pixel_mean: of the training images, on the scale 0..255.
+      pixel_mean: the mean of the training images, on the scale 0..255.
       image_shape: (height, width) in pixels.
       class_names: in the order of the labels.
       grid: grid of the whole images, which patches are cut from.

@@ -83,8 +83,8 @@ class Evaluation(dict[str, Any]):
         """Writes the report as one HTML file, its curves also as `figures/*.png`.
 
         Args:
-          path: of the file; its directory is made.
-          title: of the page.
+          path: the file; its directory is made.
+          title: the title of the page.
           about: its first paragraphs, before what the evaluation adds.
 
         Raises:
@@ -118,7 +118,7 @@ def evaluate_predictions(
     The tables of several models are averaged: an ensemble.
 
     Args:
-      predictions: of the test images.
+      predictions: the predictions of the test images.
       validation: the same models' tables of validation images, in the same order, to
         choose thresholds on and to fit the calibration (default: those of the run
         directories in `predictions`, unless they share patients with the test).

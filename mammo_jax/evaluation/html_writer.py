@@ -101,7 +101,7 @@ class Picture:
     """A picture of a report.
 
     Attributes:
-      name: of the PNG beside the page, without its ending; letters, digits, _ and -.
+      name: stem of the PNG beside the page, letters, digits, _ and -.
       content: a figure (embedded as SVG, and `figures/NAME.png` written), or the
         bytes of a PNG (embedded only).
       caption: below the picture; also what a screen reader says.
@@ -134,7 +134,7 @@ def write_html(
     """Writes the page, whole or not at all, and its figures as PNG beside it.
 
     Args:
-      path: of the HTML file; its directory is made.
+      path: the HTML file; its directory is made.
       title: plain text, as are all texts of the sections.
       sections: in their order.
       earlier_figures: names that an earlier page's figures may have; those that this

@@ -30,7 +30,7 @@ class PredictionTable:
       image_ids: all different.
       scores: probability of malignancy, 0..1.
       labels: 1 where the truth is malignant, else 0.
-      patient_ids: of each image.
+      patient_ids: the patient of each image.
       lateralities: LEFT, RIGHT or empty.
       views: CC, MLO or empty.
       breast_densities: BI-RADS density 1 to 4; 0 where unknown.

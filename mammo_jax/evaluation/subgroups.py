@@ -78,7 +78,7 @@ def patient_score(scores: Sequence[float], lateralities: Sequence[str]) -> float
     Images without laterality count as those of one breast.
 
     Args:
-      scores: of the patient's images, 0..1; at least one.
+      scores: the scores of the patient's images, 0..1; at least one.
       lateralities: LEFT, RIGHT or empty, one for each.
     """
     sides = np.array(lateralities)

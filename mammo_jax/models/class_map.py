@@ -158,8 +158,8 @@ def project(
     centres the map is interpolated linearly, outside of them it is constant.
 
     Args:
-      position_map: of one image.
-      config: of the model.
+      position_map: the position map of one image.
+      config: the model's configuration.
       window: see `make_class_map_step`.
       grid: height and width of the images that the model sees.
       picture: height and width of the picture.

@@ -30,9 +30,9 @@ def groups_of(path: str, trunk: str, stride: int) -> str:
     """Finds the group of the parameter at a path such as trunk/stage5/unit3/bn1/scale.
 
     Args:
-      path: of the parameter.
+      path: the path of the parameter.
       trunk: the network's trunk.
-      stride: of that trunk.
+      stride: the stride of that trunk.
 
     Raises:
       ValueError: no group's pattern matches the path.

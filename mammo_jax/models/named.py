@@ -22,7 +22,7 @@ def build_model(
       top: a row of the paper's Tables 2 and 3, see
         `mammo_jax.models.model_config.TOPS`; or a list of blocks, all residual
         ("512-512-1024x2") or all VGG ("512x1").
-      seed: of the first values, 0 or more; the same on every device.
+      seed: the seed of the first values, 0 or more; the same on every device.
       **settings: other fields of `mammo_jax.models.model_config.ModelConfig`, such as
         `num_classes=5`, `width=0.25` or `compute_dtype="bfloat16"`.
 

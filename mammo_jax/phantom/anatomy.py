@@ -59,7 +59,7 @@ class Fields(NamedTuple):
 
     Attributes:
       depth: distance from the skin in image heights, negative outside the breast.
-      thickness: of the compressed breast, 0..1.
+      thickness: the thickness of the compressed breast, 0..1.
       axial: distance from the nipple along the breast's axis, over the axis length.
       lateral: distance from the axis, signed, in image heights.
       pectoral: thickness of the pectoral muscle, 0..1.

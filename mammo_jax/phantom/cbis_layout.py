@@ -83,8 +83,8 @@ def write_cbis_ddsm(
     Args:
       out_dir: a new or an empty folder. Gets the four tables and `CBIS-DDSM/`.
       cases: number of patients.
-      seed: of everything.
-      height: of the mammograms in pixels; they vary by a few per cent about it.
+      seed: the seed of everything.
+      height: pixels of the mammograms; they vary by a few per cent about it.
       test_share: share of the patients in the test release.
       contrast: factor on how much the lesions stand out; 1 looks like real ones.
       num_workers: processes; None means one for each core.

@@ -100,8 +100,8 @@ def write_inbreast(
     Args:
       out_dir: a new or an empty folder. Gets `INbreast Release 1.0/`.
       cases: number of examinations, mostly of four images.
-      seed: of everything.
-      height: of the larger detector in pixels; the smaller one's images are less high.
+      seed: the seed of everything.
+      height: pixels of the larger detector; the smaller one's images are less high.
       contrast: factor on how much the lesions stand out; 1 looks like real ones.
       num_workers: processes; None means one for each core.
 

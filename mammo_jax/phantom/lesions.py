@@ -32,7 +32,7 @@ class Lesion(NamedTuple):
     Attributes:
       kind: "mass" or "calc".
       malignant: what it is.
-      diameter: of its outline, in image heights.
+      diameter: the diameter of its outline, in image heights.
       conspicuity: 0 (subtle) to 1 (obvious).
       axial: where it lies between nipple (0) and chest wall (1).
       lateral: where it lies across the breast, -1..1.

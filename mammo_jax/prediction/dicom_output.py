@@ -63,7 +63,7 @@ def write_dicom(
       folder: an existing one.
       source: the mammogram, read with `KEYWORDS` and, to keep identifiers,
         `IDENTIFYING`.
-      identity: of the mammogram.
+      identity: the identity of the mammogram.
       overlay: RGB.
       score: 0..1.
       calibrated: the score is a probability of malignancy; if not, the report calls it

@@ -102,7 +102,7 @@ def load(directories: str | Path | Sequence[str | Path]) -> Model:
     """Loads the model of a finished run, or several as an ensemble.
 
     Args:
-      directories: of the run, such as "runs/demo"; of several their scores and class
+      directories: the run, such as "runs/demo"; of several their scores and class
         maps are averaged.
 
     Raises:

@@ -30,7 +30,7 @@ def write_page(
     """Writes the page, self-contained but for links to the overlays beside it.
 
     Args:
-      path: of the HTML file.
+      path: the HTML file.
       about: which models, and how.
       rows: every image that was scored.
       thumbnails: PNG by image id, of those to show.

@@ -41,7 +41,7 @@ class Input:
       view: CC, MLO, another view's DICOM name, or empty.
       is_dicom: True if there is an instance for DICOM output to refer to.
       size: rows and columns of the original.
-      checksum: of the original's pixels.
+      checksum: the checksum of the original's pixels.
       grids: the image on each grid.
       picture: the original made small, with its aspect ratio, for looking at.
       original: likewise in the original's size, where it was asked for.
@@ -154,7 +154,7 @@ def prepare(
     Args:
       path: its file.
       mammogram: that was read from the file.
-      grids: of the models.
+      grids: the grids of the models.
       with_original: also keep the picture in the original's size.
 
     Raises:

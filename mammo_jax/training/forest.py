@@ -152,10 +152,10 @@ def describe_split(
 ) -> scoring.Columns:
     """Runs a patch classifier over every image of a split and describes the heatmaps.
 
-    `heatmap_step` is as of `make_heatmap_step`; `after_batch` may raise to stop.
+    `heatmap_step` is as from `make_heatmap_step`; `after_batch` may raise to stop.
 
     Returns:
-      A row for each image: labels, names, and `features` as of `heatmap_features`.
+      A row for each image: labels, names, and `features` as from `heatmap_features`.
 
     Raises:
       UserError: a heatmap is not finite: the classifier or the image is damaged.

@@ -97,7 +97,7 @@ def collect(
     """Returns labels, names and results of all examples, without the batches' filling.
 
     Args:
-      batches: of a split, as of `pipeline.evaluation_batches`.
+      batches: the batches of a split, as from `pipeline.evaluation_batches`.
       results: function from a batch to further columns.
       description: name of the work on the progress line.
       total: number of examples.

@@ -48,7 +48,7 @@ def make_train_step(
     `variables.merge(nnx.graphdef(net), state.params, state.batch_stats)`.
 
     Args:
-      net: as of `build_model`.
+      net: as from `build_model`.
       stages: name of a table in `mammo_jax.config.STAGES`, or a table of that form with
         a rate for every layer group.
       stage: row of that table.

@@ -38,7 +38,7 @@ def take_over(
 ) -> tuple[Variables, Variables, ConversionReport]:
     """Puts a trained classifier's weights into a whole-image model.
 
-    All are as of `variables.split`: the source of a patch classifier, or of a
+    All are as from `variables.split`: the source of a patch classifier, or of a
     whole-image classifier of the same design; the whole-image model with its initial
     values.
 
