@@ -68,7 +68,7 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
     """
     if out.exists():
         raise UserError(f"{out} is there already; choose another with --out=DIR")
-    dataset, mean, stretch = TRAINED_ON[trained_on or _find_dataset(source)]
+    dataset, mean, stretch = TRAINED_ON[_find_dataset(source, trained_on)]
     graph, arrays = read_keras_model(source)
     with reading(source, "released model"):
         operations, size = read_operations(graph)
@@ -112,8 +112,12 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
     return {"network": network, "images": images, **said}
 
 
-def _find_dataset(source: Path) -> str:
+def _find_dataset(source: Path, trained_on: str | None) -> str:
     named = [name for name in TRAINED_ON if name in source.name.lower()]
+    if trained_on and named in ([], [trained_on], [*TRAINED_ON]):
+        return trained_on
+    if trained_on:
+        raise UserError(f"{source.name} is of {named[0]}; leave --trained_on out")
     if len(named) != 1:
         raise UserError(
             f"the name of {source.name} does not say what it was trained on, and "

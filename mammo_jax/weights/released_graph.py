@@ -54,13 +54,8 @@ _KINDS = {
     "BatchNormalization": _Kind(
         "bn",
         ("gamma", "beta", "moving_mean", "moving_variance"),
-        {
-            "axis": (-1, 3, [-1], [3]),
-            "epsilon": (1e-3,),
-            "momentum": (0.99,),
-            "center": (True,),
-            "scale": (True,),
-        },
+        {"axis": (-1, 3, [-1], [3]), "epsilon": (1e-3,), "momentum": (0.99,)}
+        | dict.fromkeys(("center", "scale"), (True,)),
     ),
     "MaxPooling2D": _Kind(f"maxpool{_POOL}", rules=_LAYOUT),
     "AveragePooling2D": _Kind(f"avgpool{_POOL}", rules=_LAYOUT),
@@ -261,20 +256,15 @@ def _resnet(width: float) -> str:
     return text
 
 
-def _vgg(name: str, width: float) -> str:
-    blocks = zip(CHANNELS, DEPTHS[name], strict=True)
-    return "".join(
-        f"conv3/1same:{scale_channels(count, width)} relu " * depth + "maxpool2/2valid "
-        for count, depth in blocks
-    )
+def _blocks(sizes: Sequence[tuple[int, int]], relu: str, width: float) -> str:
+    """Returns the text of blocks of so many channels and convolutions."""
+    conv, pool = "conv3/1same:{} " + relu, "maxpool2/2valid "
+    blocks = ((scale_channels(count, width), depth) for count, depth in sizes)
+    return "".join(conv.format(count) * depth + pool for count, depth in blocks)
 
 
-def _yaroslav(width: float) -> str:
-    return "".join(
-        f"conv3/1same:{scale_channels(count, width)} bn relu " * yaroslav.DEPTH
-        + "maxpool2/2valid "
-        for count in yaroslav.CHANNELS
-    )
+_VGG_SIZES = {n: [*zip(CHANNELS, d, strict=True)] for n, d in DEPTHS.items()}
+_YAROSLAV = [(count, yaroslav.DEPTH) for count in yaroslav.CHANNELS]
 
 
 # The trunks: channels of the first convolution, text by the width, fields of the model.
@@ -285,8 +275,15 @@ _TRUNKS: tuple[tuple[int, Callable[[float], str], dict[str, Any]], ...] = (
         lambda width: _resnet(width).removesuffix("relu "),
         {"trunk": "resnet50", "wiring": "keras2017_cut"},
     ),
-    (yaroslav.CHANNELS[0], _yaroslav, {"trunk": "yaroslav", "stride": 64}),
-    *((CHANNELS[0], partial(_vgg, name), {"trunk": name}) for name in DEPTHS),
+    (
+        yaroslav.CHANNELS[0],
+        partial(_blocks, _YAROSLAV, "bn relu "),
+        {"trunk": "yaroslav", "stride": 64},
+    ),
+    *(
+        (CHANNELS[0], partial(_blocks, sizes, "relu "), {"trunk": name})
+        for name, sizes in _VGG_SIZES.items()
+    ),
 )
 _RESIDUAL = (
     _unit(2, r"(?P<a>\d+)", r"(?P<b>\d+)", r"(?P<c>\d+)", "conv1/2same:(?P=c) bn ")
@@ -299,7 +296,7 @@ _END = r"gap dense:(?P<classes>\d+) softmax "
 # kind: (pattern of what follows the trunk, pattern of a block, its notation)
 _TOPS = {
     # Keras 2.0's ResNet50 averages 7x7 positions before it averages all.
-    "patch": (f"(?P<average>avgpool7/7valid )?{_END}", "", ""),
+    "patch": (f"(?:avgpool7/7valid )?{_END}", "", ""),
     "residual": (f"(?:{_RESIDUAL})+{_END}", _RESIDUAL, "{a}-{b}-{c}x{n}"),
     "vgg": (f"(?:{_VGG})+{_END}", _VGG, "{a}x{n}"),
     "heatmap": (

@@ -452,6 +452,8 @@ def test_the_data_set_is_that_of_the_file_s_name_or_of_the_option(file, tmp_path
     convert_released(file, tmp_path / "ddsm", None)
     found = load_model(tmp_path / "ddsm").description
     assert (found.pixel_mean, found.stretch, found.dataset) == (52.18, False, "DDSM")
+    with pytest.raises(UserError, match=r"is of ddsm; leave --trained_on out"):
+        convert_released(file, tmp_path / "out", "inbreast")
     other = file.rename(tmp_path / "1152x896_s10.h5")
     with pytest.raises(UserError, match=r"add --trained_on=ddsm or --trained_on=inbr"):
         convert_released(other, tmp_path / "out", None)
