@@ -98,7 +98,7 @@ def pretraining_config(
     config = patch_config()
     config.seed = number
     config.model.trunk = trunk
-    config.model.width = scale.width
+    config.model.width, config.model.stride = scale.width, scale.stride
     config.pretrained = ""
     config.stages = stage_table("patch_random")
     config.data.data_dir = str(folder / _PRETRAINING)

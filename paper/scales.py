@@ -48,6 +48,8 @@ class Scale:
       pretraining_rates: the highest learning rate of each trunk's.
       trunks: how many of each kind are pretrained; seeds take them in turn, so that
         what another pretraining would change is in every interval.
+      stride: of the trunks in pixels. On half the paper's height half the paper's, so
+        that maps have as many positions, and a position sees as much of the image.
     """
 
     phantoms: Phantoms
@@ -59,6 +61,7 @@ class Scale:
     pretraining: Mapping[str, Any]
     pretraining_rates: Mapping[str, float]
     trunks: int = 4
+    stride: int = 16
 
 
 _MODEL = {
@@ -119,8 +122,8 @@ SEEDS = {"paper": 1, "phantom": 8}
 SCALES: dict[str, Scale | None] = {"paper": None, "phantom": PHANTOM}
 
 _PAPER_WIDTH = 896
-# Trunks halve five times: ResNet50 rounds up, VGG down.
-_WINDOW_ROUNDING = {"resnet50": 31, "vgg16": 0, "vgg19": 0}
+# When they halve, ResNet50 rounds up, VGG down.
+_ROUNDS_UP = {"resnet50"}
 _LEAST_CHANNELS = 4
 # The scale decides how long a training is, whatever a row says.
 _LENGTH = re.compile(r"early_stopping_patience|stages\.\w+\.epochs")
@@ -139,10 +142,11 @@ def apply_scale(
     patch = height * 224 // PAPER_HEIGHT
     config.data.data_dir = str(data_dir(folder))
     config.data.dataset = dataset_at(row.dataset, height)
-    config.model.width = scale.width
+    config.model.width, config.model.stride = scale.width, scale.stride
     config.model.image_size = (height, width)
     top = config.model.top
-    top.window = (patch + _WINDOW_ROUNDING[row.trunk]) // 32
+    rounding = scale.stride - 1 if row.trunk in _ROUNDS_UP else 0
+    top.window = (patch + rounding) // scale.stride
     top.blocks = tuple(_narrow(block, scale.width) for block in top.blocks)
     top.fc = tuple(_channels(count, scale.width) for count in top.fc)
     if row.kind == "patch":

@@ -77,6 +77,15 @@ def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
         if not row.original:
             assert config.data.dataset == f"{row.dataset}_h{scale.height}"
         assert config.model.width == scale.width
+        if not row.original:  # As many positions as in the paper.
+            height, width = config.model.image_size
+            small = row.kind == "patch"
+            shape = (7, 7) if small else (36, 28)
+            assert (
+                height // config.model.stride,
+                width // config.model.stride,
+            ) == shape
+            assert config.model.top.window == 7
         if not row.stages:
             continue
         for name, stage in config.stages.items():
@@ -140,7 +149,7 @@ def test_the_original_resolution_is_that_of_the_drawn_phantoms(tmp_path):
     assert flat_differences(usual, original) == {
         "data.dataset": "cbis_ddsm/paper_s10",
         "model.image_size": [224, 224],
-        "model.top.window": 7,
+        "model.top.window": 14,
     }
     big = planned_beside(name, ROWS, tmp_path, "paper")[name]
     assert big.data.dataset == "cbis_ddsm/paper_s10_h4608"
