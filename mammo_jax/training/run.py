@@ -256,7 +256,9 @@ def _known_values(experiment: Experiment, init_from: str) -> tuple[Leaves, Leave
     config = experiment.config
     if config.task == "patch" and config.pretrained:
         path, model = Path(config.pretrained).expanduser(), config.model
-        trunk = pretrained.load_trunk(path, model.trunk, model.wiring, model.width)
+        trunk = pretrained.load_trunk(
+            path, model.trunk, model.wiring, model.width, model.stride
+        )
         return conversion.put_values(trunk, *experiment.abstract)
     if not init_from:
         return experiment.abstract

@@ -42,10 +42,11 @@ _INPUT_STDS = {
 
 @functools.cache
 def trunk_shapes(
-    architecture: str, wiring: str, width: float = 1.0
+    architecture: str, wiring: str, width: float = 1.0, stride: int = 32
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every variable of the trunk, by name."""
     fields = {"trunk": architecture, "width": width, "top": {"kind": "patch"}}
+    fields["stride"] = stride
     if wiring:
         fields["wiring"] = wiring
     model = abstract_model(read_model_config(fields))
@@ -163,7 +164,7 @@ def save_trunk(
 
 
 def load_trunk(
-    path: Path, architecture: str, wiring: str, width: float = 1.0
+    path: Path, architecture: str, wiring: str, width: float = 1.0, stride: int = 32
 ) -> dict[str, jax.Array]:
     """Reads a converted trunk for networks that see 0..255 less a mean.
 
@@ -172,6 +173,7 @@ def load_trunk(
       architecture: the trunk of the model that the weights are for.
       wiring: its wiring; not read for VGG.
       width: its width; published weights have 1.
+      stride: its stride; of weights of a larger one the last stages are left out.
 
     Returns:
       Name to array of every trunk parameter and statistic; the first kernel divided by
@@ -202,8 +204,11 @@ def load_trunk(
             f"{path} holds weights of {' '.join(found).strip()}, the model expects "
             f"{' '.join(expected).strip()}"
         )
+    wanted = trunk_shapes(*expected, width, stride)
+    left_out = trunk_shapes(*expected, width).keys() - wanted.keys()
+    values = {name: value for name, value in values.items() if name not in left_out}
     shapes = {name: value.shape for name, value in values.items()}
-    if details := list_problems(compare_shapes(shapes, trunk_shapes(*expected, width))):
+    if details := list_problems(compare_shapes(shapes, wanted)):
         raise UserError(
             f"{path}: ported weights fit only a model of their own trunk and width "
             f"(published ones: width 1.0): {details}"

@@ -303,3 +303,27 @@ def test_a_trunk_of_any_width_is_written_and_read(width, tmp_path):
     save_trunk("vgg16", "", values, "made up", file)
     loaded = load_trunk(file, "vgg16", "", width)
     assert loaded.keys() == trunk_shapes("vgg16", "").keys()
+
+
+@pytest.mark.parametrize("written_at", [32, 16])
+def test_a_trunk_of_a_smaller_stride_takes_the_stages_that_it_has(written_at, tmp_path):
+    config = {"trunk": "vgg16", "width": 1 / 16, "top": {"kind": "patch"}}
+    model = build_model(read_model_config(config | {"stride": written_at}), 0)
+    _, params, stats = variables.split(model)
+    file = tmp_path / "t.safetensors"
+    save_trunk("vgg16", "", params | stats, "made up", file)
+    loaded = load_trunk(file, "vgg16", "", 1 / 16, 16)
+    shapes = trunk_shapes("vgg16", "", 1 / 16, 16)
+    assert {name: value.shape for name, value in loaded.items()} == shapes
+    assert not any("block5" in name for name in loaded)
+    np.testing.assert_array_equal(
+        loaded["trunk/block4/conv3/kernel"], params["trunk/block4/conv3/kernel"]
+    )
+
+
+def test_a_trunk_without_its_last_stage_does_not_fill_one_that_has_it(tmp_path):
+    values = {n: np.zeros(s) for n, s in trunk_shapes("vgg16", "", 1 / 16, 16).items()}
+    file = tmp_path / "t.safetensors"
+    save_trunk("vgg16", "", values, "made up", file)
+    with pytest.raises(UserError, match=r"6 missing .trunk/block5"):
+        load_trunk(file, "vgg16", "", 1 / 16)
