@@ -47,7 +47,7 @@ def test_the_page_names_no_folder_of_this_machine(table):
     text = page.read_text(encoding="utf-8")
     assert "<h1>Mine</h1>" in text
     assert "What it is." in text
-    assert "Scores: predictions.csv." in text
+    assert "predictions.csv" in text
     assert str(table.parent) not in text
 
 
