@@ -77,7 +77,8 @@ def assert_same(model, directory, size):
     ours = scores(directory, images)
     channels = model.input_shape[-1]
     expected = model.predict_on_batch(np.repeat(images, channels, -1))
-    assert 1e-4 < expected.min() < expected.max() < 1 - 1e-4
+    # Where a score is all but certain, nothing would show.
+    assert expected.max(1).min() < 0.99
     assert np.abs(expected[0] - expected[1]).max() > 1e-4
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
