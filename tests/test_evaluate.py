@@ -272,7 +272,7 @@ def test_a_run_gets_a_report_of_its_test(run):
         re.findall('scope="row">([^<]*)</th><td data-label="value">([^<]*)', page)
     )
     assert said["data set"] == "cbis_ddsm/paper_whole"
-    assert said["image size"] == "1152 rows, 896 columns"
+    assert "image size" not in said  # model.json says what the network saw.
     assert said["values of the network"] == "1,006"
     assert said["training"] == "seed 3, batches of 2, at most 50 epochs"
     assert said["made by"] == f"mammo_jax {mammo_jax.__version__}"
@@ -283,6 +283,28 @@ def test_a_run_gets_a_report_of_its_test(run):
     assert str(run) not in page
     assert (run / "config.json").read_text() == before
     assert not (run / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("patch_size", "size"), [(0, (288, 224)), (56, (56, 56))])
+def test_the_image_size_is_what_the_network_saw(run, patch_size, size):
+    seen = {"height": 288, "width": 224, "patch_size": patch_size}
+    (run / "model.json").write_text(json.dumps(seen))
+    write_run_report(run, "whole classifier, resnet50")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f">{size[0]} rows, {size[1]} columns<" in page
+    assert "1152 rows" not in page
+
+
+def test_facts_that_cannot_be_read_are_left_out(run):
+    (run / "model.safetensors").write_bytes(b"damaged weights")
+    config = json.loads((run / "config.json").read_text())
+    del config["seed"]
+    (run / "config.json").write_text(json.dumps(config))
+    write_run_report(run, "whole classifier, resnet50")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert ">cbis_ddsm/paper_whole<" in page
+    assert "values of the network" not in page
+    assert "at most" not in page
 
 
 def test_the_summary_says_in_words_what_the_figures_say(run, tmp_path):

@@ -17,6 +17,7 @@ from mammo_jax.common.errors import UserError
 _DESCRIPTION_FILE, _WEIGHTS_FILE = "model.json", "model.safetensors"
 # The file that `mammo_jax.prediction` writes beside its tables.
 _SETTINGS = "prediction.json"
+_SIDES = ("height", "width")
 
 # A run's directory and its configuration.
 Runs = Mapping[Path, Mapping[str, Any]]
@@ -41,11 +42,9 @@ def are_phantoms(directory: Path, config: Mapping[str, Any]) -> bool:
     Its `model.json` says so. Where it does not, as of a forest or an earlier version,
     the note of phantoms in the folder of the data does.
     """
-    description = directory / _DESCRIPTION_FILE
-    if description.is_file():
-        said = run_directory.read_json(description).get("phantoms")
-        if said is not None:
-            return bool(said)
+    said = _read_description(directory).get("phantoms")
+    if said is not None:
+        return bool(said)
     folder = config.get("data", {}).get("data_dir")
     return bool(folder) and run_directory.holds_phantoms(folder)
 
@@ -78,17 +77,24 @@ def _facts(directory: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, st
         yield "network", ", ".join([model["trunk"], *([f"top: {top}"] if top else [])])
     weights = directory / _WEIGHTS_FILE
     if weights.is_file():
-        with safetensors.safe_open(weights, "numpy") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-        yield "values of the network", f"{sum(map(prod, shapes)):,}"
-    if "image_size" in model:
-        height, width = model["image_size"]
+        # A damaged file's number is not known, which is no reason for no report.
+        with contextlib.suppress(safetensors.SafetensorError, OSError):
+            with safetensors.safe_open(weights, "numpy") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            yield "values of the network", f"{sum(map(prod, shapes)):,}"
+    # Of patches the network sees no more of the grid than one.
+    with contextlib.suppress(KeyError):
+        said = _read_description(directory)
+        height, width = (said["patch_size"] or said[side] for side in _SIDES)
         yield "image size", f"{height} rows, {width} columns"
     stages = config.get("stages", {}).values()
-    if stages:
+    with contextlib.suppress(KeyError):
         epochs = sum(stage["epochs"] for stage in stages)
-        yield (
-            "training",
-            f"seed {config['seed']}, batches of {config['batch_size']}, at most "
-            f"{epochs} epochs",
-        )
+        text = f"seed {config['seed']}, batches of {config['batch_size']}, at most"
+        if stages:
+            yield "training", f"{text} {epochs} epochs"
+
+
+def _read_description(directory: Path) -> Mapping[str, Any]:
+    path = directory / _DESCRIPTION_FILE
+    return run_directory.read_json(path) if path.is_file() else {}
