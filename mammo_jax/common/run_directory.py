@@ -26,7 +26,7 @@ _BEFORE_WORK = {
 _LOOKING = ("debug_nans", "profile")
 # What earlier versions did, which had no such fields; a newer field that is not here
 # was off.
-_EARLIER = {"stride": 32}
+_EARLIER = {"stride": 32, "test_share": 0.2}
 
 
 @contextlib.contextmanager

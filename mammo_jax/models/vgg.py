@@ -108,7 +108,6 @@ class VGG(Chain):
         blocks: dict[str, nnx.Module] = {}
         channels_in = 3
         sizes = list(zip(CHANNELS, DEPTHS[name], strict=True))[: HALVINGS[stride]]
-        sizes = list(zip(CHANNELS, DEPTHS[name], strict=True))[: HALVINGS[stride]]
         for index, (count, depth) in enumerate(sizes):
             channels = scale_channels(count, width)
             blocks[f"block{index + 1}"] = VGGBlock(

@@ -36,10 +36,14 @@ def prepare(config: ConfigDict) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         run_directory.write_json(settings_file, settings)
         write_cbis_ddsm(raw, **settings)
-    elif (made_with := run_directory.read_json(settings_file)) != settings:
+    elif differing := [
+        *run_directory.differences(
+            run_directory.read_json(settings_file), settings, "config.phantom"
+        )
+    ]:
         raise UserError(
-            f"{raw} holds phantoms made with {made_with}, not "
-            f"{settings}; choose another folder with --config.data.data_dir=DIR"
+            f"{raw} holds phantoms of other settings ({', '.join(differing)}); "
+            "choose another folder with --config.data.data_dir=DIR"
         )
     for part in parts:
         # Left alone where it is built already.

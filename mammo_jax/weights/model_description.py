@@ -131,6 +131,9 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "credit": lambda value: value is None or isinstance(value, str),
     "calibration": lambda value: (
         value is None
-        or (_is_list_of(float, value) and len(value) == 2 and 0 < value[0] < math.inf)
+        or (
+            (_is_list_of(float, value) and len(value) == 2 and value[0] > 0)
+            and all(map(math.isfinite, value))
+        )
     ),
 }

@@ -96,6 +96,9 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
     metrics = {"task": config.task, "dataset": dataset, "released": said}
     try:
         out.mkdir(parents=True)
+    except OSError as error:  # Nothing that is there is this program's to remove.
+        raise UserError(f"{out} cannot be made: {error.strerror}") from error
+    try:
         run_directory.write_json(out / "config.json", run_directory.as_json(config))
         write_weights(out / WEIGHTS_FILE, values, said)
         save_description(out, description)

@@ -66,6 +66,17 @@ def test_a_run_of_an_earlier_version_goes_on_where_newer_fields_are_off(tmp_path
         pass
 
 
+def test_a_whole_run_that_knew_fewer_fields_goes_on(tmp_path):
+    fields = run_directory.as_json(whole_config())
+    for part in (fields, fields["patch"]):
+        del part["deterministic"], part["model"]["stride"]
+    del fields["phantom"]["test_share"]
+    run_directory.write_json(tmp_path / "config.json", fields)
+    (tmp_path / "checkpoint").write_text("")
+    with run_directory.claim(tmp_path, whole_config()):
+        pass
+
+
 def test_the_configuration_of_an_earlier_version_gets_its_newer_fields(tmp_path):
     fields = run_directory.as_json(whole_config())
     del fields["deterministic"], fields["patch"]["deterministic"]

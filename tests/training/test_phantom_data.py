@@ -28,6 +28,14 @@ def test_phantoms_are_made_once(tmp_path):
         phantom_data.prepare(make_config(tmp_path / "data", seed=1))
 
 
+def test_phantoms_of_a_version_that_drew_a_fixed_share_are_taken(tmp_path):
+    data = tmp_path / "data"
+    phantom_data.prepare(make_config(data))
+    phantom_data.prepare(make_config(data, test_share=0.2))
+    with pytest.raises(UserError, match=r"test_share is 0\.2 there and 0\.0 here"):
+        phantom_data.prepare(make_config(data, test_share=0.0))
+
+
 @pytest.mark.parametrize("held", ["cbis_ddsm/paper_whole_h288/1.0.0", "raw"])
 def test_a_user_s_own_folder_is_left_alone(tmp_path, held):
     (tmp_path / held).mkdir(parents=True)

@@ -127,6 +127,7 @@ def test_integers_are_no_weights(directory):
         ("calibration", [1.0]),
         ("calibration", [-1.0, 0.0]),
         ("calibration", 1.0),
+        ("calibration", [1.0, float("nan")]),
         ("phantoms", "no"),
         ("task", "patch"),
     ],
