@@ -52,7 +52,7 @@ def build(
     """Builds the data set `name` ("cbis_ddsm/paper_s10"), or finds it built.
 
     An interrupted build goes on where it was; the result is the same for any number of
-    workers. Call it under `if __name__ == "__main__"`: workers are spawned.
+    workers. Call it under `if __name__ == "__main__"`: workers import it.
 
     Args:
       name: data set and config.

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import resource
 import signal
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -107,15 +109,11 @@ def _run_until_death(
     """
     most = (1 + _TASKS_AHEAD * ahead) * num_workers
     waiting: collections.deque[tuple[Task, Future[Result]]] = collections.deque()
-    # Forking this process, which may have JAX's threads, can hang.
-    context = multiprocessing.get_context("forkserver")
-    # The server of all pools imports these once, if it does not run yet.
-    context.set_forkserver_preload(["__main__", _module_of(function)])
-    # Ctrl-C goes to all of a terminal's processes; this one ends the others.
-    resource_tracker.ensure_running()  # It would let Ctrl-C through again.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    # Forking this process, which may have JAX's threads, can hang; on macOS forking
+    # anything that has loaded its frameworks.
+    context: BaseContext = multiprocessing.get_context("spawn")
+    if platform.system() != "Darwin":
+        context = _start_fork_server(function)
     pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
         while todo or waiting:
@@ -132,6 +130,20 @@ def _run_until_death(
     return collections.deque(task for task, _ in waiting)
 
 
+def _start_fork_server(function: Callable[..., object]) -> BaseContext:
+    """Starts the server that forks the workers of all pools, if it does not run yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", _module_of(function)])
+    # Ctrl-C goes to all of a terminal's processes; this one ends the others.
+    resource_tracker.ensure_running()  # It would let Ctrl-C through again.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return context
+
+
 def _module_of(function: Callable[..., object]) -> str:
     while isinstance(function, functools.partial):
         function = function.args[0] if function.func is _run_limited else function.func
@@ -139,6 +151,7 @@ def _module_of(function: Callable[..., object]) -> str:
 
 
 def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
     keep_freed_blocks()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mammo_jax.common import parallel
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.parallel import Limits, parallel_map
 
@@ -155,3 +156,13 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_where_forking_is_not_safe_workers_are_spawned(monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr(parallel, "_start_fork_server", _fail)
+    assert [*parallel_map(abs, [-3, 2, -1], 2)] == [3, 2, 1]
+
+
+def _fail(*arguments):
+    raise AssertionError
