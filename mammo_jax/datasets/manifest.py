@@ -101,9 +101,12 @@ class ManifestView(View):
 
 
 def read_views(
-    manual_dir: str | Path, problems: Problems | None = None
+    manual_dir: str | Path,
+    problems: Problems | None = None,
+    *,
+    with_rois: bool = True,
 ) -> list[ManifestView]:
-    """Reads the rows of the manifest, with their regions.
+    """Reads the rows of the manifest, with their regions unless `with_rois` is False.
 
     A row is odd if a cell cannot be understood, its path leads out of the folder or is
     in another row too, or it alone lacks a split. A region of an odd row makes its
@@ -143,7 +146,7 @@ def read_views(
         odd += [(table, first, f"row {first}{reason}") for reason in reasons]
         if not reasons:
             kept.append((image, row))
-    rois = _read_rois(root, by_image, odd)
+    rois = _read_rois(table, by_image, odd) if with_rois else {}
     odd.sort(key=lambda found: (found[0] != table, found[1]))
     problems = problems if kept else None
     note_problems([(f"row {n}", str(path), why) for path, n, why in odd], problems)
@@ -283,10 +286,10 @@ def _read_roi(
 
 
 def _read_rois(
-    root: Path, images: Collection[str], odd: list[tuple[Path, int, str]]
+    table: Path, images: Collection[str], odd: list[tuple[Path, int, str]]
 ) -> dict[str, list[Roi]]:
-    """Reads the regions of each image; odd rows are added to `odd`."""
-    path = root / ROIS
+    """Reads the regions beside a manifest by image; odd rows are added to `odd`."""
+    root, path = table.parent, table.with_name(ROIS)
     rois: dict[str, list[Roi]] = {}
     if not path.exists():
         return rois
@@ -310,7 +313,7 @@ def _read_rois(
             reason = reason or str(error)
         if image not in images:
             where = f"row {number}, column 'path'"
-            reason = reason or f"{where}: {image} is not in {MANIFEST}"
+            reason = reason or f"{where}: {image} is not in {table.name}"
         if reason:
             odd.append((path, number, reason))
             roi = Roi("", "", f"{path}: {reason}")

@@ -73,11 +73,13 @@ def find_planned(table: Path) -> tuple[Found, dict[Path, View]]:
       UserError: the table is missing or malformed, or not one of its rows is usable.
     """
     problems: Problems = []
-    views = read_views(table, problems)
+    views = read_views(table, problems, with_rois=False)
     if not views:
         raise UserError(f"{table}: lists no image")
     found = Found([Path(view.image) for view in views])
-    found.problems = [Problem(Path(path), reason) for _, path, reason in problems]
+    found.problems = [
+        Problem(Path(path), reason, of_row=True) for _, path, reason in problems
+    ]
     return found, dict(zip(found.files, views, strict=True))
 
 

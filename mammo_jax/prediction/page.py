@@ -61,8 +61,11 @@ def write_page(
         Section("Images by score", pictures=pictures),
     ]
     if problems:
-        # Without the paths: a page is passed on, and a path may name a patient.
-        reasons = Counter(problem.reason for problem in problems)
+        # Without paths and cells: a page is passed on, and they may name a patient.
+        reasons = Counter(
+            "a row of the table cannot be used" if problem.of_row else problem.reason
+            for problem in problems
+        )
         table = Table(
             ("problem", "files"), [(why, str(n)) for why, n in reasons.items()]
         )

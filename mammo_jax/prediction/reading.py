@@ -69,11 +69,13 @@ class Problem:
       path: the file.
       reason: what is wrong.
       scored: True if it was scored all the same.
+      of_row: True for a row of a table; the reason may quote its cells.
     """
 
     path: Path
     reason: str
     scored: bool = False
+    of_row: bool = False
 
 
 @contextlib.contextmanager

@@ -86,6 +86,30 @@ def test_a_header_that_contradicts_the_manifest_is_a_problem(model, tmp_path):
     assert len(problems) == 4
 
 
+def test_odd_rows_reach_the_page_as_a_number_alone(model, table, tmp_path):
+    with table.open("a") as file:
+        file.write("SMITH/jane.dcm,P7,LEFT,JaneSmith,1\n../JANE.dcm,P8,LEFT,CC,1\n")
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--manifest={table}", f"--out={out}")
+    assert run_predict(*command) == 3
+    assert "JaneSmith" in (out / "problems.csv").read_text()
+    page = (out / "report.html").read_text()
+    assert "a row of the table cannot be used" in page
+    assert "jane" not in page.lower()
+    assert str(tmp_path) not in page
+
+
+def test_regions_beside_a_manifest_are_no_matter_of_scoring(model, table, tmp_path):
+    # They may be of images that another table lists.
+    rois = "path,class,circle\nelsewhere.dcm,mass_benign,5 5 2\n"
+    table.with_name("rois.csv").write_text(rois)
+    command = (f"--model={model[0]}", f"--manifest={table}", f"--out={tmp_path / 'o'}")
+    assert run_predict(*command) == 0
+    other = table.rename(table.with_name("hospital.csv"))
+    with pytest.raises(UserError, match=r"is not in hospital\.csv"):
+        read_views(other)
+
+
 def test_a_manifest_without_a_usable_row_is_refused(model, tmp_path, capsys):
     table = _write(tmp_path, [])
     command = (f"--model={model[0]}", f"--manifest={table}", f"--out={tmp_path / 'o'}")
