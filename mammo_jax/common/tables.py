@@ -244,7 +244,11 @@ class GrowingTable:
             error.filename = str(self._partial)
             raise
 
+    def close(self) -> None:
+        """Ends the writing; the table stays in `X.part` until `finish`."""
+        self._file.close()
+
     def finish(self) -> None:
         """Gives the table its name."""
-        self._file.close()
+        self.close()
         self._partial.replace(self._path)

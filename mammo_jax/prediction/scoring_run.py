@@ -1,6 +1,7 @@
 """Run of `predict`: files in, tables, overlays and a page out."""
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import heapq
@@ -105,7 +106,7 @@ def prepare_output(options: Options) -> None:
                     f"{out} holds the prediction of other models or files; choose "
                     "another with --out=DIR, or remove it"
                 )
-        _clear(options, made.get("tables", {}))
+        _clear(options, made.get("tables"))
         write_json(out / SETTINGS_FILE, there)
         (out / OVERLAYS_DIR).mkdir(exist_ok=True)
         if options.dicom:
@@ -116,18 +117,26 @@ def prepare_output(options: Options) -> None:
         ) from error
 
 
-def _clear(options: Options, digests: Mapping[str, str]) -> None:
-    """Removes what an earlier prediction wrote, and nothing else."""
+def _clear(options: Options, digests: Mapping[str, str] | None) -> None:
+    """Removes what an earlier prediction wrote, and nothing else.
+
+    Args:
+      options: of the next prediction.
+      digests: what the tables were when they were written; None if nobody noted it.
+    """
     out = options.out
     for name in PREDICTION_TABLES:
         # Labels that were filled in are work that a new prediction must not replace.
-        path, made = out / name, digests.get(name)
-        if path.exists() and _digest(path.read_bytes()) != made:
+        path = out / name
+        if path.exists() and not _is_untouched(path, digests):
             raise UserError(
                 f"{path} has been filled in or changed since it was written; "
                 "move it away, or choose another directory with --out=DIR"
             )
     names = ["case_*", *(view.image_id for view in options.planned.values())]
+    if digests and (out / "predictions.csv").exists():
+        # The manifest may have lost rows since.
+        names += [row["image_index"] for row in _rows(out / "predictions.csv")]
     for folder, ending in {OVERLAYS_DIR: ".png", DICOM_DIR: "_*.dcm"}.items():
         for name, part in itertools.product(names, ("", ".part")):
             for earlier in (out / folder).glob(f"{name}{ending}{part}"):
@@ -137,6 +146,20 @@ def _clear(options: Options, digests: Mapping[str, str]) -> None:
     remove_leftovers(out, [*TABLES, REPORT_FILE])
     for name in (*TABLES, REPORT_FILE):
         (out / name).unlink(missing_ok=True)
+
+
+def _is_untouched(path: Path, digests: Mapping[str, str] | None) -> bool:
+    if digests is not None:
+        return _digest(path.read_bytes()) == digests.get(path.name)
+    # Earlier versions noted no digests, and wrote no labels.
+    header = [*PREDICTION_TABLES[path.name]]
+    rows = _rows(path)
+    return all([*row] == header and row["malignant_label"] == "" for row in rows)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _digest(content: bytes) -> str:
@@ -234,11 +257,14 @@ class _Run:
         scores = table_bytes([COLUMNS, *(row.cells() for row in self.rows)])
         written = {**tables, "predictions.csv": scores}
         digests = {name: _digest(written[name]) for name in PREDICTION_TABLES}
-        try:  # Before the tables, which a next prediction must know as its own.
-            write_json(out / SETTINGS_FILE, {**options.settings(), "tables": digests})
-        finally:
-            self._scores.finish()
-            self._files.finish()
+        growing = (self._scores, self._files)
+        for table in growing:
+            table.close()
+        # Before the tables, which a next prediction must know as its own; they stay in
+        # their .part where there is no room for it.
+        write_json(out / SETTINGS_FILE, {**options.settings(), "tables": digests})
+        for table in growing:
+            table.finish()
         for name, content in tables.items():
             with replace_file(out / name) as partial:
                 partial.write_bytes(content)

@@ -99,6 +99,18 @@ def test_odd_rows_reach_the_page_as_a_number_alone(model, table, tmp_path):
     assert str(tmp_path) not in page
 
 
+def test_results_of_removed_rows_are_removed(model, table, tmp_path):
+    out = tmp_path / "out"
+    options = (f"--model={model[0]}", f"--manifest={table}", f"--out={out}")
+    assert run_predict(*options, "--dicom") == 0
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[:-2]))
+    assert run_predict(*options) == 0
+    assert read_scores(out / "predictions.csv")
+    assert not [path for path in out.rglob("*") if path.name.startswith("P2")]
+    assert not (out / "dicom").exists()
+
+
 def test_regions_beside_a_manifest_are_no_matter_of_scoring(model, table, tmp_path):
     # They may be of images that another table lists.
     rois = "path,class,circle\nelsewhere.dcm,mass_benign,5 5 2\n"

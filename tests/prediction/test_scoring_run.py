@@ -20,6 +20,7 @@ from predicting import (
 )
 from raw_files import write_dicom
 
+from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.common.tables import GrowingTable
 from mammo_jax.prediction.scorer import Scorer
 
@@ -155,6 +156,45 @@ def test_a_full_disk_keeps_what_was_scored_and_goes_on_later(
     whole = read_scores(out / "predictions.csv")
     assert len(whole) == 4
     assert {name: whole[name] for name in kept} == pytest.approx(kept)
+
+
+def test_tables_that_no_digest_knows_keep_their_part(
+    model, folder, tmp_path, capsys, monkeypatch
+):
+    out, write = tmp_path / "out", Path.write_text
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+
+    def write_no_digests(self, text, encoding):
+        if '"tables"' in text:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return write(self, text, encoding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_no_digests)
+        assert run_predict(*command) == 1
+    assert f"the scores of 4 of 4 files are in {out}" in capsys.readouterr().err
+    assert len(read_scores(out / "predictions.csv.part")) == 4
+    assert not (out / "predictions.csv").exists()
+    assert run_predict(*command) == 0
+
+
+def test_without_digests_a_table_without_labels_is_replaced(
+    model, folder, tmp_path, capsys
+):
+    """Earlier versions noted none."""
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", folder)
+    for label, code in (("", 0), ("1", 1)):
+        assert run_predict(*command) == 0
+        settings = read_json(out / "prediction.json")
+        del settings["tables"]
+        write_json(out / "prediction.json", settings)
+        table = out / "predictions.csv"
+        table.write_text(
+            table.read_text().replace(",,case_0001", f",{label},case_0001")
+        )
+        assert run_predict(*command) == code
+    assert "has been filled in or changed" in capsys.readouterr().err
 
 
 def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
