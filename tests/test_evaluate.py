@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -328,17 +329,27 @@ def test_the_summary_says_in_words_what_the_figures_say(run, tmp_path):
     assert not alone["validation"]["chose_epoch"]
 
 
-@pytest.mark.parametrize("noted", ["model.json", "phantom.json"])
+NOTES = (
+    "model.json",
+    "phantom.json",
+    "cbis_ddsm/paper_whole/1.0.0/phantom_images.json",
+)
+
+
+@pytest.mark.parametrize("noted", NOTES)
 def test_phantoms_are_called_phantoms(run, tmp_path, noted):
     if noted == "model.json":
         (run / noted).write_text('{"phantoms": true}')
     else:  # As of earlier versions, and of forests.
-        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / noted).parent.mkdir(parents=True)
         (tmp_path / "data" / noted).write_text("{}")
+        # Earlier versions wrote this where nothing was known.
+        (run / "model.json").write_text('{"phantoms": false}')
     write_run_report(run, "whole classifier, resnet50")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "These are phantoms: synthetic mammograms" in page
     assert ">cbis_ddsm/paper_whole (phantoms)<" in page
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
     (run / "model.json").write_text('{"phantoms": false}')
     write_run_report(run, "whole classifier, resnet50")
     assert "hantom" not in (run / "report.html").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mammo_jax.common.parallel import Limits, parallel_map
+from mammo_jax.common.run_directory import PHANTOM_NOTE
 from mammo_jax.common.tables import write_table
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.records import PATCH, WHOLE, Field
@@ -171,6 +172,9 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
         problems += finished.problems
         table = Path(self.data_dir, "problems.csv")
         write_table(table, packaging.PROBLEM_COLUMNS, problems)
+        for folder in (Path(dl_manager.manual_dir), Path(dl_manager.manual_dir).parent):
+            if (folder / PHANTOM_NOTE).is_file():
+                shutil.copy(folder / PHANTOM_NOTE, self.data_dir)
         self.info.metadata.update(
             pixel_mean=finished.pixel_mean,
             pixel_mean_of=finished.pixel_mean_of,

@@ -16,6 +16,8 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 # A folder of data has it if the images are synthetic: their settings.
 PHANTOM_FILE = "phantom.json"
+# A folder of raw files has it if they are synthetic, and what is packaged from them.
+PHANTOM_NOTE = "phantom_images.json"
 _LOCK_FILE = ".lock"
 # Files that a run leaves before its work begins; a mended command may replace them.
 _BEFORE_WORK = {
@@ -121,9 +123,11 @@ def differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
         yield f"{name} is {there!r} there and {wanted!r} here"
 
 
-def holds_phantoms(data_dir: str) -> bool:
-    """Tells whether the images of a folder of data are noted as synthetic."""
-    return (Path(data_dir).expanduser() / PHANTOM_FILE).is_file()
+def holds_phantoms(data_dir: str, dataset: str) -> bool:
+    """Tells whether images of a data set, or its folder, are noted as phantoms."""
+    folder = Path(data_dir).expanduser()
+    notes = (folder / dataset).glob(f"*/{PHANTOM_NOTE}")
+    return (folder / PHANTOM_FILE).is_file() or any(notes)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -39,14 +39,14 @@ def describe_runs(runs: Runs) -> dict[str, str]:
 def are_phantoms(directory: Path, config: Mapping[str, Any]) -> bool:
     """Tells whether a run's images are synthetic.
 
-    Its `model.json` says so. Where it does not, as of a forest or an earlier version,
-    the note of phantoms in the folder of the data does.
+    Its `model.json` says so. Where it does not, as of a forest or an earlier version
+    (whose False meant unknown), the note of phantoms with the data does.
     """
-    said = _read_description(directory).get("phantoms")
-    if said is not None:
-        return bool(said)
-    folder = config.get("data", {}).get("data_dir")
-    return bool(folder) and run_directory.holds_phantoms(folder)
+    data = config.get("data", {})
+    folder, dataset = data.get("data_dir"), data.get("dataset", "")
+    return bool(_read_description(directory).get("phantoms")) or (
+        bool(folder) and run_directory.holds_phantoms(folder, dataset)
+    )
 
 
 def find_credits(tables: Iterable[Path]) -> list[str]:

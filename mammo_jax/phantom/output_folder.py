@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.parallel import parallel_map
 from mammo_jax.common.progress import progress
+from mammo_jax.common.run_directory import PHANTOM_NOTE, write_json
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,6 +45,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             raise UserError(f"{path}: not empty; name a new folder")
         partial.mkdir(parents=True)
         yield partial
+        # The builders copy it, and reports call the images phantoms.
+        write_json(partial / PHANTOM_NOTE, {"phantoms": True})
         if path.exists():
             path.rmdir()
         partial.rename(path)

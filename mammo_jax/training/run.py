@@ -130,7 +130,9 @@ def _description(
         pixel_mean=experiment.pixel_mean,
         **dataset.grid._asdict(),
         patch_size=dataset.image_shape[0] if config.task == "patch" else 0,
-        phantoms=run_directory.holds_phantoms(config.data.data_dir),
+        # That there is no note says nothing of the images.
+        phantoms=run_directory.holds_phantoms(config.data.data_dir, dataset.name)
+        or None,
         calibration=line,
         credit=credit,
     )

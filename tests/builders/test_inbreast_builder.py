@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mammo_jax.common.run_directory import holds_phantoms
 from mammo_jax.images.dicom import read_mammogram
 from mammo_jax.phantom import write_inbreast
 from tfds_builders.building import build
@@ -29,6 +30,12 @@ def reports(raw, tmp_path_factory):
         kind: build(f"inbreast/{kind}_h288", raw.parent, folder, num_workers=1)
         for kind in ("whole", "s1")
     }
+
+
+def test_what_is_packaged_from_phantoms_says_so(raw, reports):
+    data_dir = str(reports["whole"].path.parents[2])
+    assert holds_phantoms(data_dir, "inbreast/whole_h288")
+    assert not holds_phantoms(data_dir, "inbreast/s10_h288")
 
 
 @pytest.fixture(scope="module")

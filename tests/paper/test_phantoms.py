@@ -52,7 +52,7 @@ def no_training(config, directory):
 
 def test_phantoms_of_other_settings_are_refused(tmp_path):
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
-    assert run_directory.holds_phantoms(str(tmp_path / "data"))
+    assert run_directory.holds_phantoms(str(tmp_path / "data"), "")
     raw = tmp_path / "data" / "raw" / "inbreast"
     before = sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
     phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)

@@ -5,6 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from mammo_jax.images.grid import Grid
 from mammo_jax.training import run
 from mammo_jax.training.checkpoint import Checkpoints, Position
 from mammo_jax.training.experiment import Experiment
@@ -62,3 +63,17 @@ def test_what_fails_in_a_helper_ends_the_run(monkeypatch):
         _begun_anew(monkeypatch, draw=fail)
     with pytest.raises(MemoryError):
         _begun_anew(monkeypatch, draw=lambda *x: x, compiler=lambda index: fail)
+
+
+@pytest.mark.parametrize(("noted", "said"), [(True, True), (False, None)])
+def test_a_model_of_phantoms_says_so_and_no_note_is_no_denial(tmp_path, noted, said):
+    version = tmp_path / "made" / "up" / "1.0.0"
+    version.mkdir(parents=True)
+    if noted:
+        (version / "phantom_images.json").write_text("{}")
+    experiment = Mock(spec=Experiment, pixel_mean=0.0, settings=Mock())
+    experiment.settings.task.malignant_classes = (1,)
+    experiment.config = Mock(task="whole", data=Mock(data_dir=str(tmp_path)))
+    experiment.dataset = Mock(grid=Grid(288, 224, False), class_names=("no", "yes"))
+    experiment.dataset.name = "made/up"
+    assert run._description(experiment, None).phantoms is said
