@@ -21,6 +21,7 @@ from pydicom.uid import UID, generate_uid
 
 import mammo_jax
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import replace_file
 from mammo_jax.prediction.identity import Identity
 from mammo_jax.prediction.reading import Input
 
@@ -57,7 +58,7 @@ def write_dicom(
     calibrated: bool,
     keep_identifiers: bool,
 ) -> None:
-    """Writes `ID_overlay.dcm` and `ID_report.dcm`.
+    """Writes `ID_overlay.dcm` and `ID_report.dcm`, each whole or not at all.
 
     Args:
       folder: an existing one.
@@ -84,7 +85,9 @@ def write_dicom(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made = make()
-                made.save_as(folder / f"{identity.image_id}_{name}.dcm")
+                path = folder / f"{identity.image_id}_{name}.dcm"
+                with replace_file(path) as partial:
+                    made.save_as(partial)
         except OSError:
             raise
         except Exception as error:  # invalid attributes fail in too many ways to list

@@ -184,20 +184,24 @@ def predict(
       UserError: no file could be scored, or the disk is full; what had been scored is
         written.
       RunStoppedError: a signal arrived; likewise.
+      Exception: whatever the scoring raised; likewise.
     """
     run = _Run(options, files)
-    ended: RunStoppedError | OSError | None = None
+    ended: Exception | None = None
     with StopRequest() as stop, stop.deferred():
         try:
             _score(scorer, inputs, run, stop)
-        except RunStoppedError as error:
+        except Exception as error:  # whatever it is, the scores are kept
             ended = error
-        except OSError as error:
-            ended = error
+        if isinstance(ended, OSError):
             run.make_room()
         try:
             # A path would not be for those that the page is passed on to.
-            why = ended.strerror if isinstance(ended, OSError) else ended
+            why = f"the scoring failed ({type(ended).__name__})"
+            if isinstance(ended, OSError):
+                why = str(ended.strerror)
+            elif isinstance(ended, RunStoppedError):
+                why = str(ended)
             run.finish(f"Incomplete: {why}." if ended else "")
         except OSError as error:
             ended = ended or error
@@ -207,9 +211,11 @@ def predict(
             f" {len(run.rows)} of {files} files are in {options.out}; make room, and"
             " give the same command again"
         ) from ended
-    if ended is not None:
+    if isinstance(ended, RunStoppedError):
         where = f"{ended}; their scores are in {options.out}"
         raise RunStoppedError(stop.signal_number or 0, where)
+    if ended is not None:
+        raise ended
     if not run.rows:
         raise UserError(
             f"none of the {files} files could be scored; see "
@@ -242,13 +248,14 @@ class _Run:
             keep_identifiers=options.keep_identifiers, planned=options.planned
         )
         self._best: list[tuple[float, int, str, bytes]] = []
+        self._last_overlay: Path | None = None
         self._scores = GrowingTable(options.out / "predictions.csv", COLUMNS)
         self._files = GrowingTable(options.out / FILES_TABLE, FILES_COLUMNS)
 
     def make_room(self) -> None:
         """Removes the last overlay, so that the tables find room on a full disk."""
-        for row in self.rows[-1:]:
-            self._overlay(row).unlink(missing_ok=True)
+        if self._last_overlay:
+            self._last_overlay.unlink(missing_ok=True)
 
     def finish(self, remark: str) -> None:
         """Writes the tables and the page."""
@@ -275,9 +282,6 @@ class _Run:
             thumbnails = {image_id: png for _, _, image_id, png in self._best}
             about = f"{options.about} {remark}".strip()
             write_page(out / REPORT_FILE, about, self.rows, thumbnails, self.problems)
-
-    def _overlay(self, row: ImageScore) -> Path:
-        return self._options.out / OVERLAYS_DIR / f"{row.identity.image_id}.png"
 
     def check(self, image: Input) -> Input | Problem:
         """Returns the image as its manifest calls it, or why it does not count."""
@@ -311,9 +315,11 @@ class _Run:
             assert image.original is not None
             class_map = overlays.enlarge(result.map, image.size)
             overlay = overlays.draw_overlay(image.original, class_map)
-        with replace_file(self._overlay(row)) as partial:
+        path = self._options.out / OVERLAYS_DIR / f"{identity.image_id}.png"
+        with replace_file(path) as partial:
             shown = overlay if self._options.full_size else small
             partial.write_bytes(overlays.encode(shown))
+        self._last_overlay = path
         # The first files stay where scores are equal.
         entry = (result.score, -len(self.rows), identity.image_id)
         kept = (*entry, overlays.encode(shrink(small, _THUMBNAIL_HEIGHT / len(small))))

@@ -1,5 +1,8 @@
 """DICOM objects of a prediction."""
 
+import errno
+import os
+
 import cv2
 import highdicom
 import numpy as np
@@ -74,3 +77,14 @@ def test_pictures_and_sources_without_uids_get_no_dicom(model, folder, tmp_path)
     assert "Files that were scored, but not all was written: 2; see" in page
     assert "could not be scored" not in page
     assert len(read_scores(out / "predictions.csv")) == 5
+
+
+def test_a_dicom_object_is_whole_or_not_there(model, folder, tmp_path, monkeypatch):
+    def write_half(self, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pydicom.Dataset, "save_as", write_half)
+    out, path = tmp_path / "out", folder / "deep" / "2.dcm"
+    assert run_predict(f"--model={model[0]}", "--dicom", f"--out={out}", path) == 1
+    assert not list((out / "dicom").iterdir())

@@ -20,6 +20,7 @@ from predicting import (
 )
 from raw_files import write_dicom
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.common.tables import GrowingTable
 from mammo_jax.prediction.scorer import Scorer
@@ -195,6 +196,47 @@ def test_without_digests_a_table_without_labels_is_replaced(
         )
         assert run_predict(*command) == code
     assert "has been filled in or changed" in capsys.readouterr().err
+
+
+def test_a_full_disk_takes_the_overlay_of_the_row_that_is_missing(
+    model, folder, tmp_path, monkeypatch
+):
+    out, add = tmp_path / "out", GrowingTable.add
+
+    def refuse_the_third(self, row):
+        if row[0].startswith("case_0002"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a table")
+        add(self, row)
+
+    monkeypatch.setattr(GrowingTable, "add", refuse_the_third)
+    assert run_predict(f"--model={model[0]}", f"--out={out}", folder) == 1
+    kept = read_scores(out / "predictions.csv")
+    assert len(kept) == 2
+    assert {path.stem for path in (out / "overlays").iterdir()} == {*kept}
+
+
+def test_a_scoring_that_fails_keeps_its_scores(model, tmp_path, capsys, monkeypatch):
+    for seed in range(5):  # Batches of two.
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), make_breast(seed))
+    score, batches = Scorer.score, []
+
+    def fail_in_the_second(self, images):
+        batches.append(images)
+        if len(batches) == 2:
+            raise UserError(f"{images[0].path}: no room on the device")
+        return score(self, images)
+
+    monkeypatch.setattr(Scorer, "score", fail_in_the_second)
+    out = tmp_path / "out"
+    command = (f"--model={model[0]}", f"--out={out}", tmp_path / "*.png")
+    assert run_predict(*command) == 1
+    assert "no room on the device" in capsys.readouterr().err
+    tables = ("predictions.csv", "files.csv", "patients.csv")
+    assert [len(read_table(out / name)) for name in tables] == [2] * 3
+    page = (out / "report.html").read_text()
+    assert "Incomplete: the scoring failed (UserError)." in page
+    monkeypatch.undo()
+    assert run_predict(*command) == 0
 
 
 def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
