@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import Column, OddRow, read_table, text_column
 from mammo_jax.datasets.views import Problems, View, note_problems
 
@@ -129,7 +130,7 @@ def read_tables(
 
     A row is odd if a cell cannot be understood, or if it repeats or contradicts
     another. It takes its view with it, whose label is the worst of all its rows. Odd
-    rows are added to `problems`, or are errors without it.
+    rows are added to `problems`, or are errors without it, and if they name no view.
 
     Raises:
       UserError: a table is missing or its header is malformed; a row is odd.
@@ -151,8 +152,13 @@ def read_tables(
                     odd_rows.append(OddRow(number, f"row {number}{reason}", row))
                 same.append(found)
                 abnormalities.append(found)
-            for number, reason, cells in sorted(odd_rows, key=lambda row: row.number):
-                odd.append((_find_view(cells) or f"row {number}", str(path), reason))
+            for _, reason, cells in sorted(odd_rows, key=lambda row: row.number):
+                if not (view := _find_view(cells)):
+                    raise UserError(
+                        f"{path}: {reason}; nor does it name its view, whose label may"
+                        " depend on it: mend the row, or remove it with its view"
+                    )
+                odd.append((view, str(path), reason))
     note_problems(odd, problems)
     left_out = {view for view, _, _ in odd}
     return [a for a in abnormalities if a.image_id not in left_out]
@@ -184,8 +190,9 @@ def _find_view(cells: Mapping[str, Any]) -> str:
     """Returns the image id that an odd row's cells give, or "" if they give none."""
     columns = ("patient id", "left or right breast", "image view")
     named = "_".join(str(cells.get(column, "")) for column in columns)
+    # The paths name it, too, in whatever cells they have come to lie.
     found = _IMAGE_ID.fullmatch(named) or _IMAGE_ID.search(
-        str(cells.get("image file path", ""))
+        " ".join(map(str, cells.values()))
     )
     return found[0] if found else ""
 

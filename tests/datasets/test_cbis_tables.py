@@ -135,17 +135,29 @@ def test_an_odd_row_takes_its_view_with_it_and_no_more(tmp_path):
     assert "is MALIGNANT here and BENIGN in another" in reasons["P_00007_LEFT_CC"]
 
 
-def test_a_row_that_names_no_view_is_listed_by_its_number(tmp_path):
+def test_a_row_whose_patient_and_image_path_are_odd_takes_its_view_with_it(tmp_path):
+    """Else the view could be packaged as benign without its malignant row."""
+    write_tables(tmp_path, [Row(1), Row(2), Row(2, number=2, pathology="MALIGNANT")])
+    path = tmp_path / TABLE_NAMES["mass", "train"]
+    *lines, last = path.read_bytes().replace(b'\n"\r\n', b'"\r\n').splitlines(True)
+    last = last.replace(b"P_00002,", b"P_2,").replace(b"P_00002_LEFT_CC/", b"P_2/")
+    path.write_bytes(b"".join([*lines, last]))
+    problems = []
+
+    (found,) = read_tables(tmp_path, problems=problems)
+
+    assert found.image_id == "P_00001_LEFT_CC"
+    assert [view for view, _, _ in problems] == ["P_00002_LEFT_CC"]
+
+
+def test_a_row_that_names_no_view_stops(tmp_path):
     write_tables(tmp_path, [Row(1), Row(2)])
     path = tmp_path / TABLE_NAMES["mass", "train"]
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, "nonsense\n"]))
-    problems = []
 
-    assert len(read_tables(tmp_path, problems=problems)) == 2
-    ((row, table, reason),) = problems
-    assert (row, table) == ("row 4", str(path))
-    assert "1 cells, but the header has 14" in reason
+    with pytest.raises(UserError, match=r"row 4: 1 cells, but the header has 14.*mend"):
+        read_tables(tmp_path, problems=[])
 
 
 def test_two_labels_for_one_abnormality_in_two_tables_stop(tmp_path):
