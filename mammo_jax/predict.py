@@ -173,7 +173,7 @@ def _score(
         about=" ".join(filter(None, (_about(models, options), credit))),
         credit=credit,
         planned=planned,
-        calibrated=options.calibrated,
+        calibrated=options.calibrated and _as_fitted(models, options),
         dicom=options.dicom,
         full_size=options.full_size,
         keep_identifiers=options.keep_identifiers,
@@ -205,6 +205,11 @@ def _score(
     return EXIT_SOME_BAD if problems else 0
 
 
+def _as_fitted(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> bool:
+    """Returns True if scores are made as those that the calibration was fitted on."""
+    return [bool(model.config.get("tta")) for model in models] == [options.tta]
+
+
 def _about(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> str:
     parts = [
         f"{model.config.model.trunk} ({model.description.task}) trained on "
@@ -215,6 +220,10 @@ def _about(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> str:
     calibrated = (
         " The scores are calibrated on the validation images of training: they are "
         "probabilities where the share of malignant images is the same."
+        if _as_fitted(models, options)
+        else " Each model's scores are calibrated on the validation images of its "
+        "training, for that model alone and the flips of its own evaluation; with "
+        "several models or other flips the mean need not be a probability."
     )
     raw = " The scores are uncalibrated: their order counts, they are no probabilities."
     return (

@@ -59,7 +59,7 @@ class Options:
       about: which models score, and how, in a sentence.
       credit: what is due to others whose models score; "" for nothing.
       planned: images of a manifest, by their files; their labels are written.
-      calibrated: the scores are.
+      calibrated: the scores are, each by one model and with the flips of the fitting.
       dicom: also write DICOM objects.
       full_size: overlays have the original's rows and columns.
       keep_identifiers: patients keep their PatientID.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import cv2
 import highdicom
@@ -60,6 +61,23 @@ def test_a_calibrated_score_is_a_probability(calibrated, folder, tmp_path):
     (score,) = read_scores(out / "predictions.csv").values()
     assert measured.value == pytest.approx(100 * score, abs=1e-3)
     assert measured.unit == codes.UCUM.Percent
+
+
+@pytest.mark.parametrize("way", ["flips", "models"])
+def test_a_mean_of_calibrated_scores_is_no_probability(
+    calibrated, folder, tmp_path, way
+):
+    second = shutil.copytree(calibrated, tmp_path / "second")
+    options = {
+        "flips": (f"--model={calibrated}", "--tta"),
+        "models": (f"--model={calibrated},{second}",),
+    }[way]
+    out, path = tmp_path / "out", folder / "deep" / "2.dcm"
+    command = (*options, "--dicom", "--calibrated", f"--out={out}", path)
+    assert run_predict(*command) == 0
+    report = highdicom.sr.srread(out / "dicom" / "case_0001_RIGHT_CC_report.dcm")
+    assert report.SeriesDescription == "Uncalibrated model score"
+    assert "need not be a probability" in (out / "report.html").read_text()
 
 
 def test_pictures_and_sources_without_uids_get_no_dicom(model, folder, tmp_path):
