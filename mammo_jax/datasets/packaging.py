@@ -64,8 +64,8 @@ def process_views(
     """Makes the examples of all views, each in a file of its own in `work_dir`.
 
     A file that an earlier, interrupted call left there for the same image files
-    and the same packing is used as it is. An image that was there before, under
-    another name, is skipped.
+    and the same packing is used as it is, unless it tells of problems. An image that
+    was there before, under another name, is skipped.
 
     Raises:
       UserError: not a single example came out, or `work_dir` cannot be written.
@@ -96,13 +96,20 @@ def _process_view(view: View, *, make: Maker, packing: Packing, work_dir: Path) 
         except Exception as error:  # codecs fail in too many ways to list
             reason = f"cannot be read ({type(error).__name__}); export it again"
             result = ViewResult(problems=[(view.image, f"{view.image}: {reason}")])
+        if result.problems:
+            path = _unkept(view, work_dir)
         _write_result(path, view, result)
     return path
 
 
+def _unkept(view: View, work_dir: Path) -> Path:
+    """Names the file of what a later build tries again; memory may suffice by then."""
+    return work_dir / f"{view.image_id}.again"
+
+
 def _record_death(view: View, *, work_dir: Path) -> Path:
-    """Stands in for a view that kills its worker; not kept for a later build."""
-    path = work_dir / f"{view.image_id}.death"
+    """Stands in for a view that kills its worker."""
+    path = _unkept(view, work_dir)
     reason = "reading it crashed or took too much memory or time; download it again"
     _write_result(path, view, ViewResult(problems=[(view.image, reason)]))
     return path

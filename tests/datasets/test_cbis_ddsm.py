@@ -15,7 +15,7 @@ from mammo_jax.datasets.cbis_ddsm import plan_splits, take_inventory
 from mammo_jax.datasets.cbis_views import make_view_examples
 from mammo_jax.datasets.records import read_example, read_header
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Packing
+from mammo_jax.datasets.views import Packing, ViewResult
 from mammo_jax.images.grid import Grid
 
 GRID = Grid(HEIGHT, WIDTH, stretch=False)
@@ -99,6 +99,28 @@ def test_an_interrupted_build_goes_on_where_it_was(raw, tmp_path):
     assert sorted(made) == sorted(set(made))
     assert len(made) == 10
     assert all_examples(resumed) == all_examples(whole)
+
+
+def test_a_view_that_memory_or_permission_was_lacking_for_is_read_again(raw, tmp_path):
+    """Neither changes the file, whose size and time tell of changes."""
+    splits = plan_splits(raw, "official", seed=0)
+
+    def lacking(files, packing):
+        if files.image_id == "P_00000_LEFT_CC":
+            raise MemoryError
+        if files.image_id == "P_00001_LEFT_CC":
+            return ViewResult(problems=[(files.image, "not readable")])
+        return make_view_examples(files, packing)
+
+    lacked = process_views(splits, S10, tmp_path / "w", lacking)
+    resumed = process_views(splits, S10, tmp_path / "w")
+
+    assert [image_id for image_id, *_ in lacked.problems] == [
+        "P_00000_LEFT_CC",
+        "P_00001_LEFT_CC",
+    ]
+    assert resumed.problems == []
+    assert sum(map(len, all_examples(resumed).values())) == 10 * 20
 
 
 def test_a_file_that_has_changed_is_read_again(raw, tmp_path):
