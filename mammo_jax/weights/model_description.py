@@ -36,7 +36,7 @@ class Description:
     # none: of patches, of earlier versions, of too few images.
     calibration: tuple[float, float] | None = None
     # Licence and citation of the model of others that this one is, or was trained from;
-    # every report has them.
+    # the reports of its scores have them.
     credit: str | None = None
 
     @property
