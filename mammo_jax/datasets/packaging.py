@@ -177,15 +177,19 @@ def _sum_up(split_of: Sequence[str], done: Sequence[Path]) -> Finished:
 
 
 def describe_age(name: str, metadata: Mapping[str, Any]) -> str:
-    """Returns what an older version may have packaged wrongly; mostly nothing.
+    """Returns what an older version may have packaged wrongly; else nothing.
 
-    Films, of CBIS-DDSM, have neither padding nor slopes.
+    Films, of CBIS-DDSM, have neither padding nor slopes, but nothing stretches them.
     """
-    is_old = metadata.get("examples_version", 0) < EXAMPLES_VERSION
-    if not is_old or name.startswith("cbis_ddsm"):
+    if metadata.get("examples_version", 0) >= EXAMPLES_VERSION:
         return ""
+    faults = (
+        "read padding as tissue, taken a negative RescaleSlope for a rising one, and"
+        " kept raw and magnified images"
+    )
+    if name.startswith("cbis_ddsm"):
+        faults = "left images of fewer than 16 bits too dark"
     return (
-        "built by an older version, which read padding as tissue, took a negative"
-        " RescaleSlope for a rising one, and kept raw and magnified images; unless its"
-        " files are free of these, remove the folder and build it again"
+        f"built by an older version, which may have {faults}; unless its files are"
+        " free of these, remove the folder and build it again"
     )

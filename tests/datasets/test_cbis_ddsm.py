@@ -169,6 +169,14 @@ def test_the_same_image_under_two_names_is_used_once(raw, tmp_path):
     assert finished.pixel_mean == once.pixel_mean
 
 
+def test_what_an_older_version_may_have_done_to_films_is_told():
+    (name, now) = "cbis_ddsm/paper_whole", packaging.EXAMPLES_VERSION
+    assert packaging.describe_age(name, {"examples_version": now}) == ""
+    told = packaging.describe_age(name, {"examples_version": now - 1})
+    assert "may have left images of fewer than 16 bits too dark" in told
+    assert "padding" not in told
+
+
 def test_nothing_usable_is_an_error_that_says_why(raw, tmp_path):
     for path in raw.rglob("*.dcm"):
         path.write_bytes(b"gone")
