@@ -61,7 +61,7 @@ def _check_python(command: Command) -> None:
     if any(argument.startswith("--config=") for argument in command.arguments):
         _parse_config_command(command.arguments)
         return
-    if path.parent.name == "benchmarks":
+    if path.parent.name in ("benchmarks", "attack"):
         _parse_by_source(path, command.arguments)
         return
     parse = _load(path).parse_arguments
