@@ -66,7 +66,8 @@ def test_a_newer_card_needs_no_more_at_full_resolution():
 def test_vgg16_is_recomputed_in_bands_at_full_resolution_only_if_asked_to():
     config = model_config("vgg16", "vgg_512x1", "full_resolution")
     config.model.remat = False
-    assert training_bytes(config) > 2 * 7.5e9
+    # Far over the card: 12.8 GB since the max-pool's gradient needs no scatter.
+    assert training_bytes(config) > 1.5 * 7.5e9
 
 
 @compiles_for_cuda
