@@ -16,7 +16,7 @@ import sys
 from mammo_jax.common.folders import shipped
 from tfds_builders import NAMES
 
-# Where a command lives (a module of the package, or a file in scripts/), its purpose.
+# Home of each command (a module of the package, or a file in scripts/), and purpose.
 COMMANDS = {
     "train": ("mammo_jax.main", "train a classifier and evaluate it"),
     "predict": ("mammo_jax.predict", "score mammograms"),

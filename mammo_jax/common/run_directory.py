@@ -26,7 +26,7 @@ _BEFORE_WORK = {
 }
 # Fields that look into a run and do not change it.
 _LOOKING = ("debug_nans", "profile")
-# What earlier versions did, which had no such fields; a newer field that is not here
+# Values of fields that earlier versions did not have; a newer field that is not here
 # was off.
 _EARLIER = {"stride": 32, "test_share": 0.2}
 
@@ -118,7 +118,7 @@ def differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
             yield from differences(before, wanted.get(key), f"{name}.{key}")
         if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:
             yield f"{name} are in the order {[*there]} there and {[*wanted]} here"
-    # What is off was off before there was a field for it.
+    # A field that is off was off before there was one.
     elif there != wanted and (wanted or there is not None):
         yield f"{name} is {there!r} there and {wanted!r} here"
 

@@ -50,7 +50,7 @@ def _forward(
 ) -> tuple[Array, tuple[Array, Array]]:
     y = _max_pool(x, size, stride, pads)
     number = jnp.uint8 if size**2 <= 256 else jnp.int32
-    # Of x the gradient reads the shape alone.
+    # The gradient reads the shape of x alone.
     return y, (x, _first_place(_places(x, size, stride, pads), y).astype(number))
 
 

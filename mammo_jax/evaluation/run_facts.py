@@ -1,4 +1,4 @@
-"""What a report says of the runs whose tables it is of."""
+"""Facts about the runs that a report is made of."""
 
 import contextlib
 import datetime
@@ -82,7 +82,7 @@ def _facts(directory: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, st
             with safetensors.safe_open(weights, "numpy") as file:
                 shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
             yield "values of the network", f"{sum(map(prod, shapes)):,}"
-    # Of patches the network sees no more of the grid than one.
+    # A patch classifier sees one patch of the grid at a time.
     with contextlib.suppress(KeyError):
         said = _read_description(directory)
         height, width = (said["patch_size"] or said[side] for side in _SIDES)

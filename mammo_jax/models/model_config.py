@@ -81,7 +81,7 @@ def default_model_config() -> ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Top:
-    """What turns the trunk's features into logits.
+    """Layers that turn the trunk's features into logits.
 
     Attributes:
       kind: "patch", the dense layer of a patch classifier (section 2.2); of the tops

@@ -104,7 +104,7 @@ def reading(
     )
     images = parallel_map(read, files, _READERS, _report_death, _MOST)
     with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(1) as thread:
-        # What comes back holds attributes, and pydicom's warnings may quote them.
+        # Results hold attributes of headers, which pydicom's warnings may quote.
         warnings.simplefilter("ignore")
         first = thread.submit(list, itertools.islice(images, 1))
         try:

@@ -98,7 +98,7 @@ def heatmap_features(
     Raises:
       ValueError: a probability is not finite.
     """
-    # What is no number reaches no cutoff: it would be described as no lesion.
+    # A value that is no number reaches no cutoff: it would count as no lesion.
     if not np.isfinite(heatmap).all():
         raise ValueError("a heatmap's probabilities are not finite")
     return {

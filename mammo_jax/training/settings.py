@@ -86,14 +86,7 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
         }
     )
     model = read_model_config(config.model, f"{name}.model")
-    if config.get("pretrained") and not Path(config.pretrained).expanduser().is_file():
-        key = download_name(model.trunk, model.wiring)
-        get = f"mammo-jax convert-weights --download={key} --out={config.pretrained}"
-        raise UserError(
-            f"{name}.pretrained: there is no weight file {config.pretrained}; "
-            + f"get it with {get}, or " * bool(key)
-            + "set the field to '' for random values"
-        )
+    _check_pretrained(config.get("pretrained"), model, name)
     zoom = tuple(config.augment.zoom)
     microbatch = config.batch_size // config.accum_steps
     cut = f"a microbatch ({name}.batch_size / {name}.accum_steps)"
@@ -137,6 +130,17 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
         augmentation=Augmentation(**{**config.augment.to_dict(), "zoom": zoom}),
         patch=read_settings(config.patch, f"{name}.patch") if patch_first else None,
     )
+
+
+def _check_pretrained(path: str | None, model: ModelConfig, name: str) -> None:
+    if path and not Path(path).expanduser().is_file():
+        key = download_name(model.trunk, model.wiring)
+        get = f"mammo-jax convert-weights --download={key} --out={path}"
+        raise UserError(
+            f"{name}.pretrained: there is no weight file {path}; "
+            + f"get it with {get}, or " * bool(key)
+            + "set the field to '' for random values"
+        )
 
 
 def open_data(settings: Settings) -> Dataset:
