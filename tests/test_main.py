@@ -70,7 +70,7 @@ def test_a_model_keeps_the_line_fitted_on_its_validation_images(finished):
     table = read_table(workdir / "predictions" / "validation.csv")
     line = fit_line(table.scores, table.labels)
     assert said["calibration"] == (line and pytest.approx([*line], rel=1e-3))
-    assert said["phantoms"] is False  # Nothing in the folder of the data notes them.
+    assert said["phantoms"] is True  # The builder copies the note of what drew them.
     assert json.loads((workdir / "patch/model.json").read_text())["calibration"] is None
 
 
