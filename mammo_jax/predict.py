@@ -153,7 +153,7 @@ def _score(
 ) -> int:
     from mammo_jax.common.devices import start_devices
     from mammo_jax.prediction.export import export_models
-    from mammo_jax.prediction.score_tables import remark_on_exams
+    from mammo_jax.prediction.score_tables import remarks
     from mammo_jax.prediction.scorer import Scorer, batch_size_for
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
@@ -172,6 +172,8 @@ def _score(
         },
         about=" ".join(filter(None, (_about(models, options), credit))),
         credit=credit,
+        intents=[model.description.intent for model in models],
+        threshold=_threshold(models, options),
         planned=planned,
         calibrated=options.calibrated and _as_fitted(models, options),
         dicom=options.dicom,
@@ -198,7 +200,7 @@ def _score(
     ) as scorer:
         rows, problems = predict(scorer, images, files, chosen)
     print(f"{len(rows)} images scored; written to {chosen.out / 'report.html'}")
-    if remark := remark_on_exams(rows):
+    for remark in remarks(rows, chosen.intents):
         print(remark)
     if problems:
         print(f"{len(problems)} files with problems: see {chosen.out / 'problems.csv'}")
@@ -208,6 +210,23 @@ def _score(
 def _as_fitted(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> bool:
     """Returns True if scores are made as those that the calibration was fitted on."""
     return [bool(model.config.get("tta")) for model in models] == [options.tta]
+
+
+def _threshold(
+    models: "Sequence[LoadedModel]", options: argparse.Namespace
+) -> float | None:
+    """Returns the model's threshold as its scores are made here, if they are."""
+    import numpy as np
+
+    from mammo_jax.evaluation.calibration import Line, apply_line
+
+    description = models[0].description
+    if description.threshold is None or not _as_fitted(models, options):
+        return None
+    scores = np.array([description.threshold])
+    if options.calibrated:
+        scores = apply_line(scores, Line(*description.calibration or ()))
+    return float(scores[0])
 
 
 def _about(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> str:

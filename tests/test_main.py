@@ -70,6 +70,16 @@ def test_a_model_keeps_the_line_fitted_on_its_validation_images(finished):
     table = read_table(workdir / "predictions" / "validation.csv")
     line = fit_line(table.scores, table.labels)
     assert said["calibration"] == (line and pytest.approx([*line], rel=1e-3))
+    # Youden's threshold, by trying every score.
+    gains = {
+        score: np.mean(table.scores[table.labels == 1] >= score)
+        + np.mean(table.scores[table.labels == 0] < score)
+        for score in table.scores
+    }
+    best = [score for score, gain in gains.items() if gain >= max(gains.values())]
+    expected = max(best) if max(gains.values()) > 1 else None
+    assert said["threshold"] == (expected and pytest.approx(expected, rel=1e-6))
+    assert said["intent"] == "film"
     assert said["phantoms"] is True  # The builder copies the note of what drew them.
     assert json.loads((workdir / "patch/model.json").read_text())["calibration"] is None
 

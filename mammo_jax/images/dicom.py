@@ -43,7 +43,11 @@ _ITEM = b"\xfe\xff\x00\xe0"  # begins compressed pixels, and items of sequences
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _MAX_ITEMS = 10_000  # of sequences in a header; pydicom takes a KB for each empty one
 _MAX_SURPLUS = 2  # bytes behind a segment of RLE
-_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
+# Digital mammography's SOP classes. An image that is either is raw.
+_INTENTS = {
+    "1.2.840.10008.5.1.4.1.1.1.2.1": "FOR PROCESSING",
+    "1.2.840.10008.5.1.4.1.1.1.2": "FOR PRESENTATION",
+}
 _LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
 # Views by their codes in SNOMED CT and SNOMED RT (PS3.16 CID 4014).
 _VIEW_CODES = {
@@ -117,6 +121,8 @@ class Header:
       sop_instance_uid: SOPInstanceUID (0008,0018), for joining with tables.
       series_instance_uid: SeriesInstanceUID (0020,000E), likewise.
       study_instance_uid: StudyInstanceUID (0020,000D), likewise.
+      intent: "FOR PRESENTATION" of a detector's image, "" of films and where nothing
+        says so: PresentationIntentType (0008,0068) or SOPClassUID (0008,0016).
       not_whole: the reason why it is no mammogram for presentation of a whole breast,
         such as "a specimen"; empty for most.
       identifying: the further attributes that the reader was asked for. In clinical
@@ -135,6 +141,7 @@ class Header:
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
     study_instance_uid: str = ""
+    intent: str = ""
     not_whole: str = ""
     identifying: Dataset = dataclasses.field(
         default_factory=Dataset, repr=False, compare=False
@@ -324,6 +331,7 @@ def _header_facts(
         "photometric": photometric,
         "laterality": _laterality(dataset),
         "view": _view(dataset),
+        "intent": _intent(dataset),
         "not_whole": _not_whole(dataset),
         "identifying": _pick(dataset, identifying),
     }
@@ -367,9 +375,16 @@ def _view(dataset: Dataset) -> str:
     return known[0] if known else ""
 
 
+def _intent(dataset: Dataset) -> str:
+    """Reads PresentationIntentType (0008,0068), or what SOPClassUID says of it."""
+    said = str(dataset.get("PresentationIntentType") or "").strip().upper()
+    of_class = _INTENTS.get(dataset.get("SOPClassUID"), "")
+    known = [intent for intent in _INTENTS.values() if intent in (said, of_class)]
+    return known[0] if known else ""
+
+
 def _not_whole(dataset: Dataset) -> str:
-    intent = str(dataset.get("PresentationIntentType") or "").strip().upper()
-    if intent == "FOR PROCESSING" or dataset.get("SOPClassUID") == _FOR_PROCESSING:
+    if _intent(dataset) == "FOR PROCESSING":
         return "raw data of the detector (FOR PROCESSING)"
     return next((_PARTS[code] for code in _codes(dataset) if code in _PARTS), "")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mammo_jax.evaluation.html_writer import Picture, Section, Table, write_html
 from mammo_jax.images import overlays
 from mammo_jax.prediction.reading import Problem
-from mammo_jax.prediction.score_tables import ImageScore, remark_on_exams
+from mammo_jax.prediction.score_tables import ImageScore
 
 _COLOURS = (
     "Colour shows the class map, on one scale in all pictures: yellow to red for "
@@ -17,30 +17,42 @@ _COLOURS = (
     "of, not where a lesion is."
 )
 _SCALE = "blue: against malignancy; no colour: even; yellow to red: for malignancy"
+_THRESHOLD = (
+    "The model's threshold is {:.3f}: on the validation images of its training, the "
+    "sum of sensitivity and specificity was largest there. {} of these {} images score "
+    "as much or more and have a star; elsewhere another threshold may be right."
+)
 _CAVEAT = "For research. Not a medical device; no clinical decision may rest on it."
 
 
 def write_page(
     path: Path,
-    about: str,
+    about: Sequence[str],
     rows: Sequence[ImageScore],
     thumbnails: Mapping[str, bytes],
     problems: Sequence[Problem],
+    threshold: float | None,
 ) -> None:
     """Writes the page, self-contained but for links to the overlays beside it.
 
     Args:
       path: the HTML file.
-      about: which models, and how.
+      about: which models, and how; remarks on the scores.
       rows: every image that was scored.
       thumbnails: PNG by image id, of those to show.
       problems: the files that could not be scored, or not without a remark.
+      threshold: the model's own, from which a score is marked; None for none.
     """
     shown = [row for row in rows if row.identity.image_id in thumbnails]
     shown.sort(key=lambda row: -row.score)
-    text = [about, _COLOURS, _CAVEAT]
-    if remark := remark_on_exams(rows):
-        text.append(remark)
+    text = [*about, _COLOURS, _CAVEAT]
+    marked = {
+        row.identity.image_id
+        for row in rows
+        if threshold is not None and row.score >= threshold
+    }
+    if threshold is not None:
+        text.insert(1, _THRESHOLD.format(threshold, len(marked), len(rows)))
     if len(shown) < len(rows):
         text.append(
             f"The {len(shown)} images of the highest scores of {len(rows)}; all are "
@@ -50,7 +62,8 @@ def write_page(
         Picture(
             row.identity.image_id,
             thumbnails[row.identity.image_id],
-            f"{row.score:.3f}  {row.identity.image_id}",
+            f"{row.score:.3f}{'*' * (row.identity.image_id in marked)}  "
+            f"{row.identity.image_id}",
             f"overlays/{row.identity.image_id}.png",
         )
         for row in shown

@@ -39,6 +39,7 @@ class Input:
       instance: SOPInstanceUID, or empty.
       laterality: LEFT, RIGHT or empty.
       view: CC, MLO, another view's DICOM name, or empty.
+      intent: "FOR PRESENTATION" of a detector's image, else empty.
       is_dicom: True if there is an instance for DICOM output to refer to.
       size: rows and columns of the original.
       checksum: the checksum of the original's pixels.
@@ -53,6 +54,7 @@ class Input:
     instance: str = dataclasses.field(repr=False)
     laterality: str
     view: str
+    intent: str
     is_dicom: bool
     size: tuple[int, int]
     checksum: int
@@ -171,6 +173,7 @@ def prepare(
         instance=mammogram.sop_instance_uid,
         laterality=mammogram.laterality,
         view=mammogram.view,
+        intent=mammogram.intent,
         is_dicom=path.suffix.lower() not in PICTURE_NAMES,
         size=(mammogram.rows, mammogram.columns),
         checksum=zlib.crc32(np.ascontiguousarray(mammogram.pixels).data),

@@ -10,6 +10,7 @@ from mammo_jax.evaluation.predictions import COLUMNS
 from mammo_jax.evaluation.subgroups import patient_score
 from mammo_jax.prediction.identity import FORMULA_STARTS, Identity
 from mammo_jax.prediction.reading import Problem
+from mammo_jax.weights.model_description import FILM, FOR_PRESENTATION
 
 # The prediction table knows these views; other views have an empty cell.
 _VIEWS = ("CC", "MLO")
@@ -25,15 +26,19 @@ PREDICTION_TABLES = {"predictions.csv": COLUMNS, **dict.fromkeys(_GROUPS, _GROUP
 FILES_TABLE, FILES_COLUMNS = "files.csv", ("image_index", "file")
 TABLES = (*PREDICTION_TABLES, FILES_TABLE, "problems.csv")
 
-
 _SEVERAL_EXAMS = (
     "Patients with images of several examinations (studies): {}. Their scores in "
     "breasts.csv and patients.csv are of all of them; exams.csv has each by itself."
 )
+_NO_FILMS = (
+    "Images of detectors (FOR PRESENTATION): {}. A model was trained on films, which "
+    "have another scale and contrast: nothing is known of its scores here before it "
+    "has been evaluated on such images, or trained on some."
+)
 
 
 class ImageScore(NamedTuple):
-    """Image that was scored; its label is 0, 1 or empty."""
+    """Image that was scored; its label is 0, 1 or empty, its intent its header's."""
 
     identity: Identity
     path: Path
@@ -41,6 +46,7 @@ class ImageScore(NamedTuple):
     view: str
     score: float
     label: str = ""
+    intent: str = ""
 
     def cells(self) -> list[str]:
         """Returns its row of predictions.csv."""
@@ -73,12 +79,18 @@ def shown_path(path: Path) -> str:
     return f"./{path}" if str(path).startswith(FORMULA_STARTS) else str(path)
 
 
-def remark_on_exams(rows: Sequence[ImageScore]) -> str:
-    """Says how many cases have images of several examinations; empty for none."""
+def remarks(rows: Sequence[ImageScore], intents: Iterable[str]) -> list[str]:
+    """Says what the scores do not show of themselves.
+
+    That is how many cases have images of several examinations, and how many images are
+    of detectors while a model, by its intent, was trained on films.
+    """
     exams = {(row.identity.case, row.identity.exam) for row in rows}
     counts = collections.Counter(case for case, _ in exams)
     several = sum(count > 1 for count in counts.values())
-    return _SEVERAL_EXAMS.format(several) if several else ""
+    detectors = sum(row.intent == FOR_PRESENTATION for row in rows)
+    found = {_SEVERAL_EXAMS: several, _NO_FILMS: detectors * (FILM in intents)}
+    return [remark.format(number) for remark, number in found.items() if number]
 
 
 def _grouped(rows: Sequence[ImageScore], keys: Sequence[str]) -> Iterable[list[Any]]:

@@ -35,6 +35,7 @@ from mammo_jax.prediction.score_tables import (
     PREDICTION_TABLES,
     TABLES,
     ImageScore,
+    remarks,
     shown_path,
     summary_tables,
 )
@@ -57,6 +58,8 @@ class Options:
       out: the directory.
       inputs: what is scored, for telling one prediction from another.
       about: which models score, and how, in a sentence.
+      intents: of the images that they were trained on.
+      threshold: the one model's, on the scale of these scores; None for none.
       credit: what is due to others whose models score; "" for nothing.
       planned: images of a manifest, by their files; their labels are written.
       calibrated: the scores are, each by one model and with the flips of the fitting.
@@ -68,6 +71,8 @@ class Options:
     out: Path
     inputs: Mapping[str, Sequence[str]]
     about: str
+    intents: Sequence[str]
+    threshold: float | None
     credit: str
     planned: Mapping[Path, View]
     calibrated: bool
@@ -280,8 +285,10 @@ class _Run:
             from mammo_jax.prediction.page import write_page
 
             thumbnails = {image_id: png for _, _, image_id, png in self._best}
-            about = f"{options.about} {remark}".strip()
-            write_page(out / REPORT_FILE, about, self.rows, thumbnails, self.problems)
+            said = [f"{options.about} {remark}".strip()]
+            said += remarks(self.rows, options.intents)
+            path, threshold = out / REPORT_FILE, options.threshold
+            write_page(path, said, self.rows, thumbnails, self.problems, threshold)
 
     def check(self, image: Input) -> Input | Problem:
         """Returns the image as its manifest calls it, or why it does not count."""
@@ -308,7 +315,8 @@ class _Run:
         planned = self._options.planned.get(image.path)
         label = str(int(planned.is_malignant)) if planned else ""
         row = ImageScore(
-            *(identity, image.path, image.laterality, image.view, result.score, label)
+            *(identity, image.path, image.laterality, image.view, result.score, label),
+            image.intent,
         )
         small = overlay = result.overlay()
         if self._options.full_size or (self._options.dicom and image.is_dicom):

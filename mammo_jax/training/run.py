@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from mammo_jax.common import devices, run_directory
 from mammo_jax.common.errors import UserError, of_field
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
-from mammo_jax.evaluation import calibration
+from mammo_jax.evaluation import calibration, operating_points
 from mammo_jax.evaluation.predictions import Predictions
 from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.model_config import ModelConfig, read_model_config
@@ -29,6 +30,8 @@ from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
 from mammo_jax.weights.model_description import (
     DESCRIPTION_FILE,
+    FILM,
+    FOR_PRESENTATION,
     Description,
     load_description,
     save_description,
@@ -112,16 +115,18 @@ def _run(
 def _description(
     experiment: Experiment, credit: str | None, validation: Predictions | None = None
 ) -> Description:
-    """Returns what scoring needs to know; after the training with the calibration.
+    """Returns what scoring needs to know; after the training with what is fitted.
 
-    Patches have none: a whole image's score is the highest of many.
+    For patches nothing is: a whole image's score is the highest of many.
     """
     config, dataset = experiment.config, experiment.dataset
-    line = None
+    line = threshold = None
     if validation is not None and config.task == "whole":
-        line = calibration.fit_line(
-            validation.malignant_score, validation.malignant_label
-        )
+        scored = validation.malignant_score, validation.malignant_label
+        line = calibration.fit_line(*scored)
+        if len(set(validation.malignant_label.tolist())) == 2:
+            chosen = operating_points.choose_threshold(*scored, "Youden")
+            threshold = chosen if math.isfinite(chosen) else None
     return Description(
         task=config.task,
         dataset=dataset.name,
@@ -129,11 +134,14 @@ def _description(
         malignant_classes=experiment.settings.task.malignant_classes,
         pixel_mean=experiment.pixel_mean,
         **dataset.grid._asdict(),
+        # The builders stretch a detector's images, and films never.
+        intent=FOR_PRESENTATION if dataset.grid.stretch else FILM,
         patch_size=dataset.image_shape[0] if config.task == "patch" else 0,
         # That there is no note says nothing of the images.
         phantoms=run_directory.holds_phantoms(config.data.data_dir, dataset.name)
         or None,
         calibration=line,
+        threshold=threshold,
         credit=credit,
     )
 

@@ -14,6 +14,9 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.images.grid import Grid
 
 DESCRIPTION_FILE = "model.json"
+# What a model's images were: films on their scanner's scale, or a detector's images for
+# presentation (PresentationIntentType), each stretched to the full range.
+FILM, FOR_PRESENTATION = "film", "FOR PRESENTATION"
 _MAX_SIDE = 1 << 16
 
 
@@ -29,12 +32,15 @@ class Description:
     height: int  # rows of the grid that whole mammograms are squeezed to
     width: int
     stretch: bool  # each mammogram is stretched to the full range first
+    intent: str  # FILM or FOR_PRESENTATION
     patch_size: int  # side of the training patches on that grid; 0 for whole images
     phantoms: bool | None = None  # the images were synthetic; None: unknown
     # Slope and intercept of the line through the log-odds of its scores, fitted on its
     # validation images; see `mammo_jax.evaluation.calibration`. None where there is
     # none: of patches, of earlier versions, of too few images.
     calibration: tuple[float, float] | None = None
+    # Score of the largest sensitivity + specificity on the same images; likewise.
+    threshold: float | None = None
     # Licence and citation of the model of others that this one is, or was trained from;
     # the reports of its scores have them.
     credit: str | None = None
@@ -66,8 +72,9 @@ def load_description(directory: Path) -> Description:
             "network keeps none)"
         )
     # Earlier versions had no such fields.
-    newer = dict.fromkeys(("phantoms", "calibration", "credit"))
+    newer = dict.fromkeys(("phantoms", "calibration", "threshold", "credit"))
     values = {**newer, **run_directory.read_json(path)}
+    values.setdefault("intent", FOR_PRESENTATION if values.get("stretch") else FILM)
     if values.keys() != _VALID.keys():
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(_VALID))}")
     for name, is_valid in _VALID.items():
@@ -126,8 +133,12 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "height": _is_count,
     "width": _is_count,
     "stretch": lambda value: isinstance(value, bool),
+    "intent": lambda value: value in (FILM, FOR_PRESENTATION),
     "patch_size": lambda value: type(value) is int and (value == 0 or _is_count(value)),
     "phantoms": lambda value: value is None or isinstance(value, bool),
+    "threshold": lambda value: (
+        value is None or (type(value) is float and 0 <= value <= 1)
+    ),
     "credit": lambda value: value is None or isinstance(value, str),
     "calibration": lambda value: (
         value is None

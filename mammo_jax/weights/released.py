@@ -20,7 +20,12 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.config import patch_config, whole_config
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.models import abstract_model, read_model_config, variables
-from mammo_jax.weights.model_description import Description, save_description
+from mammo_jax.weights.model_description import (
+    FILM,
+    FOR_PRESENTATION,
+    Description,
+    save_description,
+)
 from mammo_jax.weights.model_directory import WEIGHTS_FILE, load_model
 from mammo_jax.weights.published import file_digest
 from mammo_jax.weights.released_graph import (
@@ -88,6 +93,7 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
         height=height,
         width=width,
         stretch=stretch,
+        intent=FOR_PRESENTATION if stretch else FILM,
         patch_size=_PATCH_SIZE if is_patch else 0,
         phantoms=False,
         credit=f"The paper's authors released the model {source.name} ({LICENCE}); "

@@ -8,7 +8,12 @@ from mammo_jax.common import run_directory
 from mammo_jax.config import patch_config, whole_config
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.models import build_model, read_model_config, variables
-from mammo_jax.weights.model_description import Description, save_description
+from mammo_jax.weights.model_description import (
+    FILM,
+    FOR_PRESENTATION,
+    Description,
+    save_description,
+)
 from mammo_jax.weights.model_directory import save_variables
 
 HEIGHT, WIDTH = 128, 96
@@ -58,6 +63,7 @@ def write_run(
             height=size[0],
             width=size[1],
             stretch=stretch,
+            intent=FOR_PRESENTATION if stretch else FILM,
             patch_size=64 if is_patch else 0,
         ),
     )

@@ -151,6 +151,28 @@ def test_for_processing_images_are_read(tmp_path, film):
     np.testing.assert_array_equal(read_mammogram(path).pixels, film)
 
 
+@pytest.mark.parametrize(
+    ("facts", "intent"),
+    [
+        ({}, ""),
+        ({"PresentationIntentType": "FOR PRESENTATION"}, "FOR PRESENTATION"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2"}, "FOR PRESENTATION"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "FOR PROCESSING"),
+        (
+            {
+                "PresentationIntentType": "FOR PRESENTATION",
+                "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2.1",
+            },
+            "FOR PROCESSING",
+        ),
+        ({"PresentationIntentType": "JANE DOE"}, ""),
+    ],
+)
+def test_the_intent_is_that_of_attribute_or_class(tmp_path, film, facts, intent):
+    path = write_dicom(tmp_path / "a.dcm", film, **facts)
+    assert read_mammogram(path).intent == intent
+
+
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_monochrome1_is_inverted_within_its_bits(tmp_path, film, bits):
     container = np.uint8 if bits == 8 else np.uint16
