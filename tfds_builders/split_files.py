@@ -86,22 +86,21 @@ def write_split(
         # Otherwise each process puts the features into an order of its own.
         serialized = encoded.SerializeToString(deterministic=True)
         written += len(serialized)
+        bar.update()
         return key, serialized
 
-    records = map(
-        serialize,
-        progress(places, f"writing {split}", total=len(places), unit="example"),
-    )
+    records = map(serialize, places)
     lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
-    for index, length in enumerate(lengths):
-        path = template.sharded_filepath(shard_index=index, num_shards=shards)
-        try:
-            example_writer.write(os.fspath(path), itertools.islice(records, length))
-        except RuntimeError as error:
-            # ArrayRecord has an error of its own for a disk without room.
-            if found := _WRITE_FAILED.search(str(error)):
-                raise OSError(errno.EIO, found[1], os.fspath(path)) from error
-            raise
+    with progress(None, f"writing {split}", total=len(places), unit="example") as bar:
+        for index, length in enumerate(lengths):
+            path = template.sharded_filepath(shard_index=index, num_shards=shards)
+            try:
+                example_writer.write(os.fspath(path), itertools.islice(records, length))
+            except RuntimeError as error:
+                # ArrayRecord has an error of its own for a disk without room.
+                if found := _WRITE_FAILED.search(str(error)):
+                    raise OSError(errno.EIO, found[1], os.fspath(path)) from error
+                raise
     return tfds.core.SplitInfo(
         name=split,
         shard_lengths=lengths,

@@ -1,5 +1,6 @@
 """The files of the splits beside those that TFDS's own writer makes."""
 
+import re
 import subprocess
 import sys
 
@@ -62,12 +63,15 @@ def test_they_are_the_files_that_tfds_would_write(raw, tmp_path, monkeypatch, co
     assert any("-of-00001" not in name for name in found)
 
 
-def test_a_large_split_needs_no_tensorflow(raw, tmp_path, monkeypatch):
+def test_a_large_split_needs_no_tensorflow(raw, tmp_path, monkeypatch, capsys):
     """TFDS's own writer asks for it beyond this size, a gigabyte."""
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 0)
 
     report = build("cbis_ddsm/official_whole_h288", raw, tmp_path, num_workers=1)
 
+    # Every line of the progress ends where its work does.
+    lines = re.findall(r"writing (\w+): +(\d+)%", capsys.readouterr().err)
+    assert dict(lines) == dict.fromkeys(report.splits, "100")
     source = tfds.builder_from_directory(report.path).as_data_source("train")
     assert len({example["image_id"] for example in source}) == report.splits["train"]
 
