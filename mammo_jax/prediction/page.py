@@ -22,6 +22,10 @@ _THRESHOLD = (
     "sum of sensitivity and specificity was largest there. {} of these {} images score "
     "as much or more and have a star; elsewhere another threshold may be right."
 )
+_FILES = (
+    "A click on a picture opens it in full. Which file each image is says files.csv, "
+    "and not this page: the names of files may name patients."
+)
 _CAVEAT = "For research. Not a medical device; no clinical decision may rest on it."
 
 
@@ -45,7 +49,7 @@ def write_page(
     """
     shown = [row for row in rows if row.identity.image_id in thumbnails]
     shown.sort(key=lambda row: -row.score)
-    text = [*about, _COLOURS, _CAVEAT]
+    text = [*about, _COLOURS, _FILES, _CAVEAT]
     marked = {
         row.identity.image_id
         for row in rows

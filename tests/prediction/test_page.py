@@ -26,6 +26,7 @@ def test_the_report_shows_the_highest_score_first(model, folder, tmp_path):
     assert page.count("data:image/png;base64") == len(scores) + 1  # and the colours
     for name in scores:
         assert f'<a href="overlays/{name}.png">' in page
+    assert "Which file each image is says files.csv" in page
     assert "Patients with images of several examinations (studies): 1." in page
 
 
