@@ -27,7 +27,7 @@ class Phantoms:
     inbreast_cases: int = 115
     pretraining_cases: int = 300
     height: int = 1152
-    contrast: float = 3.0
+    contrast: float = 4.5
     seed: int = 0
 
 
