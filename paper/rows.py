@@ -35,7 +35,7 @@ class Row:
       name: the name of the row's directory, and for `--rows`.
       table: "1" to "4" as in the paper; "ours" for designs beyond it.
       kind: see `KINDS`.
-      label: what the table calls the row.
+      label: the row's name in its table.
       paper: the paper's test accuracy (patches) or AUC; None where it has none.
       paper_epoch: the epoch of its best validation; None likewise.
       start: the row whose finished run this one starts from; "" for none.

@@ -46,7 +46,7 @@ class Scale:
       decay: the fall of the rates of each table of stages; the row's own if left out.
       pretraining: fields of the pretraining's configuration.
       pretraining_rates: the highest learning rate of each trunk's.
-      trunks: how many of each kind are pretrained; seeds take them in turn, so that
+      trunks: number of each kind that are pretrained; seeds take them in turn, so that
         what another pretraining would change is in every interval.
       stride: of the trunks in pixels. On half the paper's height half the paper's, so
         that maps have as many positions, and a position sees as much of the image.

@@ -42,7 +42,7 @@ def beam_map(
 
     Args:
       function: leaves its work where calling it again finds it, and returns where.
-      tasks: what to work on.
+      tasks: arguments of the calls.
       options: the options of the pipeline.
       on_death: not called: Beam itself repeats what kills a worker, then gives up.
 

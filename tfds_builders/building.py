@@ -57,7 +57,7 @@ def build(
     Args:
       name: data set and config.
       manual_dir: the raw files.
-      data_dir: where TFDS keeps data sets.
+      data_dir: TFDS's folder of data sets.
       num_workers: processes, None for one each core.
       beam_options: run on Apache Beam instead (`beam_runs`), with these options.
 

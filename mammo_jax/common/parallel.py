@@ -60,7 +60,7 @@ def parallel_map(
 
     Args:
       function: must be picklable, as must tasks and results.
-      tasks: what to work on.
+      tasks: arguments of the calls.
       num_workers: processes, None for one each core.
       on_death: makes the result of a task that cannot be run.
       limits: the limits of each task.

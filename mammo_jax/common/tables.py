@@ -69,7 +69,7 @@ class OddRow(NamedTuple):
 
     Attributes:
       number: number of the row; the header is row 1.
-      reason: what is wrong with it.
+      reason: the fault, for the user to read.
       cells: its cells by the columns' names, as far as there are any.
     """
 
@@ -84,7 +84,7 @@ def read_cells(path: Path, *, remedy: str) -> tuple[list[str], list[list[str]], 
     Args:
       path: the table, in UTF-8, or in UTF-16 with its mark; between the cells are
         commas, semicolons or tabulators, whichever the first row has most of.
-      remedy: what to do if it is missing.
+      remedy: the way out if it is missing.
 
     Raises:
       UserError: the table is missing, too large or not such text.
@@ -132,7 +132,7 @@ def read_table(
 
     Args:
       path: the table.
-      columns: what is read, by name; capitals and underscores for spaces count as
+      columns: columns to read, by name; capitals and underscores for spaces count as
         the same.
       remedy: see `read_cells`.
       odd_rows: gets the rows that cannot be understood; None if they are errors.

@@ -145,9 +145,9 @@ def sample_patches(
 
     Args:
       regions: all lesions of the image; without any there are no patches.
-      breast: where the breast is.
+      breast: rows and columns of the breast.
       patch_size: height and width of a patch in pixels.
-      sampling: what is demanded.
+      sampling: numbers of patches, and their distances.
       generator: gives all numbers.
       structures: centres of bright structures, for `sampling.hard_share`.
     """

@@ -60,7 +60,7 @@ class Packing:
     Attributes:
       grid: grid that every image is brought to.
       patch_size: height and width of a patch in pixels.
-      sampling: how patches are drawn; None for whole images.
+      sampling: rules by which patches are drawn; None for whole images.
       seed: seed of the patches.
     """
 

@@ -32,7 +32,7 @@ def analyse(tables: Tables, *, patches: bool = False) -> dict[str, Any]:
     An interval is [low, high], of 95 %, over patients. See the functions for the parts.
 
     Args:
-      tables: what is evaluated.
+      tables: the prediction tables to evaluate.
       patches: the rows are patches: no sub-groups, breasts and patients then.
     """
     test = tables.test

@@ -27,7 +27,7 @@ class Line(NamedTuple):
 
     Attributes:
       slope: factor of a score's log-odds; below 1 the scores were too sure.
-      intercept: what is added in nats of log-odds; it mends a shifted prior.
+      intercept: addition in nats of log-odds; it mends a shifted prior.
     """
 
     slope: float

@@ -39,7 +39,7 @@ class Evaluation(dict[str, Any]):
     [low, high] of 95 % over patients, and None what is undefined.
 
     Attributes:
-      tables: what was evaluated.
+      tables: the evaluated prediction tables.
       inputs: the tables' files by their part: `predictions`, `validation`, `compare`.
     """
 

@@ -57,10 +57,10 @@ def report_sections(
     """Returns the sections of a report.
 
     Args:
-      tables: what was evaluated.
-      figures: what `analyse` said of them.
+      tables: the evaluated prediction tables.
+      figures: their figures, from `analyse`.
       about: paragraphs before the summary.
-      facts: what was evaluated and how it was made, by name.
+      facts: facts about the tables and their making, by name.
     """
     names = {"test": tables.test.name}
     if tables.validation is not None:

@@ -153,7 +153,7 @@ def map_bands(
         the height and width.
       x: the whole image.
       bands: number of bands.
-      halo: how many rows away a row of the result still depends on its input.
+      halo: number of rows on either side that a row of the result depends on.
     """
     batch, height, width, channels = x.shape
     rows = 2 * -(-height // (2 * bands))

@@ -186,7 +186,7 @@ def read_model_config(
 
     Args:
       fields: keys of `default_model_config`; keys left out keep their default.
-      name: what the fields are called in messages.
+      name: prefix of the fields in messages.
 
     Raises:
       UserError: an unknown key, or a value that is not one of the choices, out of

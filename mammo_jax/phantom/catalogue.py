@@ -49,7 +49,7 @@ class Finding(NamedTuple):
     """An abnormality as the tables describe it.
 
     Attributes:
-      lesion: what is drawn.
+      lesion: the lesion to draw.
       release: "Training" or "Test".
       abnormality_id: as in the table.
       pathology: "MALIGNANT", "BENIGN" or "BENIGN_WITHOUT_CALLBACK".
@@ -74,7 +74,7 @@ class Breast(NamedTuple):
       patient_id: "P_00016".
       laterality: "LEFT" or "RIGHT".
       findings: at least one; each shows in all views.
-      anatomy: what is drawn.
+      anatomy: the breast to draw.
       views: "CC", "MLO" or both.
       quirk: the oddity of its files and rows, or "".
     """

@@ -57,7 +57,7 @@ class _Image(NamedTuple):
     """One mammogram of the table.
 
     Attributes:
-      plan: what is drawn; its name is the first part of the file's name. No lesions in
+      plan: the image to draw; its name begins the file's name. No lesions in
         category 1.
       patient: hash in the file's name; repeat examinations share it.
       view_in_name: "CC", "ML" for MLO, or "FB".

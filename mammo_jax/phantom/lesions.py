@@ -31,11 +31,11 @@ class Lesion(NamedTuple):
 
     Attributes:
       kind: "mass" or "calc".
-      malignant: what it is.
+      malignant: True for a cancer.
       diameter: the diameter of its outline, in image heights.
       conspicuity: 0 (subtle) to 1 (obvious).
-      axial: where it lies between nipple (0) and chest wall (1).
-      lateral: where it lies across the breast, -1..1.
+      axial: place between nipple (0) and chest wall (1).
+      lateral: place across the breast, -1..1.
     """
 
     kind: str

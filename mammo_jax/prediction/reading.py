@@ -69,7 +69,7 @@ class Problem:
 
     Attributes:
       path: the file.
-      reason: what is wrong.
+      reason: the fault, for the user to read.
       scored: True if it was scored all the same.
       of_row: True for a row of a table; the reason may quote its cells.
     """

@@ -56,11 +56,11 @@ class Options:
 
     Attributes:
       out: the directory.
-      inputs: what is scored, for telling one prediction from another.
+      inputs: models and files, for telling one prediction from another.
       about: which models score, and how, in a sentence.
       intents: of the images that they were trained on.
       threshold: the one model's, on the scale of these scores; None for none.
-      credit: what is due to others whose models score; "" for nothing.
+      credit: licence and citation of others' models; "" for none.
       planned: images of a manifest, by their files; their labels are written.
       calibrated: the scores are, each by one model and with the flips of the fitting.
       dicom: also write DICOM objects.
@@ -127,7 +127,7 @@ def _clear(options: Options, digests: Mapping[str, str] | None) -> None:
 
     Args:
       options: of the next prediction.
-      digests: what the tables were when they were written; None if nobody noted it.
+      digests: digests of the tables as written; None if nobody noted them.
     """
     out = options.out
     for name in PREDICTION_TABLES:
@@ -178,9 +178,9 @@ def predict(
 
     Args:
       scorer: the models.
-      inputs: what was read, or why not.
-      files: how many that will be.
-      options: what to write.
+      inputs: the images, or the reasons why they could not be read.
+      files: number of the inputs.
+      options: settings of the outputs.
 
     Returns:
       What was scored, and what could not be.
