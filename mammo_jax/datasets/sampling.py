@@ -145,7 +145,7 @@ def sample_patches(
 
     Args:
       regions: all lesions of the image; without any there are no patches.
-      breast: rows and columns of the breast.
+      breast: mask of the breast.
       patch_size: height and width of a patch in pixels.
       sampling: numbers of patches, and their distances.
       generator: gives all numbers.
