@@ -29,10 +29,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cuda_target import peak_bytes
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from benchmarks.side_by_side import ask_gpu, machine
 from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.models.compiling import peak_bytes
 
 _COMMAND = (sys.executable, "-m", "benchmarks.card")
 # What JAX takes of a card of 8 GB by default, in bytes.

@@ -38,6 +38,7 @@ from mammo_jax.cpu import onednn
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import Augmentation
 from mammo_jax.models import build_model, read_model_config
+from mammo_jax.models.compiling import peak_bytes
 from mammo_jax.training.stage_step import make_train_step
 from mammo_jax.training.state import TrainState
 
@@ -111,7 +112,7 @@ def plan_memory(config: ConfigDict) -> float | None:
     if not cuda_target.is_available():
         return None
     compiled = cuda_target.compile_for_cuda(*abstract_step(config, STAGE))
-    return cuda_target.peak_bytes(compiled) / 1e9
+    return peak_bytes(compiled) / 1e9
 
 
 def size_rows() -> Iterator[Row]:
@@ -176,7 +177,7 @@ def device_rows() -> Iterator[Row]:
             batch = devices.put_batch(mesh, make_batch(config), leading=1)
             state = devices.put_replicated(mesh, state)
             compiled = function.lower(state, batch).compile()
-            gigabytes = cuda_target.peak_bytes(compiled) / 1e9
+            gigabytes = peak_bytes(compiled) / 1e9
             yield "devices", line, number, time_on_devices(data, spatial), gigabytes
 
 

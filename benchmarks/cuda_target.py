@@ -119,18 +119,3 @@ def compile_for_cuda(
         return function.lower(*placed).compile(compiler_options=_OPTIONS)
     finally:
         jax.config.update("jax_enable_compilation_cache", kept)
-
-
-def peak_bytes(compiled: jax.stages.Compiled) -> int:
-    """The memory that a compiled program takes while it runs.
-
-    Arguments, results and the one block that XLA plans everything else into. Results
-    that take an argument's place are not counted again.
-    """
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )

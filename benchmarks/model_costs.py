@@ -32,6 +32,7 @@ from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.progress import progress
 from mammo_jax.config import apply_preset, set_top, whole_config
 from mammo_jax.models import TOPS, abstract_model, read_model_config, variables
+from mammo_jax.models.compiling import peak_bytes
 
 _VGG = ("vgg_512x3", "vgg_512x1", "vgg_256-128x3", "vgg_256-128x1", "vgg_128-64x1")
 _RESIDUAL = tuple(name for name in TOPS if name.startswith("residual_"))
@@ -93,7 +94,7 @@ def forward_flops(config: ConfigDict) -> float:
 def training_bytes(config: ConfigDict, card: str = cuda_target.CARD) -> int:
     """Peak memory of the train step of all layers, for a CUDA card."""
     step = abstract_step(config, "stage2")
-    return cuda_target.peak_bytes(cuda_target.compile_for_cuda(*step, card=card))
+    return peak_bytes(cuda_target.compile_for_cuda(*step, card=card))
 
 
 class Costs(NamedTuple):

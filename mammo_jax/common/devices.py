@@ -20,6 +20,9 @@ from mammo_jax.common.compilation_cache import use_compilation_cache
 from mammo_jax.common.errors import UserError, refuse
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+# Ampere and later multiply TF32 and bfloat16 in units of their own.
+_LEAST_CAPABILITY = 8.0
 _GPU_HELP = (
     "an NVIDIA GPU needs the extra cuda12 (driver 525 or newer, see nvidia-smi) or "
     "cuda13 (580 or newer), and JAX's plugin in the version of jaxlib"
@@ -81,6 +84,15 @@ def start_devices() -> None:
         ) from error
     finally:
         log.removeFilter(_without_traceback)
+    device = jax.local_devices()[0]
+    capability = getattr(device, "compute_capability", "")
+    if capability and float(capability) < _LEAST_CAPABILITY:
+        _log.warning(
+            "%s (compute capability %s) has no units for TF32 and bfloat16: training "
+            "is several times slower than on cards from %s on, and "
+            "config.model.compute_dtype=bfloat16 saves memory, but no time",
+            *(device.device_kind, capability, _LEAST_CAPABILITY),
+        )
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

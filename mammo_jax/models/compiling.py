@@ -1,9 +1,12 @@
 """Compilation of programs that contain a network."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+from mammo_jax.common.errors import UserError
 
 _CPU = {
     # XLA gives convolutions and products to a library (YNN) by default. Its
@@ -35,6 +38,47 @@ def compiler_options(deterministic: bool = False) -> dict[str, Any]:
         return {}
     alone = jax.device_count() == 1
     return (ONE_GPU if alone else {}) | (DETERMINISTIC if deterministic else {})
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Returns the memory that a compiled program is planned to take while it runs.
+
+    Arguments, results and the one block that XLA plans everything else into. Results
+    that take an argument's place are not counted again.
+    """
+    memory: Any = compiled.memory_analysis()
+    return int(
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+@contextlib.contextmanager
+def explained_memory(compiled: Any) -> Iterator[None]:
+    """Says, where a device has too little memory for a step, what helps.
+
+    Args:
+      compiled: the step; None while it is being compiled.
+
+    Raises:
+      UserError: that is so; with the step's plan, if there is one.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        plan = ""
+        if isinstance(compiled, jax.stages.Compiled):
+            plan = f" (planned: {peak_bytes(compiled) / 1e9:.1f} GB)"
+        raise UserError(
+            f"the device has too little memory for a step{plan}; in this order, give "
+            "--config.accum_steps=2 (or more, up to --config.batch_size), "
+            "--config.model.compute_dtype=bfloat16, --config.model.remat=True, a "
+            "smaller --config.batch_size"
+        ) from error
 
 
 def jit_network(

@@ -19,6 +19,7 @@ from mammo_jax.common.progress import progress, waiting
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.images.grid import shrink
+from mammo_jax.models.compiling import explained_memory
 from mammo_jax.models.network_input import network_input
 from mammo_jax.training import scoring
 from mammo_jax.training.checkpoint import Checkpoints, Position, first_line
@@ -103,15 +104,16 @@ def train(
     )
     compiled = {}
     if first_step:
-        with waiting(COMPILING):
+        with waiting(COMPILING), explained_memory(None):
             compiled = {position.stage: first_step.result()}
     shown_map = make_shown_map(run.experiment)
     while not position.finished:
         index = position.stage
         if index not in compiled:
-            with waiting(COMPILING):
+            with waiting(COMPILING), explained_memory(None):
                 compiled = {index: run.experiment.compiler_of_train_step(index)()}
-        with jax.debug_nans(run.experiment.config.debug_nans):
+        debug_nans = jax.debug_nans(run.experiment.config.debug_nans)
+        with debug_nans, explained_memory(compiled[index]):
             state, position = _train_epoch(
                 run, compiled[index], batches, state, position
             )

@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
+
+from mammo_jax.common import devices
 
 REPOSITORY = Path(__file__).parents[2]
 # Simulated devices must be asked for before JAX starts, so in a process of their own.
@@ -167,3 +171,14 @@ def test_a_plugin_that_does_not_fit_the_driver_is_one_line(tmp_path):
     (line,) = (x for x in done.stderr.splitlines() if "CUDA too old" in x)
     assert "a CPU computes (CUDA too old.; Installed: 7); an NVIDIA GPU needs" in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("capability", "is_said"), [("7.5", True), ("8.0", False)])
+def test_a_card_without_tf32_and_bfloat16_is_said(
+    monkeypatch, caplog, capability, is_said
+):
+    card = SimpleNamespace(compute_capability=capability, device_kind="Tesla T4")
+    monkeypatch.setattr(jax, "local_devices", lambda: [card])
+    monkeypatch.setattr(devices, "use_compilation_cache", lambda: None)
+    devices.start_devices()
+    assert ("Tesla T4 (compute capability 7.5) has no units" in caplog.text) == is_said
