@@ -33,7 +33,7 @@ CHECKED := $(addprefix tests/,images evaluation phantom/test_mammogram.py \
 CORE := $(addprefix tests/,models training weights prediction)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo check test test-core test-slow test-peers test-cuda fuzz chaos bench lint docs lock setup-run setup-test clean
+.PHONY: help demo check test test-core test-slow test-peers test-cuda fuzz chaos audit licences bench lint docs lock setup-run setup-test clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -129,6 +129,12 @@ $(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/uv
 	touch $@
 
 # For every supported Python and platform at once, with hashes.
+audit: setup-test  ## Look the locked packages up among known vulnerabilities.
+	$(RUN) scripts/audit.py requirements.lock requirements-peers.lock
+
+licences: setup-test  ## List the licences of all packages that are installed.
+	$(RUN) -m piplicenses --with-urls --format=markdown
+
 lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
 	$(LOCK) $(call extras,test dev docs real dicom cuda12 cuda13) --output-file requirements.lock
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
