@@ -8,6 +8,7 @@ Started again with the same command, a stopped run goes on where it was.
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
 from mammo_jax.common.folders import describe_configurations, with_config_file
 from mammo_jax.common.memory import give_back_large_blocks
 from tfds_builders import NAMES
@@ -101,11 +102,13 @@ def _train() -> None:
     from mammo_jax.common.devices import is_main_process, join_processes, start_devices
 
     join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    from mammo_jax.common.companions import watched
     from mammo_jax.training.run import train_and_evaluate
 
     start_devices()
     workdir = Path(directory).expanduser()
-    metrics = train_and_evaluate(config, workdir)
+    with watched():
+        metrics = train_and_evaluate(config, workdir)
     if is_main_process():
         _show(metrics, workdir / "metrics.json")
 
@@ -159,7 +162,17 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     show_own_messages()
-    run_command(_train, traceback=_TRACEBACK.value)
+    try:
+        run_command(_train, traceback=_TRACEBACK.value)
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else EXIT_ERROR
+        if _COORDINATOR.value is not None and code == EXIT_ERROR:
+            from mammo_jax.common.companions import leave
+
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+            leave(EXIT_ERROR)
+        raise
 
 
 if __name__ == "__main__":

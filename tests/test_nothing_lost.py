@@ -2,16 +2,18 @@
 
 import json
 import random
-import socket
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from whole_runs import (
     REPOSITORY,
     cached_environment,
     command,
+    free_port,
     results,
     run,
     tiny_config,
@@ -69,12 +71,6 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def _predictions(workdir: Path) -> list[list[str]]:
     table = (workdir / "predictions" / "test.csv").read_text().splitlines()
     return [line.split(",") for line in table[1:]]
@@ -97,7 +93,7 @@ def test_two_processes_train_as_one(environment, phantom_data, tmp_path):
         *common,
         "--config.devices.data=2",
         "--config.patch.devices.data=2",
-        f"--coordinator=127.0.0.1:{_free_port()}",
+        f"--coordinator=127.0.0.1:{free_port()}",
         "--processes=2",
     )
     processes = [
@@ -131,6 +127,56 @@ def test_two_processes_train_as_one(environment, phantom_data, tmp_path):
         assert one[0] == two[0]
         assert one[2:] == two[2:]
         assert float(two[1]) == pytest.approx(float(one[1]), rel=1e-4)
+
+
+def _training_losses(workdir: Path) -> dict[int, float]:
+    events = EventAccumulator(str(workdir / "whole"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars("loss/train")}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_same_images_on_other_devices(
+    environment, phantom_data, tmp_path
+):
+    common = (
+        "--config.eval_batch_size=4",
+        "--config.stages.stage1.rates.new_layers=1e-6",
+        "--config.patch.stages.stage1.rates.head=1e-6",
+        "--config.patch.stages.stage2.epochs=0",
+    )
+    flags = environment.get("XLA_FLAGS", "")
+    two = f"{flags} --xla_force_host_platform_device_count=2"
+    alone = tiny_run(phantom_data, tmp_path / "alone", *common)
+    assert run(environment, *alone).returncode == 0
+    for first, then in ((2, 1), (1, 2)):
+        workdir = tmp_path / f"{first} then {then}"
+        arguments = tiny_run(phantom_data, workdir, *common)
+        process = subprocess.Popen(
+            command(*arguments, f"--config.devices.data={first}"),
+            cwd=REPOSITORY,
+            env=environment | {"XLA_FLAGS": two},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        checkpoints = workdir / "checkpoints"
+        while not any(path.name.isdigit() for path in checkpoints.glob("*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+        last = run(
+            environment | {"XLA_FLAGS": two},
+            *arguments,
+            f"--config.devices.data={then}",
+        )
+        assert last.returncode == 0, last.stderr
+        assert "going on from step" in last.stderr
+        expected, found = map(_training_losses, (tmp_path / "alone", workdir))
+        assert found == pytest.approx(expected, rel=1e-3)
+        assert len(set(found.values())) > 10
 
 
 @pytest.mark.slow

@@ -46,6 +46,12 @@ class RunStoppedError(Exception):
         self.exit_code = 128 + signal_number
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, shortened."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
 def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
     """Runs `command` and exits: one clear line for a `UserError`, no traceback.
 

@@ -24,8 +24,9 @@ _BEFORE_WORK = {
     _LOCK_FILE,
     *(f"{name}{end}" for name in (CONFIG_FILE, "model.json") for end in ("", ".part")),
 }
-# Fields that look into a run and do not change it.
-_LOOKING = ("debug_nans", "profile")
+# Fields that may change when a run goes on: two look into it, and the devices change
+# the roundings alone, not the order of the data.
+_FREE = ("debug_nans", "profile", "devices")
 # Values of fields that earlier versions did not have; a newer field that is not here
 # was off.
 _EARLIER = {"stride": 32, "test_share": 0.2}
@@ -113,7 +114,7 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
     """Says in which fields two configurations, as JSON has them, differ."""
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted({*there, *wanted} - {*_LOOKING}):
+        for key in sorted({*there, *wanted} - {*_FREE}):
             before = there.get(key, _EARLIER.get(key))
             yield from differences(before, wanted.get(key), f"{name}.{key}")
         if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:

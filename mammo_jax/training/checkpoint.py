@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from mammo_jax.common.errors import UserError
+from mammo_jax.common.errors import UserError, first_line
 from mammo_jax.training.state import Arrays, Leaves, TrainState
 
 _log = logging.getLogger(__name__)
@@ -219,9 +219,3 @@ class Checkpoints:
         return UserError(
             f"checkpoint {folder} is damaged or of another model ({reason})"
         )
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's text, shortened."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mammo_jax.common.devices import is_main_process
-from mammo_jax.common.errors import RunStoppedError, UserError
+from mammo_jax.common.errors import RunStoppedError, UserError, first_line
 from mammo_jax.common.progress import progress, waiting
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
@@ -22,7 +22,7 @@ from mammo_jax.images.grid import shrink
 from mammo_jax.models.compiling import explained_memory
 from mammo_jax.models.network_input import network_input
 from mammo_jax.training import scoring
-from mammo_jax.training.checkpoint import Checkpoints, Position, first_line
+from mammo_jax.training.checkpoint import Checkpoints, Position
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor

@@ -1,6 +1,7 @@
 """Tiny runs, patch stage and all, as commands or within the test's process."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,11 @@ def results(workdir: Path) -> dict[str, str]:
         for part in ("", "patch/")
         for name in names
     }
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
