@@ -34,6 +34,7 @@ _TRAINING = {
     "patch.steps_per_epoch": 10,
     "patch.stages.stage1.epochs": 1,
     "stages.stage2.epochs": 0,
+    "early_stopping_patience": 0,
 }
 
 

@@ -6,39 +6,16 @@ from pathlib import Path
 import pydicom
 import pytest
 from predicting import SECRETS, make_breast, read_scores, read_table, run_predict
-from pydicom.datadict import DicomDictionary
-from raw_files import make_dataset, save, write_dicom
+from raw_files import (
+    HEADER_SECRETS,
+    fill_with_secrets,
+    make_dataset,
+    save,
+    write_dicom,
+)
 
 from mammo_jax.prediction.identity import KEYWORDS, CaseBook
 from mammo_jax.prediction.reading import reading
-
-# What may stand in a text attribute, by its value representation.
-_SECRET_TEXTS = {
-    **dict.fromkeys(["LO", "SH", "ST", "LT", "UT", "UC", "AE"], "SECRETtext"),
-    "CS": "SECRETCODE",
-    "PN": "SECRETname^JANE",
-    "DA": "19330102",
-    "DT": "19330102010203",
-    "AS": "SECR",
-    "UR": "http://secret.example",
-}
-
-
-# Those that would make it another image, or another kind of file.
-_TECHNICAL = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
-
-
-def _fill_with_secrets(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    """Every text attribute that DICOM knows, and two private ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
-            if kind in _SECRET_TEXTS and tag >> 16 > 2 and keyword not in _TECHNICAL:
-                dataset.add_new(tag, kind, _SECRET_TEXTS[kind])
-        for group in (0x0009, 0x0029):
-            block = dataset.private_block(group, "SECRETOWNER", create=True)
-            block.add_new(1, "LO", "SECRETprivate")
-    return dataset
 
 
 def _write_secret_files(folder: Path) -> None:
@@ -53,7 +30,7 @@ def _write_secret_files(folder: Path) -> None:
         }.items(),
         4,
     ):
-        dataset = _fill_with_secrets(make_dataset(make_breast(seed)))
+        dataset = fill_with_secrets(make_dataset(make_breast(seed)))
         for keyword, value in changes.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -78,7 +55,7 @@ def test_no_text_of_a_header_is_written_or_printed(model, tmp_path, capfd):
             printed.err.encode(),
         ]
     )
-    for secret in (b"SECR", b"secret.example", b"JANE", b"19330102"):
+    for secret in HEADER_SECRETS:
         assert secret not in said
 
 
