@@ -252,10 +252,12 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_numbers(
         assert not (workdir / "metrics.json").exists()
         assert ("going on from step" in errors) == (done > 0)
         done = _last_checkpoint(workdir)
-    result = run(environment, *arguments)
+    # As if it went on on another disk.
+    moved = workdir.rename(tmp_path / "moved")
+    result = run(environment, *tiny_run(phantom_data, moved))
     assert result.returncode == 0, result.stderr
     assert "going on from step" in result.stderr
-    assert results(workdir) == results(finished[0])
+    assert results(moved) == results(finished[0])
 
 
 def _last_checkpoint(workdir: Path) -> int:
