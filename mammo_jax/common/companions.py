@@ -83,8 +83,9 @@ def _watch(client: Any, done: threading.Event, ending: threading.Event) -> None:
       done: set where this process needs no watch any more.
       ending: is set where another one is the reason for which this one ends.
     """
-    mine, beat = jax.process_index(), 0
-    heard: dict[str, tuple[str, float]] = {}
+    mine, beat, start = jax.process_index(), 0, time.monotonic()
+    others = range(jax.process_count())
+    heard = {f"{_ALIVE}{number}": ("", start) for number in others}
     while not done.wait(_SECONDS_BETWEEN_LOOKS):
         beat += 1
         try:
@@ -95,7 +96,7 @@ def _watch(client: Any, done: threading.Event, ending: threading.Event) -> None:
             return  # Process 0 is gone, at which JAX ends the others by itself.
         now = time.monotonic()
         for key, said in alive.items():
-            before, since = heard.get(key, ("", now))
+            before, since = heard[key]
             heard[key] = (said, now if said != before else since)
         reasons = [
             *(

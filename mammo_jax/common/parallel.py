@@ -84,7 +84,8 @@ def parallel_map(
                 if on_death is None:
                     raise UserError(
                         "a worker process was killed, most likely for lack of memory;"
-                        " start again with more memory"
+                        " start again with more memory (a script of your own needs"
+                        ' `if __name__ == "__main__":` around what it does)'
                     )
                 yield on_death(killer)
 

@@ -143,8 +143,8 @@ class Checkpoints:
         free = shutil.disk_usage(directory).free
         if free < needed:
             raise UserError(
-                f"no room for checkpoints in {directory}: {free / 1e6:.0f} MB are free "
-                f"and {needed / 1e6:.0f} MB are needed; make room and start the same "
+                f"no room for checkpoints in {directory}: {free / 1e6:.1f} MB are free "
+                f"and {needed / 1e6:.1f} MB are needed; make room and start the same "
                 "command again, or choose another --workdir=DIR"
             )
 
