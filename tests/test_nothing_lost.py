@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +24,7 @@ from whole_runs import (
 from mammo_jax.common.errors import UserError
 from mammo_jax.training.run import train_and_evaluate
 
-KILLS = 10
+KILLS, LEAST_KILLS = 10, 3
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,13 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_numbers(
             kills += 1
         else:
             assert process.returncode == 0
-            break
+            if kills >= LEAST_KILLS:
+                break
+            # The machine was busier when the seconds were measured.
+            shutil.rmtree(tmp_path / "killed")
+            kills, seconds = 0, seconds / 2
     last = run(environment, *killed)
     assert last.returncode == 0, last.stderr
-    assert kills >= 3, "the run was over before it was killed a few times"
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
 
 
