@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trained_on",
         choices=["ddsm", "inbreast"],
-        help="of --released, where the file's name does not begin with it",
+        help="of --released, where the file's name does not contain it",
     )
     parser.add_argument(
         "--arch",

@@ -28,7 +28,7 @@ class PredictionTable:
     Attributes:
       name: the file, or the files whose scores were averaged.
       image_ids: all different.
-      scores: probability of malignancy, 0..1.
+      scores: 0..1, higher is more suspicious.
       labels: 1 where the truth is malignant, else 0.
       patient_ids: the patient of each image.
       lateralities: LEFT, RIGHT or empty.

@@ -45,8 +45,8 @@ class Model:
           tta: average over the four flips of the image.
 
         Returns:
-          The probability of malignancy, `.score`, 0..1; the class map over the
-          picture, `.map`, -1..1; and the map in colour, `.overlay()`, uint8 RGB.
+          The score, `.score`, 0..1, higher is more suspicious; the class map over
+          the picture, `.map`, -1..1; and the map in colour, `.overlay()`, uint8 RGB.
 
         Raises:
           UserError: the file cannot be read, or is no whole mammogram.

@@ -25,7 +25,7 @@ class Result(NamedTuple):
     """Result of one image, the mean over models and flips.
 
     Attributes:
-      score: probability of malignancy, 0..1.
+      score: 0..1, higher is more suspicious; a probability where it is calibrated.
       map: class map over the picture, from -1 (against malignancy) to 1 (for it); see
         `mammo_jax.models.class_map.strength`.
       picture: the mammogram made small, with its aspect ratio, for looking at.
