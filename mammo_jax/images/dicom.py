@@ -378,7 +378,7 @@ def _view(dataset: Dataset) -> str:
 def _intent(dataset: Dataset) -> str:
     """Reads PresentationIntentType (0008,0068), or what SOPClassUID says of it."""
     said = str(dataset.get("PresentationIntentType") or "").strip().upper()
-    of_class = _INTENTS.get(dataset.get("SOPClassUID"), "")
+    of_class = _INTENTS.get(str(dataset.get("SOPClassUID") or ""), "")
     known = [intent for intent in _INTENTS.values() if intent in (said, of_class)]
     return known[0] if known else ""
 

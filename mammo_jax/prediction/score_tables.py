@@ -79,7 +79,7 @@ def shown_path(path: Path) -> str:
     return f"./{path}" if str(path).startswith(FORMULA_STARTS) else str(path)
 
 
-def remarks(rows: Sequence[ImageScore], intents: Iterable[str]) -> list[str]:
+def remarks(rows: Sequence[ImageScore], intents: Iterable[str | None]) -> list[str]:
     """Says what the scores do not show of themselves.
 
     That is how many cases have images of several examinations, and how many images are

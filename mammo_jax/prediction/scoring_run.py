@@ -71,7 +71,7 @@ class Options:
     out: Path
     inputs: Mapping[str, Sequence[str]]
     about: str
-    intents: Sequence[str]
+    intents: Sequence[str | None]
     threshold: float | None
     credit: str
     planned: Mapping[Path, View]

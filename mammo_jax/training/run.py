@@ -30,9 +30,8 @@ from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
 from mammo_jax.weights.model_description import (
     DESCRIPTION_FILE,
-    FILM,
-    FOR_PRESENTATION,
     Description,
+    intent_of,
     load_description,
     save_description,
 )
@@ -134,8 +133,7 @@ def _description(
         malignant_classes=experiment.settings.task.malignant_classes,
         pixel_mean=experiment.pixel_mean,
         **dataset.grid._asdict(),
-        # The builders stretch a detector's images, and films never.
-        intent=FOR_PRESENTATION if dataset.grid.stretch else FILM,
+        intent=intent_of(dataset.name),
         patch_size=dataset.image_shape[0] if config.task == "patch" else 0,
         # That there is no note says nothing of the images.
         phantoms=run_directory.holds_phantoms(config.data.data_dir, dataset.name)

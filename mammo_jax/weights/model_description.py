@@ -17,6 +17,7 @@ DESCRIPTION_FILE = "model.json"
 # What a model's images were: films on their scanner's scale, or a detector's images for
 # presentation (PresentationIntentType), each stretched to the full range.
 FILM, FOR_PRESENTATION = "film", "FOR PRESENTATION"
+_INTENTS = {"cbis_ddsm": FILM, "inbreast": FOR_PRESENTATION}
 _MAX_SIDE = 1 << 16
 
 
@@ -32,7 +33,7 @@ class Description:
     height: int  # rows of the grid that whole mammograms are squeezed to
     width: int
     stretch: bool  # each mammogram is stretched to the full range first
-    intent: str  # FILM or FOR_PRESENTATION
+    intent: str | None  # FILM or FOR_PRESENTATION; None: unknown, of one's own images
     patch_size: int  # side of the training patches on that grid; 0 for whole images
     phantoms: bool | None = None  # the images were synthetic; None: unknown
     # Slope and intercept of the line through the log-odds of its scores, fitted on its
@@ -49,6 +50,11 @@ class Description:
     def grid(self) -> Grid:
         """Grid of the model's images."""
         return Grid(self.height, self.width, self.stretch)
+
+
+def intent_of(dataset: str) -> str | None:
+    """Returns what the images of a data set are; None where its owner alone knows."""
+    return _INTENTS.get(dataset.partition("/")[0])
 
 
 def save_description(directory: Path, description: Description) -> None:
@@ -74,7 +80,7 @@ def load_description(directory: Path) -> Description:
     # Earlier versions had no such fields.
     newer = dict.fromkeys(("phantoms", "calibration", "threshold", "credit"))
     values = {**newer, **run_directory.read_json(path)}
-    values.setdefault("intent", FOR_PRESENTATION if values.get("stretch") else FILM)
+    values.setdefault("intent", intent_of(str(values.get("dataset"))))
     if values.keys() != _VALID.keys():
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(_VALID))}")
     for name, is_valid in _VALID.items():
@@ -133,7 +139,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "height": _is_count,
     "width": _is_count,
     "stretch": lambda value: isinstance(value, bool),
-    "intent": lambda value: value in (FILM, FOR_PRESENTATION),
+    "intent": lambda value: value in (None, FILM, FOR_PRESENTATION),
     "patch_size": lambda value: type(value) is int and (value == 0 or _is_count(value)),
     "phantoms": lambda value: value is None or isinstance(value, bool),
     "threshold": lambda value: (

@@ -166,6 +166,7 @@ def test_for_processing_images_are_read(tmp_path, film):
             "FOR PROCESSING",
         ),
         ({"PresentationIntentType": "JANE DOE"}, ""),
+        ({"SOPClassUID": ["1.2.840.10008.5.1.4.1.1.1.2", "1.2"]}, ""),
     ],
 )
 def test_the_intent_is_that_of_attribute_or_class(tmp_path, film, facts, intent):

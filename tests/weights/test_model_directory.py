@@ -163,3 +163,19 @@ def test_a_config_of_something_else_is_refused(directory, content):
     (directory / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"of no run of this|holds no JSON object"):
         load_model(directory)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "intent"),
+    [
+        ("cbis_ddsm/paper_whole", "film"),
+        ("inbreast/whole", "FOR PRESENTATION"),
+        ("manifest/whole", None),  # Scanned films are stretched there, too.
+    ],
+)
+def test_an_earlier_description_has_its_data_sets_intent(directory, dataset, intent):
+    path = directory / "model.json"
+    values = json.loads(path.read_text()) | {"dataset": dataset}
+    del values["intent"]
+    path.write_text(json.dumps(values))
+    assert load_model(directory).description.intent == intent
