@@ -128,13 +128,13 @@ $(CUDA_TARGET)/.installed: requirements.lock | $(VENV)/bin/uv
 	  jax-cuda12-plugin jax-cuda12-pjrt
 	touch $@
 
-# For every supported Python and platform at once, with hashes.
 audit: setup-test  ## Look the locked packages up among known vulnerabilities.
 	$(RUN) scripts/audit.py requirements.lock requirements-peers.lock
 
 licences: setup-test  ## List the licences of all packages that are installed.
 	$(RUN) -m piplicenses --with-urls --format=markdown
 
+# For every supported Python and platform at once, with hashes.
 lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
 	$(LOCK) $(call extras,test dev docs real dicom cuda12 cuda13) --output-file requirements.lock
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock

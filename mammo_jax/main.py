@@ -8,7 +8,6 @@ Started again with the same command, a stopped run goes on where it was.
 import json
 import logging
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
+from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.folders import describe_configurations, with_config_file
 from mammo_jax.common.memory import give_back_large_blocks
 from tfds_builders import NAMES
@@ -99,15 +98,22 @@ def _train() -> None:
         config.tta = True
     give_back_large_blocks()  # before JAX has threads
     # Imported late: `--help` and a misspelt flag answer at once.
-    from mammo_jax.common.devices import is_main_process, join_processes, start_devices
+    from mammo_jax.common.devices import (
+        is_main_process,
+        join_processes,
+        start_devices,
+        warn_of_old_card,
+    )
 
-    join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    joined = join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     from mammo_jax.common.companions import watched
-    from mammo_jax.training.run import train_and_evaluate
 
-    start_devices()
     workdir = Path(directory).expanduser()
-    with watched():
+    with watched(*joined):
+        from mammo_jax.training.run import train_and_evaluate
+
+        start_devices()
+        warn_of_old_card()
         metrics = train_and_evaluate(config, workdir)
     if is_main_process():
         _show(metrics, workdir / "metrics.json")
@@ -165,13 +171,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         run_command(_train, traceback=_TRACEBACK.value)
     except BaseException as error:
-        code = error.code if isinstance(error, SystemExit) else EXIT_ERROR
-        if _COORDINATOR.value is not None and code == EXIT_ERROR:
+        if _COORDINATOR.value is not None:
             from mammo_jax.common.companions import leave
 
-            if not isinstance(error, SystemExit):
-                traceback.print_exc()
-            leave(EXIT_ERROR)
+            leave(error)
         raise
 
 

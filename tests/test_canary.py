@@ -96,9 +96,9 @@ def test_no_text_of_a_header_outlives_a_build_a_training_and_a_scoring(tmp_path)
     said += [str(path.relative_to(made)).encode() for path in files]
     for name in ("whole_h288", "s1_h288"):  # Their records are compressed.
         (folder,) = (made / "data" / "manifest" / name).glob("*.*.*")
-        examples = tfds.builder_from_directory(folder).as_data_source("train")
-        assert len(examples) >= 4
-        said += [repr({**one, "image": None}).encode() for one in examples]
+        for examples in tfds.builder_from_directory(folder).as_data_source().values():
+            assert len(examples) >= 2
+            said += [repr({**one, "image": None}).encode() for one in examples]
     for secret in HEADER_SECRETS:
         found = [text for text in said if secret in text]
         assert not found, [text[text.index(secret) - 60 :][:160] for text in found]

@@ -14,9 +14,9 @@ from whole_runs import (
     REPOSITORY,
     cached_environment,
     command,
-    free_port,
     results,
     run,
+    start_two,
     tiny_config,
     tiny_run,
 )
@@ -97,24 +97,13 @@ def test_two_processes_train_as_one(environment, phantom_data, tmp_path):
         *common,
         "--config.devices.data=2",
         "--config.patch.devices.data=2",
-        f"--coordinator=127.0.0.1:{free_port()}",
-        "--processes=2",
     )
-    processes = [
-        subprocess.Popen(
-            command(*together, f"--process={number}"),
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "test AUC" in outputs[0][0]
-    assert "AUC" not in outputs[1][0]  # One of them speaks.
+    processes = start_two(command(), together, environment, tmp_path)
+    said = [tmp_path / f"{number}.{end}" for number in (0, 1) for end in ("out", "err")]
+    codes = [process.wait(timeout=400) for process in processes]
+    assert codes == [0, 0], [path.read_text()[-2000:] for path in said]
+    assert "test AUC" in said[0].read_text()
+    assert "AUC" not in said[2].read_text()  # One of them speaks.
     figures = [
         json.loads((tmp_path / name / "metrics.json").read_text())
         for name in ("alone", "together")

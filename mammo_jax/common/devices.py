@@ -8,6 +8,7 @@ import functools
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -29,7 +30,9 @@ _GPU_HELP = (
 )
 
 
-def join_processes(coordinator: str | None, processes: int, process: int) -> None:
+def join_processes(
+    coordinator: str | None, processes: int, process: int
+) -> tuple[int, int]:
     """Makes this process one of the several that `--coordinator` brings together.
 
     Args:
@@ -38,13 +41,16 @@ def join_processes(coordinator: str | None, processes: int, process: int) -> Non
       processes: number of processes.
       process: number of this one, from 0 on. All others than 0 are quiet.
 
+    Returns:
+      Number of this process, and of all. With `auto` JAX's devices are started for it.
+
     Raises:
       UserError: they do not find one another.
     """
     if coordinator is None:
         if processes != 1 or process:
             raise UserError("--processes and --process need --coordinator=HOST:PORT")
-        return
+        return 0, 1
     try:
         if coordinator == "auto":
             jax.distributed.initialize()
@@ -58,9 +64,12 @@ def join_processes(coordinator: str | None, processes: int, process: int) -> Non
             "give all of them the same --coordinator=HOST:PORT and --processes, and "
             "each its own --process from 0 on"
         ) from error
-    if not is_main_process():
+    if coordinator == "auto":
+        process, processes = jax.process_index(), jax.process_count()
+    if process:
         os.environ["TQDM_DISABLE"] = "1"
         logging.getLogger("mammo_jax").setLevel(logging.WARNING)
+    return process, processes
 
 
 def start_devices() -> None:
@@ -84,9 +93,14 @@ def start_devices() -> None:
         ) from error
     finally:
         log.removeFilter(_without_traceback)
+
+
+def warn_of_old_card() -> None:
+    """Says, before a training, where a card has no units for small floats."""
     device = jax.local_devices()[0]
     capability = getattr(device, "compute_capability", "")
-    if capability and float(capability) < _LEAST_CAPABILITY:
+    # AMD's cards have names there, such as gfx90a.
+    if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _LEAST_CAPABILITY:
         _log.warning(
             "%s (compute capability %s) has no units for TF32 and bfloat16: training "
             "is several times slower than on cards from %s on, and "

@@ -62,7 +62,7 @@ class Predictions:
 
     @property
     def malignant_score(self) -> Float[np.ndarray, " images"]:
-        """Probability of malignancy, 0..1."""
+        """Score of malignancy, 0..1."""
         score = self.probabilities[:, list(self.malignant_classes)].sum(1)
         return np.asarray(np.clip(score, 0.0, 1.0))
 

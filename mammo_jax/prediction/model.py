@@ -65,7 +65,7 @@ class Model:
           bits: bits of a pixel, 8 to 16.
 
         Returns:
-          Probabilities of malignancy, 0..1: shape () or (batch,).
+          Scores, 0..1, higher is more suspicious: shape () or (batch,).
 
         Raises:
           UserError: the pixels or the bits are not as described, or an image is no

@@ -286,6 +286,8 @@ class _Run:
 
             thumbnails = {image_id: png for _, _, image_id, png in self._best}
             said = [f"{options.about} {remark}".strip()]
+            if options.planned:
+                said.append("Images have the patients' codes of the table.")
             said += remarks(self.rows, options.intents)
             path, threshold = out / REPORT_FILE, options.threshold
             write_page(path, said, self.rows, thumbnails, self.problems, threshold)

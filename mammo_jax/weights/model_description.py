@@ -14,10 +14,10 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.images.grid import Grid
 
 DESCRIPTION_FILE = "model.json"
-# What a model's images were: films on their scanner's scale, or a detector's images for
+# Kinds of a model's images: films on their scanner's scale, or a detector's images for
 # presentation (PresentationIntentType), each stretched to the full range.
 FILM, FOR_PRESENTATION = "film", "FOR PRESENTATION"
-_INTENTS = {"cbis_ddsm": FILM, "inbreast": FOR_PRESENTATION}
+_INTENTS = {"cbis_ddsm": FILM, "ddsm": FILM, "inbreast": FOR_PRESENTATION}
 _MAX_SIDE = 1 << 16
 
 
@@ -54,7 +54,7 @@ class Description:
 
 def intent_of(dataset: str) -> str | None:
     """Returns what the images of a data set are; None where its owner alone knows."""
-    return _INTENTS.get(dataset.partition("/")[0])
+    return _INTENTS.get(dataset.lower().partition("/")[0])
 
 
 def save_description(directory: Path, description: Description) -> None:

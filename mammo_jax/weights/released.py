@@ -21,9 +21,8 @@ from mammo_jax.config import patch_config, whole_config
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.models import abstract_model, read_model_config, variables
 from mammo_jax.weights.model_description import (
-    FILM,
-    FOR_PRESENTATION,
     Description,
+    intent_of,
     save_description,
 )
 from mammo_jax.weights.model_directory import WEIGHTS_FILE, load_model
@@ -93,7 +92,7 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
         height=height,
         width=width,
         stretch=stretch,
-        intent=FOR_PRESENTATION if stretch else FILM,
+        intent=intent_of(dataset),
         patch_size=_PATCH_SIZE if is_patch else 0,
         phantoms=False,
         credit=f"The paper's authors released the model {source.name} ({LICENCE}); "

@@ -173,12 +173,15 @@ def test_a_plugin_that_does_not_fit_the_driver_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("capability", "is_said"), [("7.5", True), ("8.0", False)])
+@pytest.mark.parametrize(
+    ("capability", "is_said"),
+    [("7.5", True), ("8.0", False), ("10.0", False), ("gfx90a", False)],
+)
 def test_a_card_without_tf32_and_bfloat16_is_said(
     monkeypatch, caplog, capability, is_said
 ):
     card = SimpleNamespace(compute_capability=capability, device_kind="Tesla T4")
     monkeypatch.setattr(jax, "local_devices", lambda: [card])
-    monkeypatch.setattr(devices, "use_compilation_cache", lambda: None)
-    devices.start_devices()
-    assert ("Tesla T4 (compute capability 7.5) has no units" in caplog.text) == is_said
+    devices.warn_of_old_card()
+    assert (f"Tesla T4 (compute capability {capability})" in caplog.text) == is_said
+    assert ("has no units" in caplog.text) == is_said

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -106,3 +107,27 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def start_two(
+    head: list[str], arguments: Iterable[object], environment: dict[str, str], out: Path
+) -> list[subprocess.Popen[str]]:
+    """Starts both processes of a run; what they say is in `out`/N.out and N.err."""
+    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+    started = []
+    for number in range(2):
+        files = [(out / f"{number}.{end}").open("w") for end in ("out", "err")]
+        line = [*head, *arguments, coordinator, "--processes=2", f"--process={number}"]
+        started.append(
+            subprocess.Popen(
+                [*map(str, line)],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=files[0],
+                stderr=files[1],
+                text=True,
+            )
+        )
+        for file in files:
+            file.close()
+    return started

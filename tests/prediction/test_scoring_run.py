@@ -215,18 +215,25 @@ def test_a_full_disk_takes_the_overlay_of_the_row_that_is_missing(
     assert {path.stem for path in (out / "overlays").iterdir()} == {*kept}
 
 
-def test_a_scoring_that_fails_keeps_its_scores(model, tmp_path, capsys, monkeypatch):
+def _disturb_the_second_of_three_batches(folder, monkeypatch, disturb):
     for seed in range(5):  # Batches of two.
-        cv2.imwrite(str(tmp_path / f"{seed}.png"), make_breast(seed))
+        cv2.imwrite(str(folder / f"{seed}.png"), make_breast(seed))
     score, batches = Scorer.score, []
 
-    def fail_in_the_second(self, images):
+    def disturbed(self, images):
         batches.append(images)
         if len(batches) == 2:
-            raise UserError(f"{images[0].path}: no room on the device")
+            disturb(images)
         return score(self, images)
 
-    monkeypatch.setattr(Scorer, "score", fail_in_the_second)
+    monkeypatch.setattr(Scorer, "score", disturbed)
+
+
+def test_a_scoring_that_fails_keeps_its_scores(model, tmp_path, capsys, monkeypatch):
+    def fail(images):
+        raise UserError(f"{images[0].path}: no room on the device")
+
+    _disturb_the_second_of_three_batches(tmp_path, monkeypatch, fail)
     out = tmp_path / "out"
     command = (f"--model={model[0]}", f"--out={out}", tmp_path / "*.png")
     assert run_predict(*command) == 1
@@ -258,17 +265,10 @@ def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
 def test_a_stopped_prediction_keeps_its_scores(
     model, tmp_path, capsys, monkeypatch, number, code
 ):
-    for seed in range(5):  # Batches of two.
-        cv2.imwrite(str(tmp_path / f"{seed}.png"), make_breast(seed))
-    score, batches = Scorer.score, []
+    def stop(_):
+        os.kill(os.getpid(), number)
 
-    def stop_in_the_second(self, images):
-        batches.append(images)
-        if len(batches) == 2:
-            os.kill(os.getpid(), number)
-        return score(self, images)
-
-    monkeypatch.setattr(Scorer, "score", stop_in_the_second)
+    _disturb_the_second_of_three_batches(tmp_path, monkeypatch, stop)
     out = tmp_path / "out"
     assert (
         run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == code
