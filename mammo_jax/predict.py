@@ -162,6 +162,8 @@ def _score(
     models = [load_model(directory) for directory in directories]
     named = {"models": directories, "paths": options.paths}
     named |= {"manifest": [options.manifest]} if options.manifest else {}
+    # They change the scores; without them the digest is that of earlier versions.
+    changing = {name: [name] for name in ("tta", "calibrated") if vars(options)[name]}
     credits_due = dict.fromkeys(model.description.credit for model in models)
     credit = " ".join(filter(None, credits_due))
     chosen = Options(
@@ -169,7 +171,8 @@ def _score(
         inputs={
             kind: [os.path.abspath(Path(path).expanduser()) for path in paths]
             for kind, paths in named.items()
-        },
+        }
+        | changing,
         about=" ".join(filter(None, (_about(models, options), credit))),
         credit=credit,
         intents=[model.description.intent for model in models],

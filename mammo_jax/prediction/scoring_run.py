@@ -56,7 +56,8 @@ class Options:
 
     Attributes:
       out: the directory.
-      inputs: models and files, for telling one prediction from another.
+      inputs: models, files and what changes the scores, for telling one prediction
+        from another.
       about: which models score, and how, in a sentence.
       intents: of the images that they were trained on.
       threshold: the one model's, on the scale of these scores; None for none.
@@ -108,8 +109,8 @@ def prepare_output(options: Options) -> None:
                 )
             if made["inputs"] != there["inputs"]:
                 raise UserError(
-                    f"{out} holds the prediction of other models or files; choose "
-                    "another with --out=DIR, or remove it"
+                    f"{out} holds the prediction of other models, files or options; "
+                    "choose another with --out=DIR, or remove it"
                 )
         _clear(options, made.get("tables"))
         write_json(out / SETTINGS_FILE, there)

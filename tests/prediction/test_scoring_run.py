@@ -97,7 +97,10 @@ def test_a_prediction_of_something_else_is_refused(
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     assert run_predict(*command, folder / "picture.png") == 1
     assert run_predict(f"--model={other[0]}", f"--out={out}", folder) == 1
-    assert "holds the prediction of other models or files" in capsys.readouterr().err
+    assert (
+        "holds the prediction of other models, files or options"
+        in capsys.readouterr().err
+    )
     assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
     # The same by another name.
     monkeypatch.chdir(folder.parent)
@@ -257,6 +260,18 @@ def test_files_of_others_stay_where_an_earlier_prediction_is_replaced(
         path.write_text("mine")
     assert run_predict(*command) == 0
     assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+def test_scores_of_other_flips_are_not_replaced(calibrated, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = (f"--model={calibrated}", f"--out={out}", folder)
+    assert run_predict(*command) == 0
+    before = (out / "predictions.csv").read_bytes()
+    for option in ("--tta", "--calibrated"):
+        assert run_predict(option, *command) == 1
+        assert "of other models, files or options" in capsys.readouterr().err
+        assert (out / "predictions.csv").read_bytes() == before
+    assert run_predict(*command) == 0
 
 
 @pytest.mark.parametrize(
