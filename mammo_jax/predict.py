@@ -8,7 +8,8 @@ of --out go predictions.csv, breasts.csv, exams.csv and patients.csv (scores), o
 (class maps), report.html, files.csv (which image is which file) and problems.csv.
 Patients are called by case numbers, or as the table calls them.
 
-Exit code: 0 all files were scored, 3 some could not be, 1 an error. Stopped by Ctrl-C
+Exit code: 0 all files were scored, 3 some could not be, or not all of them was
+written, 1 none could be, or an error. Stopped by Ctrl-C
 or SIGTERM (130, 143) it writes what was scored until then.
 """
 
@@ -42,6 +43,9 @@ _SWITCHES = {
     "--dicom",
     "--traceback": "show where an error happened",
 }
+# They change the scores or the patients' names; without them the mark of a prediction
+# is that of earlier versions.
+_CHANGING = ("tta", "calibrated", "keep_identifiers")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -75,6 +79,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "program; no PATH is needed",
     )
     options = parser.parse_args(arguments)
+    if "" in options.paths:
+        parser.error("a PATH is empty; name a file, a folder or a glob")
     options.scores = bool(options.paths or options.manifest)
     if options.scores and not options.out:
         parser.error("--out is needed")
@@ -160,10 +166,14 @@ def _score(
 
     start_devices()
     models = [load_model(directory) for directory in directories]
+    if options.dicom and options.calibrated and not _as_fitted(models, options):
+        raise UserError(
+            "--dicom writes calibrated scores of one model alone, with the flips of its"
+            " own evaluation; leave out --calibrated, or the other flips and models"
+        )
     named = {"models": directories, "paths": options.paths}
     named |= {"manifest": [options.manifest]} if options.manifest else {}
-    # They change the scores; without them the digest is that of earlier versions.
-    changing = {name: [name] for name in ("tta", "calibrated") if vars(options)[name]}
+    changing = {name: [name] for name in _CHANGING if vars(options)[name]}
     credits_due = dict.fromkeys(model.description.credit for model in models)
     credit = " ".join(filter(None, credits_due))
     chosen = Options(
@@ -178,7 +188,7 @@ def _score(
         intents=[model.description.intent for model in models],
         threshold=_threshold(models, options),
         planned=planned,
-        calibrated=options.calibrated and _as_fitted(models, options),
+        calibrated=options.calibrated,
         dicom=options.dicom,
         full_size=options.full_size,
         keep_identifiers=options.keep_identifiers,

@@ -22,6 +22,10 @@ _THRESHOLD = (
     "sum of sensitivity and specificity was largest there. {} of these {} images score "
     "as much or more and have a star; elsewhere another threshold may be right."
 )
+_NO_THRESHOLD = (
+    "These scores have no threshold: models have one for themselves alone and the "
+    "flips of their own evaluation, and older ones and those of patches have none."
+)
 _FILES = (
     "A click on a picture opens it in full. Which file each image is says files.csv, "
     "and not this page: the names of files may name patients."
@@ -55,8 +59,10 @@ def write_page(
         for row in rows
         if threshold is not None and row.score >= threshold
     }
+    said = _NO_THRESHOLD
     if threshold is not None:
-        text.insert(1, _THRESHOLD.format(threshold, len(marked), len(rows)))
+        said = _THRESHOLD.format(threshold, len(marked), len(rows))
+    text.insert(1, said)
     if len(shown) < len(rows):
         text.append(
             f"The {len(shown)} images of the highest scores of {len(rows)}; all are "

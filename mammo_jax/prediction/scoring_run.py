@@ -63,7 +63,8 @@ class Options:
       threshold: the one model's, on the scale of these scores; None for none.
       credit: licence and citation of others' models; "" for none.
       planned: images of a manifest, by their files; their labels are written.
-      calibrated: the scores are, each by one model and with the flips of the fitting.
+      calibrated: the scores are; with `dicom` by one model, with the flips of its
+        fitting.
       dicom: also write DICOM objects.
       full_size: overlays have the original's rows and columns.
       keep_identifiers: patients keep their PatientID.

@@ -39,6 +39,7 @@ def test_the_command_ends_in_one_line(tmp_path, capsys):
         (["--model=x"], "name a file"),
         (["--model=x", "a.png"], "--out is needed"),
         (["--out=x", "a.png"], "--model"),
+        (["--model=x", "--out=x", ""], "a PATH is empty"),
     ],
 )
 def test_an_incomplete_command_line_is_refused(arguments, message, capsys):

@@ -65,7 +65,7 @@ def test_a_calibrated_score_is_a_probability(calibrated, folder, tmp_path):
 
 @pytest.mark.parametrize("way", ["flips", "models"])
 def test_a_mean_of_calibrated_scores_is_no_probability(
-    calibrated, folder, tmp_path, way
+    calibrated, folder, tmp_path, capsys, way
 ):
     second = shutil.copytree(calibrated, tmp_path / "second")
     options = {
@@ -73,10 +73,11 @@ def test_a_mean_of_calibrated_scores_is_no_probability(
         "models": (f"--model={calibrated},{second}",),
     }[way]
     out, path = tmp_path / "out", folder / "deep" / "2.dcm"
-    command = (*options, "--dicom", "--calibrated", f"--out={out}", path)
+    command = (*options, "--calibrated", f"--out={out}", path)
+    assert run_predict(*command, "--dicom") == 1
+    assert "--dicom writes calibrated scores of one model" in capsys.readouterr().err
+    assert not out.exists()
     assert run_predict(*command) == 0
-    report = highdicom.sr.srread(out / "dicom" / "case_0001_RIGHT_CC_report.dcm")
-    assert report.SeriesDescription == "Uncalibrated model score"
     assert "need not be a probability" in (out / "report.html").read_text()
 
 

@@ -267,7 +267,7 @@ def test_scores_of_other_flips_are_not_replaced(calibrated, folder, tmp_path, ca
     command = (f"--model={calibrated}", f"--out={out}", folder)
     assert run_predict(*command) == 0
     before = (out / "predictions.csv").read_bytes()
-    for option in ("--tta", "--calibrated"):
+    for option in ("--tta", "--calibrated", "--keep_identifiers"):
         assert run_predict(option, *command) == 1
         assert "of other models, files or options" in capsys.readouterr().err
         assert (out / "predictions.csv").read_bytes() == before
