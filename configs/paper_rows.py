@@ -7,7 +7,12 @@ their patch stage inside; `--config.init_from=RUN` takes a finished one instead.
 from paper.rows import Row, named_config
 
 _PAPER = "cbis_ddsm/paper_"
-_TRUNKS = {"resnet50": "ResNet50", "vgg16": "VGG16", "vgg19": "VGG19"}
+_TRUNKS = {
+    "resnet50": "ResNet50",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "yaroslav": "YaroslavNet",
+}
 _BEST = "residual_512-512-1024x2"
 
 
@@ -15,12 +20,12 @@ def _patch(trunk, kind, pretrained, accuracy, epoch, **more):
     """A patch classifier."""
     base = "patch" if pretrained else "patch_random"
     return Row(
-        name=f"patch_{trunk}_{kind}" + ("" if pretrained else "_random"),
         paper=accuracy,
         paper_epoch=epoch,
         trunk=trunk,
         pretrained=pretrained,
         **{
+            "name": f"patch_{trunk}_{kind}" + ("" if pretrained else "_random"),
             "label": f"{_TRUNKS[trunk]}, {'' if pretrained else 'not '}pretrained, "
             f"{kind}",
             "table": "1",
@@ -156,6 +161,25 @@ TABLE_4 = tuple(
 )
 
 
+# The authors' figures of YaroslavNet are those of their later code. Nothing says
+# how it was trained; from random values, since nobody has published weights of it.
+LATER = (
+    _patch(
+        *("yaroslav", "s10", False, 0.89, None),
+        name="patch_yaroslav_s10",
+        table="later",
+        label="YaroslavNet, patches, s10",
+        preset="yaroslav",
+    ),
+    _whole(
+        *("later", "yaroslav", "s10", "", 0.83, None),
+        label="heatmap, ReLU, FC 16, 8 (the authors' with four flips: 0.86)",
+        name="yaroslav_s10_heatmap",
+        preset="yaroslav",
+    ),
+)
+
+
 def _ours_patch(kind, label, **more):
     """A patch classifier for a design of this project."""
     label = f"{_TRUNKS['resnet50']} patches, {label}"
@@ -178,6 +202,7 @@ RELU = tuple(
 )
 
 _S10, _GENTLE = f"{_PAPER}s10", {"model.stem": "gentle"}
+_FULL = "full_resolution"
 # The paper did not try these: its discussion asks for hard patches, for a stem that
 # keeps the resolution longer, and for the original resolution.
 OURS = (
@@ -186,11 +211,11 @@ OURS = (
     _ours("s10", "one stage", name="resnet50_s10_one_stage", stages="whole_one_stage"),
     _ours_patch("s10_gentle", "gentler stem", dataset=_S10, fields=_GENTLE),
     _ours("s10_gentle", "gentler stem", fields=_GENTLE),
-    _ours_patch("s10_original", "original resolution", dataset=_S10, original=True),
-    _ours("s10_original", "original resolution", original=True),
+    _ours_patch("s10_original", "original resolution", dataset=_S10, preset=_FULL),
+    _ours("s10_original", "original resolution", preset=_FULL),
 )
 
-ROWS = (*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_4, *OURS, *RELU)
+ROWS = (*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_4, *LATER, *OURS, *RELU)
 
 
 def get_config(row: str = f"resnet50_s10_{_BEST}"):

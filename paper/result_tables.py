@@ -18,6 +18,7 @@ TITLES = {
     "4": "Table 4 and section 3.2: transfer to INbreast, validation AUC",
     "untransferred": "Table 4's models before any transfer, INbreast validation AUC",
     "ensemble": "Section 4: four-flip averages and means of models, AUC",
+    "later": "The authors' later code: YaroslavNet, accuracy of patches and test AUC",
     "ours": "Beyond the paper: designs of this project, the same budget",
     "claims": "The paper's claims",
     "designs": "Designs of this project against the paper's best top",

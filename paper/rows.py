@@ -21,9 +21,10 @@ from mammo_jax.config import (
 from mammo_jax.models.model_config import TOPS
 
 KINDS = ("patch", "whole", "forest", "transfer")
-TABLES = ("1", "2", "3", "4", "ours")
+TABLES = ("1", "2", "3", "4", "later", "ours")
 PAPER_HEIGHT = 1152
-# The height of the preset `full_resolution`.
+_FULL = "full_resolution"
+# The height of that preset.
 _ORIGINAL_HEIGHT = 4608
 
 
@@ -33,18 +34,19 @@ class Row:
 
     Attributes:
       name: the name of the row's directory, and for `--rows`.
-      table: "1" to "4" as in the paper; "ours" for designs beyond it.
+      table: "1" to "4" as in the paper; "later" for the models of its authors' later
+        code; "ours" for designs beyond it.
       kind: see `KINDS`.
       label: the row's name in its table.
-      paper: the paper's test accuracy (patches) or AUC; None where it has none.
+      paper: the authors' test accuracy (patches) or AUC; None where there is none.
       paper_epoch: the epoch of its best validation; None likewise.
       start: the row whose finished run this one starts from; "" for none.
-      trunk: "resnet50", "vgg16" or "vgg19".
+      trunk: "resnet50", "vgg16", "vgg19" or "yaroslav".
       dataset: without the height behind it.
       stages: name of the table of stages in `mammo_jax.config`.
-      top: name in `TOPS`; "" for patches and the forest.
+      top: name in `TOPS`; "" for patches, the forest and where the preset has it.
       pretrained: the trunk starts from ported weights; of patch classifiers only.
-      original: at the original resolution, phantoms as high as they are drawn.
+      preset: key of `PRESETS` whose fields come before the row's; "" for none.
       fields: further fields of the configuration.
     """
 
@@ -60,13 +62,18 @@ class Row:
     stages: str
     top: str = ""
     pretrained: bool = False
-    original: bool = False
+    preset: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> str:
         """The test figure that the paper's table has."""
         return "accuracy" if self.kind == "patch" else "auc"
+
+    @property
+    def original(self) -> bool:
+        """True at the original resolution: phantoms as high as they are drawn."""
+        return self.preset == _FULL
 
 
 def dataset_at(name: str, height: int) -> str:
@@ -88,6 +95,7 @@ def by_name(rows: Sequence[Row]) -> dict[str, Row]:
             "kind": (row.kind, KINDS),
             "stages": (row.stages, ("", *STAGES)),
             "top": (row.top, ("", *TOPS)),
+            "preset": (row.preset, ("", *PRESETS)),
             "start": (row.start, ("", *known)),
         }
         for field, (value, allowed) in choices.items():
@@ -141,30 +149,31 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
     return config
 
 
-def _apply_data(config: ConfigDict, row: Row) -> None:
-    if not row.original:
-        config.data.dataset = row.dataset
-        return
-    fields = PRESETS["full_resolution"]
+def _apply_preset(config: ConfigDict, row: Row) -> None:
+    """Puts in what a row's preset says of the row's kind, and the data set."""
+    fields = PRESETS.get(row.preset, {})
     own = {name: v for name, v in fields.items() if not name.startswith("patch.")}
-    if row.kind == "patch":
+    if row.kind == "patch":  # Its top is its own; its table of stages the row's.
+        own = {name: v for name, v in own.items() if not name.startswith("model.top.")}
         own |= {name[6:]: v for name, v in fields.items() if name.startswith("patch.")}
+        own.pop("stages", None)
     config.update_from_flattened_dict(own)
-    config.data.dataset = dataset_at(row.dataset, _ORIGINAL_HEIGHT)
+    height = _ORIGINAL_HEIGHT if row.original else PAPER_HEIGHT
+    config.data.dataset = dataset_at(row.dataset, height)
 
 
 def _apply_patch(config: ConfigDict, row: Row) -> None:
-    _apply_data(config, row)
+    _apply_preset(config, row)
     config.pretrained = f"weights/{row.trunk}.safetensors" if row.pretrained else ""
     config.stages = stage_table(row.stages)
 
 
 def _apply_whole(config: ConfigDict, row: Row) -> None:
-    _apply_data(config, row)
+    _apply_preset(config, row)
     if row.kind == "forest":
         config.model.top.kind = "forest"
         config.forest = ConfigDict(FOREST)
-    else:
+    elif row.top:
         set_top(config, row.top)
     if row.kind == "transfer":
         # The paper's figures are of the validation images.

@@ -48,8 +48,9 @@ class Scale:
       pretraining_rates: the highest learning rate of each trunk's.
       trunks: number of each kind that are pretrained; seeds take them in turn, so that
         what another pretraining would change is in every interval.
-      stride: of the trunks in pixels. On half the paper's height half the paper's, so
-        that maps have as many positions, and a position sees as much of the image.
+      stride: of the trunks in pixels, where the paper's is 32. On half the paper's
+        height half of it, so that maps have as many positions, and a position sees as
+        much of the image.
     """
 
     phantoms: Phantoms
@@ -121,7 +122,7 @@ PHANTOM = Scale(
 SEEDS = {"paper": 1, "phantom": 8}
 SCALES: dict[str, Scale | None] = {"paper": None, "phantom": PHANTOM}
 
-_PAPER_WIDTH = 896
+_PAPER_WIDTH, _PAPER_STRIDE = 896, 32
 # When they halve, ResNet50 rounds up, VGG down.
 _ROUNDS_UP = {"resnet50"}
 _LEAST_CHANNELS = 4
@@ -142,11 +143,14 @@ def apply_scale(
     patch = height * 224 // PAPER_HEIGHT
     config.data.data_dir = str(data_dir(folder))
     config.data.dataset = dataset_at(row.dataset, height)
-    config.model.width, config.model.stride = scale.width, scale.stride
+    config.model.width = scale.width
+    # YaroslavNet's is twice the others'.
+    stride = config.model.stride * scale.stride // _PAPER_STRIDE
+    config.model.stride = stride
     config.model.image_size = (height, width)
     top = config.model.top
-    rounding = scale.stride - 1 if row.trunk in _ROUNDS_UP else 0
-    top.window = (patch + rounding) // scale.stride
+    rounding = stride - 1 if row.trunk in _ROUNDS_UP else 0
+    top.window = (patch + rounding) // stride
     top.blocks = tuple(_narrow(block, scale.width) for block in top.blocks)
     top.fc = tuple(_channels(count, scale.width) for count in top.fc)
     if row.kind == "patch":

@@ -22,7 +22,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--table", default="", help="1, 2, 3, 4, ensemble or ours, with commas between"
+        "--table",
+        default="",
+        help="1, 2, 3, 4, ensemble, later or ours, with commas between",
     )
     parser.add_argument("--figure", default="", help="2 or appendix, likewise")
     parser.add_argument(

@@ -33,7 +33,7 @@ def test_an_unknown_table_is_one_clear_line(tmp_path):
     done = run("--table=9", f"--out={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "error: --table: there is no '9'; choose from 1, 2, 3, 4, ours, ensemble"
+        "error: --table: there is no '9'; choose from 1, 2, 3, 4, later, ours, ensemble"
     ]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.config import STAGES
+from mammo_jax.config import STAGES, apply_preset, whole_config
 from mammo_jax.models.model_config import TOPS
 from paper.rows import by_name, load_rows, named_config, row_config
+from paper.scales import PHANTOM, apply_scale
 
 REPOSITORY = Path(__file__).parents[2]
 PAPER = Path(
@@ -115,6 +116,24 @@ def test_every_row_is_a_whole_configuration(row):
         assert config.init_from == f"runs/{row.start}"
 
 
+def test_yaroslavnet_is_the_preset_in_both_stages():
+    # The figures of the authors' later code.
+    rows = {row.name: row.paper for row in of("later")}
+    assert rows == {"patch_yaroslav_s10": 0.89, "yaroslav_s10_heatmap": 0.83}
+    preset = apply_preset(whole_config(), "yaroslav")
+    whole, patch = (row_config(KNOWN[name], KNOWN) for name in reversed(rows))
+    assert whole == preset
+    assert patch == preset.patch
+
+
+def test_yaroslavnet_has_as_many_positions_at_half_the_size():
+    row = KNOWN["patch_yaroslav_s10"]
+    config = row_config(row, KNOWN)
+    apply_scale(config, row, PHANTOM, Path(), seed=0)
+    # 112 pixels by a stride of 32, as 224 by 64.
+    assert (config.model.stride, config.model.top.window) == (32, 3)
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if "heatmap" in row.top])
 def test_a_heatmaps_connected_layers_normalise_by_two_images(row):
     config = row_config(row, KNOWN)
@@ -148,6 +167,7 @@ def test_an_unknown_row_names_the_choices():
         ({"table": "9"}, "table is '9'"),
         ({"top": "none"}, "top is 'none'"),
         ({"start": "later"}, "start is 'later'"),
+        ({"preset": "tiny"}, "preset is 'tiny'"),
         ({"name": "patch_resnet50_s1"}, "is there twice"),
     ],
 )

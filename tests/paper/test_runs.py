@@ -12,7 +12,7 @@ from mammo_jax.common import run_directory
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.config import stage_table
 from paper import command, gate, phantoms, runs, scales
-from paper.rows import by_name, load_rows
+from paper.rows import by_name, load_rows, row_config
 
 ROWS = load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py")
 KNOWN = by_name(ROWS)
@@ -78,14 +78,12 @@ def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
             assert config.data.dataset == f"{row.dataset}_h{scale.height}"
         assert config.model.width == scale.width
         if not row.original:  # As many positions as in the paper.
-            height, width = config.model.image_size
-            small = row.kind == "patch"
-            shape = (7, 7) if small else (36, 28)
-            assert (
-                height // config.model.stride,
-                width // config.model.stride,
-            ) == shape
-            assert config.model.top.window == 7
+            full = row_config(row, KNOWN).model
+            sizes = (224, 224) if row.kind == "patch" else full.image_size
+            positions = [size // full.stride for size in sizes]
+            small = config.model
+            assert [size // small.stride for size in small.image_size] == positions
+            assert small.top.window == full.top.window == 224 // full.stride
         if not row.stages:
             continue
         for name, stage in config.stages.items():
