@@ -15,7 +15,8 @@ from mammo_jax.evaluation.prediction_table import (
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.training import scoring
 from mammo_jax.training.experiment import open_experiment
-from mammo_jax.weights.model_directory import WEIGHTS_FILE, load_variables
+from mammo_jax.weights.model_description import WEIGHTS_FILE
+from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.published import file_digest
 from paper import effects
 from paper.runs import Found, PlannedRun, Setting

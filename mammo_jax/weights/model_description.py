@@ -5,15 +5,20 @@ Without JAX, so that the first images are read while it is being imported.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mammo_jax
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
 from mammo_jax.images.grid import Grid
+from mammo_jax.weights.published import file_digest
 
-DESCRIPTION_FILE = "model.json"
+DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
+# Version of what `model.json` holds; those before 2 did not state one, nor a digest.
+FORMAT = 2
 # Kinds of a model's images: films on their scanner's scale, or a detector's images for
 # presentation (PresentationIntentType), each stretched to the full range.
 FILM, FOR_PRESENTATION = "film", "FOR PRESENTATION"
@@ -45,6 +50,9 @@ class Description:
     # Licence and citation of the model of others that this one is, or was trained from;
     # the reports of its scores have them.
     credit: str | None = None
+    # SHA-256 of `model.safetensors`, as it was when this was written; None before there
+    # were weights, and in format 1.
+    sha256: str | None = None
 
     @property
     def grid(self) -> Grid:
@@ -58,8 +66,10 @@ def intent_of(dataset: str) -> str | None:
 
 
 def save_description(directory: Path, description: Description) -> None:
-    """Writes `model.json`."""
-    values = dataclasses.asdict(description)
+    """Writes `model.json`, with the digest of the weights that are there by then."""
+    weights = directory / WEIGHTS_FILE
+    digest = file_digest(weights, "sha256") if weights.is_file() else None
+    values = {"format": FORMAT, **dataclasses.asdict(description), "sha256": digest}
     run_directory.write_json(directory / DESCRIPTION_FILE, values)
 
 
@@ -67,7 +77,8 @@ def load_description(directory: Path) -> Description:
     """Reads `model.json`.
 
     Raises:
-      UserError: it is missing or damaged, or the directory is no finished run's.
+      UserError: it is missing, damaged or of a newer format, or the directory is no
+        finished run's.
     """
     read_config(directory)
     path = directory / DESCRIPTION_FILE
@@ -78,8 +89,18 @@ def load_description(directory: Path) -> Description:
             "network keeps none)"
         )
     # Earlier versions had no such fields.
-    newer = dict.fromkeys(("phantoms", "calibration", "threshold", "credit"))
-    values = {**newer, **run_directory.read_json(path)}
+    newer = dict.fromkeys(("phantoms", "calibration", "threshold", "credit", "sha256"))
+    values = {"format": 1, **newer, **run_directory.read_json(path)}
+    version = values.pop("format")
+    if type(version) is int and version > FORMAT:
+        raise UserError(
+            f"{path} is of format {version}, which a newer mammo_jax wrote; this one, "
+            f"{mammo_jax.__version__}, reads up to {FORMAT}: update it"
+        )
+    if version not in range(1, FORMAT + 1):
+        raise UserError(f"{path} is damaged: its format is {version!r:.40}")
+    if version > 1 and not values["sha256"]:
+        raise UserError(f"{path} is damaged: its sha256 is missing")
     values.setdefault("intent", intent_of(str(values.get("dataset"))))
     if values.keys() != _VALID.keys():
         raise UserError(f"{path} is damaged: it must have {', '.join(sorted(_VALID))}")
@@ -146,6 +167,10 @@ _VALID: dict[str, Callable[[Any], bool]] = {
         value is None or (type(value) is float and 0 <= value <= 1)
     ),
     "credit": lambda value: value is None or isinstance(value, str),
+    "sha256": lambda value: (
+        value is None
+        or (isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
+    ),
     "calibration": lambda value: (
         value is None
         or (

@@ -20,13 +20,14 @@ from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.weights.conversion import compare_shapes, list_problems
 from mammo_jax.weights.model_description import (
+    DESCRIPTION_FILE,
+    WEIGHTS_FILE,
     Description,
     load_description,
     read_config,
 )
+from mammo_jax.weights.published import file_digest
 from mammo_jax.weights.weight_files import read_weights, write_weights
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,7 @@ def load_variables(
     Raises:
       UserError: as `load_model`.
     """
+    digest = load_description(directory).sha256
     model = abstract_model(read_model_config(read_config(directory)["model"]))
     graphdef, params, batch_stats = variables.split(model)
     path = directory / WEIGHTS_FILE
@@ -97,6 +99,11 @@ def load_variables(
             f"{directory} has no {WEIGHTS_FILE}, its weights; copy it back from where "
             "the run was made, or remove its metrics.json and give its training "
             "command again"
+        )
+    if digest and file_digest(path, "sha256") != digest:
+        raise UserError(
+            f"{path} is damaged or of another model: its SHA-256 is not the one in "
+            f"{DESCRIPTION_FILE}; copy both files again from where the model was made"
         )
     found = read_weights(path)
     problems = compare_shapes(_describe(found), _describe(params | batch_stats))

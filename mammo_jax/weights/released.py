@@ -21,11 +21,12 @@ from mammo_jax.config import patch_config, whole_config
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.models import abstract_model, read_model_config, variables
 from mammo_jax.weights.model_description import (
+    WEIGHTS_FILE,
     Description,
     intent_of,
     save_description,
 )
-from mammo_jax.weights.model_directory import WEIGHTS_FILE, load_model
+from mammo_jax.weights.model_directory import load_model
 from mammo_jax.weights.published import file_digest
 from mammo_jax.weights.released_graph import (
     Operation,

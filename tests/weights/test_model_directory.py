@@ -1,5 +1,6 @@
 """A run's directory as a model: what is read, and what is refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,12 @@ from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import variables
-from mammo_jax.weights.model_directory import load_model, save_variables
+from mammo_jax.weights.model_description import load_description, save_description
+from mammo_jax.weights.model_directory import (
+    load_model,
+    load_variables,
+    save_variables,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +29,21 @@ def made(tmp_path_factory):
 @pytest.fixture
 def directory(made, tmp_path) -> Path:
     return shutil.copytree(made[0], tmp_path / "run")
+
+
+@pytest.fixture
+def without_digest(directory) -> Path:
+    """Makes the directory one of the first format, whose weights were not hashed."""
+    return _describe(directory, format=None, sha256=None)
+
+
+def _describe(directory: Path, **changes: object) -> Path:
+    """Changes fields of `model.json`; None removes one."""
+    path = directory / "model.json"
+    values = json.loads(path.read_text()) | changes
+    kept = {k: v for k, v in values.items() if k not in changes or v is not None}
+    path.write_text(json.dumps(kept))
+    return directory
 
 
 def test_the_model_that_was_saved_is_loaded(made):
@@ -66,14 +87,63 @@ def test_a_directory_that_lacks_a_file_is_refused(directory, missing, message):
         load_model(directory)
 
 
-def test_damaged_weights_are_refused(directory):
+def test_a_single_other_bit_in_the_weights_is_found_and_named(directory):
     path = directory / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    message = r"model\.safetensors is damaged or of another model: its SHA-256 .* copy"
+    for load in (load_model, load_variables):
+        with pytest.raises(UserError, match=message):
+            load(directory)
+
+
+def test_weights_written_anew_are_described_anew(directory):
+    before = load_description(directory)
+    _, params, stats = load_variables(directory)
+    save_variables(directory, {name: 2 * x for name, x in params.items()}, stats)
+    with pytest.raises(UserError, match="SHA-256"):
+        load_model(directory)
+    save_description(directory, before)
+    after = load_model(directory).description
+    assert after.sha256 != before.sha256
+    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    assert after.sha256 == digest
+
+
+def test_a_directory_of_the_first_format_is_loaded(without_digest):
+    assert load_model(without_digest).description.sha256 is None
+
+
+def test_a_newer_format_says_to_update(directory):
+    _describe(directory, format=3, more="fields")
+    message = r"model\.json is of format 3, which a newer mammo_jax .* update it"
+    with pytest.raises(UserError, match=message):
         load_model(directory)
 
 
-def test_weights_of_another_model_are_refused(directory):
+@pytest.mark.parametrize("value", [0, -1, "2", 1.5, [2]])
+def test_a_format_that_is_none_is_refused(directory, value):
+    _describe(directory, format=value)
+    with pytest.raises(UserError, match=r"model\.json is damaged: its format"):
+        load_model(directory)
+
+
+def test_todays_format_needs_a_digest(directory):
+    _describe(directory, sha256=None)
+    with pytest.raises(UserError, match="its sha256 is missing"):
+        load_model(directory)
+
+
+def test_truncated_weights_without_a_digest_are_refused(without_digest):
+    path = without_digest / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(without_digest)
+
+
+def test_weights_of_another_model_are_refused(without_digest):
+    directory = without_digest
     path = directory / "model.safetensors"
     values = safetensors.numpy.load_file(path)
     values["top/output/bias"] = np.zeros(3, np.float32)
@@ -98,7 +168,8 @@ def test_weights_that_cannot_be_written_leave_those_that_were(made, tmp_path):
     assert (directory / "model.safetensors").read_bytes() == before
 
 
-def test_integers_are_no_weights(directory):
+def test_integers_are_no_weights(without_digest):
+    directory = without_digest
     path = directory / "model.safetensors"
     values = safetensors.numpy.load_file(path)
     values["top/output/bias"] = values["top/output/bias"].astype(np.int32)
@@ -129,6 +200,8 @@ def test_integers_are_no_weights(directory):
         ("calibration", 1.0),
         ("calibration", [1.0, float("nan")]),
         ("phantoms", "no"),
+        ("sha256", "A" * 64),
+        ("sha256", ["0" * 64]),
         ("task", "patch"),
     ],
 )
