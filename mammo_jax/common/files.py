@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from mammo_jax.common.errors import UserError
 
 _PARTIAL = ".part"
 
@@ -31,3 +34,26 @@ def replace_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # The first error is the one to tell.
             partial.unlink()
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a folder to write into, which becomes `path` when all went well.
+
+    Raises:
+      UserError: `path` is there and not an empty folder, or cannot be made.
+    """
+    path = Path(path).expanduser().absolute()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path}: not empty; name a new folder")
+        partial.mkdir(parents=True)
+        yield partial
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

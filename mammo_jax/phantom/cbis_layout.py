@@ -16,11 +16,16 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from mammo_jax.phantom.catalogue import Breast, make_catalogue
 from mammo_jax.phantom.dicom_files import write_dicom
 from mammo_jax.phantom.lesions import region_mask
-from mammo_jax.phantom.mammogram import ViewPlan, draw_mammogram, film_size
+from mammo_jax.phantom.mammogram import (
+    Mammogram,
+    ViewPlan,
+    draw_mammogram,
+    film_size,
+)
 from mammo_jax.phantom.output_folder import (
     check_ranges,
     draw_all,
-    whole_folder,
+    phantom_folder,
     write_csv,
 )
 from mammo_jax.phantom.seeding import named_generator, named_uid
@@ -97,7 +102,7 @@ def write_cbis_ddsm(
     )
     catalogue = make_catalogue(seed, cases, test_share)
     views = [(breast, view) for breast in catalogue for view in breast.views]
-    with whole_folder(out_dir) as folder:
+    with phantom_folder(out_dir) as folder:
         place = (folder / "CBIS-DDSM", seed, height, contrast)
         tasks = [
             _Task(*place, *view, _LAYOUT_TURNS[index % len(_LAYOUT_TURNS)])
@@ -119,6 +124,21 @@ def write_cbis_ddsm(
                 write_csv(folder / name, [header, *own])
 
 
+def draw_view(
+    seed: int, breast: Breast, view: str, height: int, contrast: float = 1.0
+) -> Mammogram:
+    """Draws a view of a breast of the catalogue as its file in the set has it."""
+    name = _view_name(breast, view)
+    lesions = tuple(finding.lesion for finding in breast.findings)
+    plan = ViewPlan(name, breast.laterality, view, breast.anatomy, lesions)
+    size = film_size(seed, name, height)
+    return draw_mammogram(seed, plan, *size, contrast=contrast)
+
+
+def _view_name(breast: Breast, view: str) -> str:
+    return f"{breast.patient_id}_{breast.laterality}_{view}"
+
+
 def _write_view(task: _Task) -> list[_Row]:
     """Draws a view, writes its files and returns its rows.
 
@@ -126,11 +146,9 @@ def _write_view(task: _Task) -> list[_Row]:
     folder of its own for the image.
     """
     breast = task.breast
-    name = f"{breast.patient_id}_{breast.laterality}_{task.view}"
-    lesions = tuple(finding.lesion for finding in breast.findings)
-    plan = ViewPlan(name, breast.laterality, task.view, breast.anatomy, lesions)
-    size = film_size(task.seed, name, task.height)
-    mammogram = draw_mammogram(task.seed, plan, *size, contrast=task.contrast)
+    name = _view_name(breast, task.view)
+    mammogram = draw_view(task.seed, breast, task.view, task.height, task.contrast)
+    size = mammogram.pixels.shape
     density = 0 if breast.quirk == "density_zero" else breast.anatomy.density
     tables = dict.fromkeys((f.lesion.kind, f.release) for f in breast.findings)
     rows: list[_Row] = []

@@ -22,7 +22,7 @@ from mammo_jax.phantom.mammogram import ViewPlan, draw_mammogram
 from mammo_jax.phantom.output_folder import (
     check_ranges,
     draw_all,
-    whole_folder,
+    phantom_folder,
     write_csv,
 )
 from mammo_jax.phantom.seeding import named_generator, named_uid
@@ -110,7 +110,7 @@ def write_inbreast(
     """
     check_ranges(height, contrast, cases=(cases, 1, 10000))
     images = _make_catalogue(seed, cases)
-    with whole_folder(out_dir) as folder:
+    with phantom_folder(out_dir) as folder:
         root = folder / _FOLDER
         for name in ("AllDICOMs", "AllXML"):
             (root / name).mkdir(parents=True)

@@ -12,6 +12,9 @@ from mammo_jax.phantom.lesions import Lesion, add_lesion, place_lesion
 from mammo_jax.phantom.parenchyma import draw_tissue
 from mammo_jax.phantom.seeding import named_generator
 
+# Version of the drawings, to be raised when other pixels come of the same arguments:
+# the scores of phantoms that travel with models name it.
+VERSION = 1
 # Spread of the heights, and the widths over the heights, of CBIS-DDSM's films.
 _HEIGHT_SPREAD = 0.04
 _ASPECTS = (0.56, 0.66)

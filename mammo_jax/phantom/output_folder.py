@@ -2,20 +2,19 @@
 
 import contextlib
 import csv
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import whole_folder
 from mammo_jax.common.parallel import parallel_map
 from mammo_jax.common.progress import progress
 from mammo_jax.common.run_directory import PHANTOM_NOTE, write_json
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_HEIGHTS = (128, 2**14)
+HEIGHTS = (128, 2**14)
 _CONTRASTS = (0.01, 10)
 
 
@@ -23,7 +22,7 @@ def check_ranges(
     height: int, contrast: float, **ranges: tuple[float, float, float]
 ) -> None:
     """Refuses arguments out of their ranges: value, lowest and highest by name."""
-    ranges |= {"height": (height, *_HEIGHTS), "contrast": (contrast, *_CONTRASTS)}
+    ranges |= {"height": (height, *HEIGHTS), "contrast": (contrast, *_CONTRASTS)}
     for name, (value, lowest, highest) in ranges.items():
         if not lowest <= value <= highest:
             raise UserError(
@@ -32,28 +31,12 @@ def check_ranges(
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a folder to write into, which becomes `path` when all went well.
-
-    Raises:
-      UserError: `path` is there and not an empty folder, or cannot be made.
-    """
-    path = Path(path).expanduser().absolute()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path}: not empty; name a new folder")
-        partial.mkdir(parents=True)
+def phantom_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a folder to write into, as `whole_folder`, noted as one of phantoms."""
+    with whole_folder(path) as partial:
         yield partial
         # The builders copy it, and reports call the images phantoms.
         write_json(partial / PHANTOM_NOTE, {"phantoms": True})
-        if path.exists():
-            path.rmdir()
-        partial.rename(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def draw_all(

@@ -14,6 +14,9 @@ import pytest
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.phantom import write_cbis_ddsm
+from mammo_jax.phantom.catalogue import make_catalogue
+from mammo_jax.phantom.cbis_layout import draw_view
+from mammo_jax.phantom.mammogram import VERSION
 
 CASES = 12
 HEIGHT = 192
@@ -95,6 +98,16 @@ def test_same_seed_gives_same_bytes_whatever_the_workers(tmp_path):
         )
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert digest(tmp_path / "a") != digest(tmp_path / "c")
+
+
+def test_other_drawings_have_another_version():
+    # Scores of these travel with models. Raise VERSION with the means.
+    means = [
+        draw_view(0, breast, breast.views[0], 288).pixels.mean()
+        for breast in make_catalogue(0, 4, 0.2)
+    ]
+    assert VERSION == 1
+    assert means == pytest.approx([8440.59, 5821.92, 4717.04, 8009.59], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mass", "calc"])
