@@ -26,6 +26,8 @@ COMMANDS = {
     "inspect-dataset": ("inspect_dataset.py", "look at a packaged data set"),
     "make-phantom": ("make_phantom.py", "draw synthetic mammograms"),
     "convert-weights": ("convert_weights.py", "port ImageNet's weights"),
+    "share-model": ("share_model.py", "make a folder of a model to pass on"),
+    "check-model": ("check_model.py", "check a model that was passed on"),
     "reproduce": ("reproduce.py", "run the paper's experiments"),
 }
 _SHELLS = {

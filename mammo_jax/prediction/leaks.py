@@ -1,0 +1,87 @@
+"""Search for patients' codes, prediction tables and paths in what is passed on."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.common.tables import read_cells, spelling
+
+# Columns of prediction tables that name people or their images.
+_NAMING = ("patient id", "image index")
+# Codes of one's own as short as these are words and numbers of any file.
+_LEAST_CODE, _LEAST_NUMBER = 3, 6
+_ADDRESS = re.compile(r"\b(https?|hf)://\S*")
+# What must not be in a shared file, whatever the run was trained on.
+_KINDS = {
+    "a patient's code": re.compile(
+        # CBIS-DDSM's, those of `predict`, INbreast's, a DICOM UID.
+        r"(?<![0-9a-zA-Z])(P_\d{5}|case_\d{4,}|[0-9a-f]{16}|\d+(\.\d+){5,})(?![0-9a-zA-Z])"
+    ),
+    "a path of a machine": re.compile(
+        r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\\\\w)"
+    ),
+}
+
+
+def codes_of(directory: Path) -> re.Pattern[str] | None:
+    """Returns what finds the codes of the patients in a run's prediction tables.
+
+    Raises:
+      UserError: one of the tables cannot be read.
+    """
+    codes = set[str]()
+    for path in sorted(directory.rglob("*.csv")):
+        header, rows, _ = read_cells(path, remedy="move it out of the run's directory")
+        naming = [at for at, name in enumerate(header) if spelling(name) in _NAMING]
+        codes |= {row[at].strip() for row in rows for at in naming if at < len(row)}
+    least = (_LEAST_CODE, _LEAST_NUMBER)
+    named = sorted(code for code in codes if len(code) >= least[code.isdigit()])
+    if not named:
+        return None
+    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, named))})(?!\w)")
+
+
+def refuse_leaks(
+    name: str, content: Any, codes: re.Pattern[str] | None, remedy: str
+) -> None:
+    """Refuses JSON, or a text, with something in it that must not be passed on.
+
+    Args:
+      name: the content's name in the message.
+      content: as `json.loads` returns it.
+      codes: see `codes_of`.
+      remedy: the way out.
+
+    Raises:
+      UserError: there is something; it says where, and quotes nothing of it.
+    """
+    for where, text in _leaves(content):
+        if kind := _kind(text, codes):
+            place = f" ({where})" if where else ""
+            raise UserError(f"{name}{place} holds {kind}; {remedy}")
+
+
+def _kind(text: str, codes: re.Pattern[str] | None) -> str:
+    rest = _ADDRESS.sub("", text)
+    if codes and codes.search(text):
+        return "a patient's code"
+    if spelling(text) in _NAMING:
+        return "rows of a prediction table"
+    return next((kind for kind, mark in _KINDS.items() if mark.search(rest)), "")
+
+
+def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the keys and values of JSON as texts, each with the place it is at."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield f"a name in {where}" if where else "a name", str(key)
+            yield from _leaves(value, f"{where}.{key}".lstrip("."))
+    elif isinstance(content, str):
+        yield where, content
+    elif isinstance(content, Iterable):
+        for value in content:
+            yield from _leaves(value, where)
+    elif isinstance(content, int):
+        yield where, str(content)
