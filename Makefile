@@ -136,7 +136,7 @@ licences: setup-test  ## List the licences of all packages that are installed.
 
 # For every supported Python and platform at once, with hashes.
 lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
-	$(LOCK) $(call extras,test dev docs real dicom cuda12 cuda13) --output-file requirements.lock
+	$(LOCK) $(call extras,test dev docs real dicom hub cuda12 cuda13) --output-file requirements.lock
 	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
 
 clean:  ## Remove the environment and the caches, not data and runs.

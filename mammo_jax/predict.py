@@ -61,7 +61,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model",
         required=True,
         metavar="DIR[,DIR]",
-        help="directory of a finished run; the scores of several are averaged",
+        help="directory of a finished run, or hf://OWNER/NAME[@REVISION] on a hub; the "
+        "scores of several are averaged",
     )
     parser.add_argument(
         "--manifest",
@@ -102,9 +103,11 @@ def main(options: argparse.Namespace) -> int:
     from mammo_jax.prediction import dicom_output, identity
     from mammo_jax.prediction.find_files import find_files, find_planned
     from mammo_jax.prediction.reading import reading
+    from mammo_jax.weights import hub
     from mammo_jax.weights.model_description import load_description
 
-    directories = [Path(part).expanduser() for part in options.model.split(",") if part]
+    options.names = [hub.pin(part) for part in options.model.split(",") if part]
+    directories = [hub.find_directory(name) for name in options.names]
     if not directories:
         raise UserError("--model names no directory")
     if len({directory.resolve() for directory in directories}) < len(directories):
@@ -162,6 +165,7 @@ def _score(
     from mammo_jax.prediction.score_tables import remarks
     from mammo_jax.prediction.scorer import Scorer, batch_size_for
     from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
+    from mammo_jax.weights.hub import is_on_hub
     from mammo_jax.weights.model_directory import load_model
 
     start_devices()
@@ -171,7 +175,7 @@ def _score(
             "--dicom writes calibrated scores of one model alone, with the flips of its"
             " own evaluation; leave out --calibrated, or the other flips and models"
         )
-    named = {"models": directories, "paths": options.paths}
+    named = {"models": options.names, "paths": options.paths}
     named |= {"manifest": [options.manifest]} if options.manifest else {}
     changing = {name: [name] for name in _CHANGING if vars(options)[name]}
     credits_due = dict.fromkeys(model.description.credit for model in models)
@@ -179,11 +183,12 @@ def _score(
     chosen = Options(
         out=Path(options.out or "").expanduser(),
         inputs={
-            kind: [os.path.abspath(Path(path).expanduser()) for path in paths]
+            kind: [path if is_on_hub(path) else _absolute(path) for path in paths]
             for kind, paths in named.items()
         }
         | changing,
         about=" ".join(filter(None, (_about(models, options), credit))),
+        fetched=[name for name in options.names if is_on_hub(name)],
         credit=credit,
         intents=[model.description.intent for model in models],
         threshold=_threshold(models, options),
@@ -220,6 +225,10 @@ def _score(
     return EXIT_SOME_BAD if problems else 0
 
 
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
+
+
 def _as_fitted(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> bool:
     """Returns True if scores are made as those that the calibration was fitted on."""
     return [bool(model.config.get("tta")) for model in models] == [options.tta]
@@ -243,11 +252,13 @@ def _threshold(
 
 
 def _about(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> str:
+    from mammo_jax.weights.hub import is_on_hub
+
     parts = [
         f"{model.config.model.trunk} ({model.description.task}) trained on "
         f"{'phantoms (synthetic mammograms), ' * bool(model.description.phantoms)}"
-        f"{model.description.dataset}"
-        for model in models
+        f"{model.description.dataset}{f', {name}' * is_on_hub(name)}"
+        for model, name in zip(models, options.names, strict=True)
     ]
     calibrated = (
         " The scores are calibrated on the validation images of training: they are "

@@ -137,3 +137,28 @@ def test_the_preset_says_which_run_it_lacks(phantom_data, tmp_path):
 
     with pytest.raises(UserError, match=r"config.init_from: .*/nothing"):
         train_and_evaluate(config, tmp_path / "tuned")
+
+
+def test_a_run_keeps_the_commit_of_the_model_on_a_hub(
+    phantom_data, trained, tmp_path, monkeypatch
+):
+    pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
+    import fake_hub
+
+    name, pinned = "hf://clinic/model", f"hf://clinic/model@{'a' * 40}"
+    start = {"init_from": name, "ensemble": name, "stages.stage2.epochs": 0}
+    config = tiny(phantom_data, "real", **start)
+    with fake_hub.serve(monkeypatch, tmp_path / "cache") as server:
+        server.add("clinic/model", trained)
+        metrics = train_and_evaluate(config.lock(), tmp_path / "run")
+        # What was done stays, and another commit is another run.
+        assert train_and_evaluate(config, tmp_path / "run") == metrics
+        server.add("clinic/model", trained, "b" * 40)
+        with pytest.raises(UserError, match=f"init_from is '{pinned}' there and"):
+            train_and_evaluate(config, tmp_path / "run")
+    kept = read_json(tmp_path / "run" / "config.json")
+    assert (kept["init_from"], kept["ensemble"]) == (pinned, pinned)
+    assert list(metrics["ensemble"]["members"]) == [pinned]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert f"It started from the model {pinned}." in report
+    assert str(tmp_path / "cache") not in report

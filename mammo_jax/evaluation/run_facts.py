@@ -50,7 +50,7 @@ def are_phantoms(directory: Path, config: Mapping[str, Any]) -> bool:
 
 
 def find_credits(tables: Iterable[Path]) -> list[str]:
-    """Returns what is due to others whose models scored: licences and citations.
+    """Returns whose models scored: names on a hub, and others' licences and citations.
 
     A model's `model.json` says so, and the settings that `predict` leaves beside its
     tables.
@@ -62,6 +62,8 @@ def find_credits(tables: Iterable[Path]) -> list[str]:
         # A table may lie beside other people's files.
         with contextlib.suppress(UserError):
             said = run_directory.read_json(run if is_run else table.parent / _SETTINGS)
+            if names := said.get("models"):
+                found[f"Scored with {', '.join(map(str, names))}."] = None
             if credit := said.get("credit"):
                 found[str(credit)] = None
     return [*found]

@@ -13,6 +13,7 @@ from mammo_jax.images.grid import Grid
 from mammo_jax.images.pictures import read_image
 from mammo_jax.prediction.reading import Input, prepare
 from mammo_jax.prediction.scorer import Result, Scorer, batch_size_for
+from mammo_jax.weights.hub import find_directory
 from mammo_jax.weights.model_description import Description
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
@@ -102,17 +103,17 @@ def load(directories: str | Path | Sequence[str | Path]) -> Model:
     """Loads the model of a finished run, or several as an ensemble.
 
     Args:
-      directories: the run, such as "runs/demo"; of several their scores and class
-        maps are averaged.
+      directories: the run, such as "runs/demo", or "hf://OWNER/NAME[@REVISION]" on a
+        hub; of several their scores and class maps are averaged.
 
     Raises:
-      UserError: none is named, or one is no finished run or damaged.
+      UserError: none is named, or one is no finished run, damaged, or not fetched.
     """
     if isinstance(directories, str | Path):
         directories = [directories]
     if not directories:
         raise UserError("no directory is named; give that of a finished run")
-    return Model([load_model(Path(one).expanduser()) for one in directories])
+    return Model([load_model(find_directory(one)) for one in directories])
 
 
 def _check_pixels(pixels: np.ndarray, bits: int) -> None:

@@ -59,6 +59,7 @@ class Options:
       inputs: models, files and what changes the scores, for telling one prediction
         from another.
       about: which models score, and how, in a sentence.
+      fetched: names of those from a hub, with their commits.
       intents: of the images that they were trained on.
       threshold: the one model's, on the scale of these scores; None for none.
       credit: licence and citation of others' models; "" for none.
@@ -73,6 +74,7 @@ class Options:
     out: Path
     inputs: Mapping[str, Sequence[str]]
     about: str
+    fetched: Sequence[str]
     intents: Sequence[str | None]
     threshold: float | None
     credit: str
@@ -85,7 +87,13 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """Returns what marks the directory; a digest, since paths may name patients."""
         digest = hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()
-        return {"made_by": MADE_BY, "inputs": digest, "credit": self.credit}
+        fetched = {"models": [*self.fetched]} if self.fetched else {}
+        return {
+            "made_by": MADE_BY,
+            "inputs": digest,
+            "credit": self.credit,
+            **fetched,
+        }
 
 
 def prepare_output(options: Options) -> None:

@@ -18,6 +18,7 @@ from mammo_jax.evaluation.predictions import Predictions, write_predictions
 from mammo_jax.training import scoring
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.step import make_eval_step
+from mammo_jax.weights.hub import find_directory
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 _log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ _log = logging.getLogger(__name__)
 ENSEMBLE_DIR = "ensemble"
 
 
-def members(config: ConfigDict | Mapping[str, Any]) -> list[Path]:
+def members(config: ConfigDict | Mapping[str, Any]) -> list[str]:
     """Returns the runs that `config.ensemble` names."""
     named = config.get("ensemble", "").split(",")
-    return [Path(part.strip()).expanduser() for part in named if part.strip()]
+    return [part.strip() for part in named if part.strip()]
 
 
 def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
@@ -40,19 +41,20 @@ def check_members(config: ConfigDict, dataset: Dataset, workdir: Path) -> None:
         twice, is damaged, or its model is for other classes, images or data.
     """
     seen = {workdir.resolve()}
-    for directory in members(config):
-        if directory.resolve() in seen:
-            raise UserError(
-                f"config.ensemble: {directory} is there twice; the run's own model is "
-                "part of its ensemble"
-            )
-        seen.add(directory.resolve())
+    for name in members(config):
         with of_field("config.ensemble"):
-            refuse(_misfits(directory, load_model(directory), config, dataset))
+            directory = find_directory(name)
+            if directory.resolve() in seen:
+                raise UserError(
+                    f"{name} is there twice; the run's own model is part of its "
+                    "ensemble"
+                )
+            seen.add(directory.resolve())
+            refuse(_misfits(name, load_model(directory), config, dataset))
 
 
 def _misfits(
-    directory: Path, model: LoadedModel, config: ConfigDict, dataset: Dataset
+    name: str, model: LoadedModel, config: ConfigDict, dataset: Dataset
 ) -> dict[str, bool]:
     """Lists what could forbid averaging a model with the run's, and what does."""
     said, split = model.description, model.config.data.train_split
@@ -82,7 +84,7 @@ def _misfits(
             other_build
         ),
     }
-    return {f"{directory} {reason}": holds for reason, holds in reasons.items()}
+    return {f"{name} {reason}": holds for reason, holds in reasons.items()}
 
 
 def _size(height: int, width: int, stretch: bool) -> str:
@@ -107,12 +109,11 @@ def evaluate_ensemble(
     """
     found: dict[str, list[Predictions]] = {role: [own[role]] for role in own}
     figures: dict[str, Any] = {"members": {}}
-    for directory in members(experiment.config):
-        _log.info("scoring with %s", directory)
-        scored = _score(experiment, load_model(directory), list(own), stop)
-        figures["members"][str(directory)] = {
-            role: scoring.summary(scored[role]) for role in own
-        }
+    for name in members(experiment.config):
+        _log.info("scoring with %s", name)
+        model = load_model(find_directory(name))
+        scored = _score(experiment, model, list(own), stop)
+        figures["members"][name] = {role: scoring.summary(scored[role]) for role in own}
         for role in own:
             found[role].append(scored[role])
     for role, predictions in found.items():

@@ -37,6 +37,7 @@ from mammo_jax.training import scoring
 from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.settings import Settings, check_grid, read_settings
+from mammo_jax.weights.hub import find_directory
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 with epy.lazy_imports():  # A second, which other runs need not wait for.
@@ -314,8 +315,8 @@ def fit_forest(
 
 
 def _patch_classifier(init_from: str, trunk: str) -> LoadedModel:
-    directory = Path(init_from).expanduser()
     with of_field("config.init_from"):
+        directory = find_directory(init_from)
         model = load_model(directory)
         task, own = model.description.task, model.model_config.trunk
         refuse(

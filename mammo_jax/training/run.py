@@ -1,6 +1,7 @@
 """A whole run: patch classifier, conversion, whole-image training, test."""
 
 import contextlib
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from mammo_jax.training.state import Leaves, TrainState
 from mammo_jax.training.step import TrainStep
 from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
+from mammo_jax.weights.hub import find_directory, is_on_hub, pin
 from mammo_jax.weights.model_description import (
     DESCRIPTION_FILE,
     Description,
@@ -54,9 +56,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       UserError: anything that the user can mend, before work where possible.
       RunStoppedError: a signal arrived; the state has been saved.
     """
+    config = _pinned(config)
     runner = find_runner(config)
     with StopRequest() as stop:
         return _run(runner, runner.read(config, workdir), workdir, stop)
+
+
+def _pinned(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration with the commits of the models on a hub."""
+    config = copy.deepcopy(config)
+    for field in ("init_from", "ensemble"):
+        with of_field(f"config.{field}"):
+            names = config.get(field, "").split(",")
+            if any(map(is_on_hub, names)):
+                config[field] = ",".join(pin(name.strip()) for name in names)
+    return config
 
 
 class Runner(NamedTuple):
@@ -146,7 +160,7 @@ def _description(
 
 def _credit(init_from: str, workdir: Path) -> str | None:
     """Returns the credit due to the model that a run starts from, or started from."""
-    starts = [Path(init_from).expanduser()] if init_from else []
+    starts = [find_directory(init_from)] if init_from else []
     for directory in (*starts, workdir):
         if (path := directory / DESCRIPTION_FILE).is_file():
             credit: str | None = run_directory.read_json(path).get("credit")
@@ -270,15 +284,15 @@ def _known_values(experiment: Experiment, init_from: str) -> tuple[Leaves, Leave
         return conversion.put_values(trunk, *experiment.abstract)
     if not init_from:
         return experiment.abstract
-    directory = Path(init_from).expanduser()
     with of_field("config.init_from"):
+        directory = find_directory(init_from)
         grid = load_description(directory).grid
-        check_grid(grid, experiment.dataset, f"the model in {directory}")
+        check_grid(grid, experiment.dataset, f"the model in {init_from}")
         _, params, stats = load_variables(directory)
         params, stats, report = conversion.take_over(
             params, stats, *experiment.abstract
         )
-    _log.info("starting from %s: %s", directory, report)
+    _log.info("starting from %s: %s", init_from, report)
     return params, stats
 
 

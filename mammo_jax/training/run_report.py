@@ -7,6 +7,7 @@ from mammo_jax.common import run_directory
 from mammo_jax.evaluation.evaluation import evaluate_predictions
 from mammo_jax.evaluation.html_writer import REPORT_FILE
 from mammo_jax.training import ensemble
+from mammo_jax.weights.hub import is_on_hub
 
 
 def write_run_report(workdir: Path, subject: str) -> None:
@@ -26,7 +27,9 @@ def write_run_report(workdir: Path, subject: str) -> None:
     if config.get("tta"):
         about.append("Every score is the mean over the four flips of an image.")
     title = f"Test of {workdir.name}"
-    others = [str(path) for path in ensemble.members(config)]
+    if is_on_hub(start := config.get("init_from", "")):
+        about.append(f"It started from the model {start}.")
+    others = ensemble.members(config)
     if not others:
         _write(workdir, title, about)
         return

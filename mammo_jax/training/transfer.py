@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError, of_field
 from mammo_jax.common.run_directory import CONFIG_FILE, as_json, has_begun, read_json
 from mammo_jax.models import default_model_config, read_model_config
+from mammo_jax.weights.hub import find_directory
 from mammo_jax.weights.model_description import read_config
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     if not config.get("init_from"):
         return config
-    directory = Path(config.init_from).expanduser()
     own = read_json(workdir / CONFIG_FILE) if has_begun(workdir) else {}
     if own.get("init_from") == config.init_from:
         there = _over_defaults(own, workdir)
@@ -54,14 +54,15 @@ def take_network(config: ConfigDict, workdir: Path) -> ConfigDict:
         changes = dict(_changes(as_json(config.model), there, None))
     else:
         with of_field("config.init_from"):
+            directory = find_directory(config.init_from)
             there = _over_defaults(read_config(directory), directory)
-        changes = dict(_changes(as_json(config.model), there, directory))
+        changes = dict(_changes(as_json(config.model), there, config.init_from))
     taken = copy.deepcopy(config)
     taken.model.update_from_flattened_dict(changes)
     if changes:
         _log.info(
             "the network is that of %s: %s",
-            directory,
+            config.init_from,
             ", ".join(f"config.model.{key}={value}" for key, value in changes.items()),
         )
     return taken
@@ -79,7 +80,7 @@ def _over_defaults(config: Mapping[str, Any], directory: Path) -> dict[str, Any]
 
 
 def _changes(
-    here: Mapping[str, Any], there: Mapping[str, Any], source: Path | None
+    here: Mapping[str, Any], there: Mapping[str, Any], source: str | None
 ) -> Iterator[tuple[str, Any]]:
     """Finds the fields to take; refuses those that contradict the source, if given."""
     defaults = as_json(default_model_config())

@@ -1,0 +1,180 @@
+"""Models on a hub: `hf://OWNER/NAME[@REVISION]`, kept in huggingface_hub's cache.
+
+A revision is a branch, a tag or a commit; without one it is the main branch. Nothing
+but safetensors, JSON and text is fetched. For a commit that is in the cache no network
+is asked. Without JAX, as `mammo_jax.weights.model_description`.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mammo_jax.common.errors import UserError, first_line
+from mammo_jax.weights.published import verify_checksum
+
+_SCHEME = "hf://"
+_NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
+_COMMIT = re.compile("[0-9a-f]{40}")
+_MIB = 1 << 20
+# Bytes that each file of a model may have.
+MODEL_FILES = {
+    "config.json": _MIB,
+    "model.json": _MIB,
+    "metrics.json": 16 * _MIB,
+    "model.safetensors": 4096 * _MIB,
+}
+_TEXTS = {"README.md": _MIB, "expected_scores.csv": _MIB}
+
+
+def is_on_hub(name: str | Path) -> bool:
+    """Tells whether a model's name is of a hub; else it is a directory's."""
+    return str(name).startswith(_SCHEME)
+
+
+def pin(name: str) -> str:
+    """Returns `hf://OWNER/NAME@COMMIT` of a name on a hub, and other names unchanged.
+
+    Where the hub cannot be reached, the commit is the cache's, and a line says so.
+
+    Raises:
+      UserError: no such name, model or revision, or no network and nothing cached.
+    """
+    if not is_on_hub(name):
+        return name
+    repository, revision = _split(name)
+    with _explained(name) as hub:
+        commit = hub.HfApi().resolve_revision(repository, revision=revision).resolved
+    if not _COMMIT.fullmatch(commit):
+        raise UserError(f"{name}: the hub calls its commit {commit!r:.60}")
+    return f"{_SCHEME}{repository}@{commit}"
+
+
+def find_directory(name: str | Path) -> Path:
+    """Returns the directory of a model; one on a hub is fetched first.
+
+    Raises:
+      UserError: as `pin`; or the hub's is no model of this program's, has a file that
+        is too large, or breaks off. The same call keeps the files that are there.
+    """
+    if not is_on_hub(name):
+        return Path(name).expanduser()
+    return _fetch(str(name), MODEL_FILES, _TEXTS)
+
+
+def fetch_file(name: str, file: str) -> Path:
+    """Returns a weight file of a repository on a hub, of anyone's; raises as above."""
+    return _fetch(name, {file: MODEL_FILES["model.safetensors"]}, {}) / file
+
+
+def _fetch(name: str, needed: Mapping[str, int], welcome: Mapping[str, int]) -> Path:
+    name = pin(name)
+    repository, commit = _split(name)
+    limits = {**needed, **welcome}
+    with _explained(name) as hub:
+        wanted: dict[str, Any] = {
+            "repo_id": repository,
+            "revision": commit,
+            "allow_patterns": [*limits],
+        }
+        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+            found = Path(hub.snapshot_download(**wanted, local_files_only=True))
+            # Another program may have fetched a part of it.
+            if all((found / file).is_file() for file in needed):
+                return found
+        # Before anything is fetched; without a network this one fails at once.
+        info = hub.HfApi().model_info(repository, revision=commit, files_metadata=True)
+        listed = {entry.rfilename: entry for entry in info.siblings or ()}
+        sizes = {file: entry.size or 0 for file, entry in listed.items()}
+        _check(name, sizes, needed, limits)
+        found = Path(hub.snapshot_download(**wanted))
+    for file in limits.keys() & listed.keys():
+        _verify(found / file, listed[file].lfs)
+    return found
+
+
+def _check(
+    name: str,
+    sizes: Mapping[str, int],
+    needed: Mapping[str, int],
+    limits: Mapping[str, int],
+) -> None:
+    if missing := [file for file in needed if file not in sizes]:
+        others = sorted(sizes.keys() - limits.keys())
+        raise UserError(
+            f"{name} holds no model of this program (no {', '.join(missing)}); it has "
+            f"{', '.join(others)[:200] or 'nothing else'}; only safetensors and JSON "
+            "are read"
+        )
+    for file, limit in limits.items():
+        if sizes.get(file, 0) > limit:
+            raise UserError(
+                f"{name}: {file} has {sizes[file]:,} bytes, and no model's has more "
+                f"than {limit:,}; it is not fetched"
+            )
+
+
+def _verify(path: Path, stored: Any) -> None:
+    """Refuses, and removes, a large file whose digest is not the one that is listed."""
+    if stored is None:  # Small files are in git itself.
+        return
+    try:
+        verify_checksum(path, f"sha256:{stored.sha256}")
+    except UserError:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    match = _NAME.fullmatch(name)
+    if not match or ".." in name or "--" in name:
+        raise UserError(
+            f"{name} names no model on a hub; give hf://OWNER/NAME or "
+            "hf://OWNER/NAME@REVISION, with a branch, a tag or a commit"
+        )
+    return match[1], match[2]
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[Any]:
+    """Lends the library, and makes a line of its errors."""
+    # It would tell the hub more than it asks for.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import httpx2
+        import huggingface_hub as hub
+        from huggingface_hub import constants, errors
+    except ImportError as error:
+        raise UserError(
+            f"{name} needs huggingface_hub; install it with: uv pip install "
+            "--constraint requirements.lock --editable '.[hub]'"
+        ) from error
+    place = constants.ENDPOINT
+    # The first that fits.
+    reasons: dict[type[Exception], str] = {
+        errors.GatedRepoError: f"its owner gives access on its page at {place}; "
+        "then log in: hf auth login",
+        errors.RepositoryNotFoundError: f"{place} has no such model, or it is "
+        "private; check the name, or log in: hf auth login",
+        errors.RevisionNotFoundError: "the model has no such revision; give a "
+        "branch, a tag or a commit of it",
+    }
+    try:
+        yield hub
+    except (
+        errors.HFValidationError,
+        errors.RevisionResolutionError,
+        httpx2.HTTPError,
+        OSError,
+    ) as error:
+        why = first_line(error.__cause__ or error)
+        fitting = (text for kind, text in reasons.items() if isinstance(error, kind))
+        unreachable = (
+            f"it could not be fetched from {place} and is not in the cache ({why}); "
+            "give the same command again, or copy the model's directory from another "
+            "machine and name that"
+        )
+        raise UserError(f"{name}: {next(fitting, unreachable)}") from error

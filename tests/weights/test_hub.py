@@ -1,0 +1,228 @@
+import json
+import logging
+import time
+import types
+
+import pytest
+
+pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
+
+import fake_hub
+from huggingface_hub import constants, file_download
+from tiny_runs import write_run
+
+import mammo_jax as mj
+from mammo_jax.common.errors import UserError
+from mammo_jax.weights import hub
+from mammo_jax.weights.model_directory import load_model
+
+COMMIT, NAME = "a" * 40, "hf://clinic/model"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("hub") / "run"
+    write_run(directory)
+    (directory / "pytorch_model.bin").write_bytes(b"code that runs when it is read")
+    return directory
+
+
+@pytest.fixture
+def server(run, monkeypatch, tmp_path):
+    with fake_hub.serve(monkeypatch, tmp_path / "cache") as server:
+        server.add("clinic/model", run)
+        yield server
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Small pieces of files, and no pauses between tries."""
+    instant = types.SimpleNamespace(sleep=lambda _: None, time=time.time)
+    monkeypatch.setattr(file_download, "time", instant)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    return instant
+
+
+def stop(_):
+    raise KeyboardInterrupt
+
+
+def written(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_model_on_a_hub_scores_as_its_directory(server, run):
+    found = mj.load(NAME).models[0]
+    there = load_model(run)
+    assert found.description == there.description
+    assert {*found.params} == {*there.params}
+
+
+def test_a_name_gets_its_commit_and_other_names_stay(server):
+    assert hub.pin(NAME) == f"{NAME}@{COMMIT}"
+    assert hub.pin(f"{NAME}@main") == f"{NAME}@{COMMIT}"
+    assert hub.pin("~/runs/demo") == "~/runs/demo"
+    assert hub.find_directory("runs/demo").name == "demo"
+
+
+def test_nothing_but_safetensors_json_and_text_is_fetched(server):
+    found = {path.name for path in hub.find_directory(NAME).iterdir()}
+    assert found == {*hub.MODEL_FILES}
+    assert not any("pytorch_model" in asked for asked in server.asked)
+
+
+def test_the_hub_is_told_nothing_but_what_is_asked_for(server):
+    hub.find_directory(NAME)
+    paths = {asked.split()[1].partition("?")[0] for asked in server.asked}
+    files = {f"/clinic/model/resolve/{COMMIT}/{file}" for file in hub.MODEL_FILES}
+    api = "/api/models/clinic/model"
+    assert paths == files | {api, f"{api}/revision/{COMMIT}", f"{api}/tree/{COMMIT}"}
+    (agent,) = server.agents
+    assert agent.startswith("unknown/None; hf_hub/")
+    assert "jax" not in agent
+    assert "agent" not in agent
+
+
+def test_a_commit_in_the_cache_asks_no_network(server):
+    first = hub.find_directory(NAME)
+    server.asked.clear()
+    assert hub.find_directory(f"{NAME}@{COMMIT}") == first
+    assert not server.asked
+
+
+def test_without_a_network_a_branch_is_that_of_the_cache_and_is_said(
+    server, monkeypatch, caplog
+):
+    first = hub.find_directory(NAME)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    logging.getLogger("huggingface_hub").addHandler(caplog.handler)
+    assert hub.find_directory(NAME) == first
+    logging.getLogger("huggingface_hub").removeHandler(caplog.handler)
+    assert "Could not reach the Hub" in caplog.text
+    assert "Using cached commit" in caplog.text
+
+
+def test_a_newer_commit_is_another_model(server, run, tmp_path):
+    first = hub.find_directory(NAME)
+    write_run(tmp_path / "newer", seed=1)
+    server.add("clinic/model", tmp_path / "newer", "b" * 40)
+    assert hub.find_directory(NAME) != first
+    assert hub.find_directory(f"{NAME}@{COMMIT}") == first
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_no_network_and_no_cache_is_one_line(server, monkeypatch, offline, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    for name in (NAME, f"{NAME}@{COMMIT}"):
+        with pytest.raises(UserError, match="could not be fetched from http") as error:
+            hub.find_directory(name)
+        assert "\n" not in str(error.value)
+    assert not written(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{NAME}@v9", "has no such revision"),
+        (f"{NAME}@{'c' * 40}", "has no such revision"),
+        ("hf://clinic/other", "has no such model, or it is private"),
+        ("hf://clinic", "names no model on a hub"),
+        ("hf://clinic/..", "names no model on a hub"),
+        ("hf://clinic/a--b", "names no model on a hub"),
+        ("hf://clinic/model/sub", "names no model on a hub"),
+        ("hf://../../etc/passwd", "names no model on a hub"),
+        (f"{NAME}@../x", "names no model on a hub"),
+        (f"{NAME}@", "names no model on a hub"),
+    ],
+)
+def test_what_is_not_there_is_one_line(server, name, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        hub.find_directory(name)
+    assert "\n" not in str(error.value)
+    assert not written(tmp_path / "cache")
+
+
+def test_a_folder_of_pickles_is_refused_and_not_fetched(server, tmp_path):
+    (tmp_path / "pickles").mkdir()
+    (tmp_path / "pickles" / "config.json").write_text("{}")
+    (tmp_path / "pickles" / "pytorch_model.bin").write_bytes(b"code")
+    server.add("clinic/pickles", tmp_path / "pickles")
+    message = r"holds no model .*it has pytorch_model.bin; only safetensors and JSON"
+    with pytest.raises(UserError, match=message):
+        hub.find_directory("hf://clinic/pickles")
+    assert not any("resolve" in asked for asked in server.asked)
+
+
+def test_a_file_that_is_too_large_is_not_fetched(server):
+    server.sizes["config.json"] = 1 << 40
+    with pytest.raises(UserError, match=r"config.json has 1,099,511,627,776 bytes"):
+        hub.find_directory(NAME)
+    assert not any("resolve" in asked for asked in server.asked)
+
+
+def test_weights_of_another_digest_are_refused_and_not_kept(server, tmp_path):
+    server.digest = "0" * 64
+    for _ in range(2):
+        with pytest.raises(UserError, match="is not the file that was published"):
+            hub.find_directory(NAME)
+    assert not [path for path in written(tmp_path) if path.stat().st_size > 100_000]
+
+
+def test_a_fetch_that_breaks_off_goes_on_where_it_was(server, run, pauses):
+    size = (run / "model.safetensors").stat().st_size
+    server.breaks_after = 1000 * (size // 2000)
+    found = hub.find_directory(NAME) / "model.safetensors"
+    assert found.read_bytes() == (run / "model.safetensors").read_bytes()
+    assert server.ranges[0] == f"bytes={server.breaks_after}-"
+
+
+def test_after_a_stop_the_same_call_fetches_what_is_missing(server, run, pauses):
+    pauses.sleep = stop
+    server.breaks_after = 100_000  # only the weights are larger
+    with pytest.raises(KeyboardInterrupt):
+        hub.find_directory(NAME)
+    server.breaks_after = None
+    server.asked.clear()
+    found = hub.find_directory(NAME) / "model.safetensors"
+    assert found.read_bytes() == (run / "model.safetensors").read_bytes()
+    assert not any(
+        "incomplete" in path.name for path in found.resolve().parent.iterdir()
+    )
+
+
+def test_a_server_that_sends_nothing_is_one_line(server, pauses):
+    server.breaks_after = 0
+    with pytest.raises(UserError, match="give the same command again") as error:
+        hub.find_directory(NAME)
+    assert "\n" not in str(error.value)
+
+
+def test_a_commit_that_is_none_is_refused(server, run, tmp_path):
+    server.add("clinic/model", run, "../../../../etc")
+    with pytest.raises(UserError, match="calls its commit"):
+        hub.find_directory(NAME)
+    assert not (tmp_path / "cache" / "models--clinic--model" / "snapshots").exists()
+
+
+def test_another_programs_part_of_a_model_is_completed(server):
+    import huggingface_hub
+
+    huggingface_hub.hf_hub_download("clinic/model", "config.json", revision=COMMIT)
+    assert len(list(hub.find_directory(NAME).iterdir())) == len(hub.MODEL_FILES)
+
+
+def test_a_weight_file_is_found_in_anyones_repository(server, run):
+    found = hub.fetch_file(NAME, "model.safetensors")
+    assert found.read_bytes() == (run / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"no other.safetensors"):
+        hub.fetch_file(NAME, "other.safetensors")
+
+
+def test_broken_json_is_an_error_of_its_file(server, run, tmp_path):
+    write_run(tmp_path / "broken")
+    (tmp_path / "broken" / "model.json").write_text(json.dumps([1]))
+    server.add("clinic/broken", tmp_path / "broken")
+    with pytest.raises(UserError, match=r"model\.json is damaged"):
+        mj.load("hf://clinic/broken")
