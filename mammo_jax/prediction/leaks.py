@@ -1,7 +1,7 @@
 """Search for patients' codes, prediction tables and paths in what is passed on."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,21 @@ from mammo_jax.common.tables import read_cells, spelling
 
 # Columns of prediction tables that name people or their images.
 _NAMING = ("patient id", "image index")
-# Codes of one's own as short as these are words and numbers of any file.
+# Characters of one's own codes; shorter words and numbers are in any file.
 _LEAST_CODE, _LEAST_NUMBER = 3, 6
 _ADDRESS = re.compile(r"\b(https?|hf)://\S*")
-# What must not be in a shared file, whatever the run was trained on.
-_KINDS = {
-    "a patient's code": re.compile(
-        # CBIS-DDSM's, those of `predict`, INbreast's, a DICOM UID.
-        r"(?<![0-9a-zA-Z])(P_\d{5}|case_\d{4,}|[0-9a-f]{16}|\d+(\.\d+){5,})(?![0-9a-zA-Z])"
-    ),
-    "a path of a machine": re.compile(
-        r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\\\\w)"
-    ),
-}
+# A word stands between signs, of which an underscore is one.
+_WORD = r"(?<![^\W_])({})(?![^\W_])"
+# Codes of CBIS-DDSM, of `predict`, of INbreast, and a DICOM UID.
+_CODES = r"P_\d{5}|case_\d{4,}|[0-9a-f]{16}|\d+(?:\.\d+){5,}"
+_CODE = re.compile(_WORD.format(_CODES))
+_PATH = re.compile(r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\\\\w)")
 
 
-def codes_of(directory: Path) -> re.Pattern[str] | None:
-    """Returns what finds the codes of the patients in a run's prediction tables.
+def codes_of(directory: Path) -> set[str]:
+    """Returns the codes of patients and images in a run's prediction tables.
+
+    Those that are as short as words and numbers of any file are left out.
 
     Raises:
       UserError: one of the tables cannot be read.
@@ -37,15 +35,10 @@ def codes_of(directory: Path) -> re.Pattern[str] | None:
         naming = [at for at, name in enumerate(header) if spelling(name) in _NAMING]
         codes |= {row[at].strip() for row in rows for at in naming if at < len(row)}
     least = (_LEAST_CODE, _LEAST_NUMBER)
-    named = sorted(code for code in codes if len(code) >= least[code.isdigit()])
-    if not named:
-        return None
-    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, named))})(?!\w)")
+    return {code for code in codes if len(code) >= least[code.isdigit()]}
 
 
-def refuse_leaks(
-    name: str, content: Any, codes: re.Pattern[str] | None, remedy: str
-) -> None:
+def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -> None:
     """Refuses JSON, or a text, with something in it that must not be passed on.
 
     Args:
@@ -63,13 +56,16 @@ def refuse_leaks(
             raise UserError(f"{name}{place} holds {kind}; {remedy}")
 
 
-def _kind(text: str, codes: re.Pattern[str] | None) -> str:
-    rest = _ADDRESS.sub("", text)
-    if codes and codes.search(text):
+def _kind(text: str, codes: Collection[str]) -> str:
+    # There may be tens of thousands of them, hardly one of which is in any text.
+    own = (code for code in codes if code in text)
+    if _CODE.search(text) or any(
+        re.search(_WORD.format(re.escape(code)), text) for code in own
+    ):
         return "a patient's code"
     if spelling(text) in _NAMING:
         return "rows of a prediction table"
-    return next((kind for kind, mark in _KINDS.items() if mark.search(rest)), "")
+    return "a path of a machine" if _PATH.search(_ADDRESS.sub("", text)) else ""
 
 
 def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -212,6 +212,8 @@ def test_a_licence_that_is_none_is_refused(run, tmp_path, licence):
         ("config.json", ("data", "dataset"), f"of {CODE}", "patient's code"),
         ("config.json", ("data", "dataset"), "of P_00016", "patient's code"),
         ("metrics.json", ("test", "worst"), [f"x_{CODE}"], "patient's code"),
+        ("metrics.json", ("test", "worst"), f"run_{CODE}_2", "patient's code"),
+        ("metrics.json", ("from",), "https://a.org/P_00016.png", "patient's code"),
         ("metrics.json", ("test", CODE), 0.5, "patient's code"),
         ("metrics.json", ("test", "a"), "0123456789abcdef_MG_L", "patient's code"),
         ("metrics.json", ("test", "a"), "1.2.840.10008.1.2.1", "patient's code"),
@@ -248,6 +250,12 @@ def test_metadata_of_the_weights_are_looked_through(run, tmp_path):
         sharing.share_model(run, tmp_path / "out", None)
 
 
+def test_codes_of_a_table_that_cannot_be_read_are_not_guessed(run, tmp_path):
+    (run / "predictions" / "test.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"test\.csv: not a CSV table"):
+        sharing.share_model(run, tmp_path / "out", None)
+
+
 def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="another name"):
         sharing.share_model(run, tmp_path / CODE, None)
@@ -257,11 +265,20 @@ def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
     "text",
     [
         *("512-512-1024x2", "cbis_ddsm/paper_whole", "https://a.org/b/c", "1 / 2"),
-        *("and/or", "hf://who/model@main", "0.5", CITATION, "f" * 64, "2017"),
+        *(
+            "and/or",
+            "and",
+            "anders",
+            "hf://who/model@main",
+            "0.5",
+            CITATION,
+            "f" * 64,
+            "2017",
+        ),
     ],
 )
 def test_ordinary_texts_hold_nothing(text):
-    refuse_leaks("file", {"a": [text]}, None, "remedy")
+    refuse_leaks("file", {"a": [text]}, {"P1", "anderson"}, "remedy")
 
 
 def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
