@@ -5,6 +5,8 @@ Examples:
       --source=resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 \
       --out=resnet50.safetensors
   python scripts/convert_weights.py --download=vgg16 --out=vgg16.safetensors
+  python scripts/convert_weights.py --arch=vgg19 --source=hf://timm/vgg19.tv_in1k \
+      --out=vgg19.safetensors
   python scripts/convert_weights.py --released=ddsm_resnet50.h5 --out=runs/released
 """
 
@@ -25,8 +27,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--source",
-        type=Path,
-        help="weight file: Keras .h5 or .weights.h5, PyTorch .pth, .safetensors",
+        help="weight file: Keras .h5 or .weights.h5, PyTorch .pth, .safetensors; or "
+        "hf://OWNER/NAME[@REVISION], whose model.safetensors is fetched",
     )
     source.add_argument(
         "--download",
@@ -66,6 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def convert(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
     # Late: `--help` and a wrong option answer at once.
+    from mammo_jax.weights.hub import fetch_weights, is_on_hub, pin
     from mammo_jax.weights.pretrained import convert_file
     from mammo_jax.weights.released import convert_released
     from mammo_jax.weights.weight_files import check_format
@@ -82,6 +85,7 @@ def convert(arguments: argparse.Namespace) -> None:
         raise UserError("--trained_on is of --released; leave it out")
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out={arguments.out} must end in .safetensors")
+    published_at = ""
     if arguments.download:
         published = PUBLISHED[arguments.download]
         architecture = published.architecture
@@ -97,10 +101,12 @@ def convert(arguments: argparse.Namespace) -> None:
     elif arguments.arch is None:
         raise UserError(f"--source needs --arch, one of {', '.join(_TRUNKS)}")
     else:
-        architecture, source = arguments.arch, arguments.source
+        architecture, name = arguments.arch, pin(arguments.source)
+        published_at = name * is_on_hub(name)
+        source = fetch_weights(name) if published_at else Path(name)
     if source.resolve() == arguments.out.resolve():
         raise UserError("--out is the source itself; choose another name")
-    metadata = convert_file(architecture, source, arguments.out)
+    metadata = convert_file(architecture, source, arguments.out, published_at)
     _report(arguments.out, metadata)
 
 

@@ -19,12 +19,13 @@ _SCHEME = "hf://"
 _NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _MIB = 1 << 20
+_WEIGHTS = "model.safetensors"
 # Bytes that each file of a model may have.
 MODEL_FILES = {
     "config.json": _MIB,
     "model.json": _MIB,
     "metrics.json": 16 * _MIB,
-    "model.safetensors": 4096 * _MIB,
+    _WEIGHTS: 4096 * _MIB,
 }
 _TEXTS = {"README.md": _MIB, "expected_scores.csv": _MIB}
 
@@ -64,9 +65,9 @@ def find_directory(name: str | Path) -> Path:
     return _fetch(str(name), MODEL_FILES, _TEXTS)
 
 
-def fetch_file(name: str, file: str) -> Path:
-    """Returns a weight file of a repository on a hub, of anyone's; raises as above."""
-    return _fetch(name, {file: MODEL_FILES["model.safetensors"]}, {}) / file
+def fetch_weights(name: str) -> Path:
+    """Returns the weight file of anyone's repository on a hub; raises as above."""
+    return _fetch(name, {_WEIGHTS: MODEL_FILES[_WEIGHTS]}, {}) / _WEIGHTS
 
 
 def _fetch(name: str, needed: Mapping[str, int], welcome: Mapping[str, int]) -> Path:
@@ -104,9 +105,8 @@ def _check(
     if missing := [file for file in needed if file not in sizes]:
         others = sorted(sizes.keys() - limits.keys())
         raise UserError(
-            f"{name} holds no model of this program (no {', '.join(missing)}); it has "
-            f"{', '.join(others)[:200] or 'nothing else'}; only safetensors and JSON "
-            "are read"
+            f"{name} has no {', '.join(missing)}, so nothing that this program reads; "
+            f"it has {', '.join(others)[:200] or 'nothing else'}"
         )
     for file, limit in limits.items():
         if sizes.get(file, 0) > limit:

@@ -117,11 +117,13 @@ def convert(
     return converted, scheme
 
 
-def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
+def convert_file(
+    architecture: str, source: Path, out: Path, published_at: str = ""
+) -> dict[str, str]:
     """Converts a weight file to safetensors, replacing `out`; returns the provenance.
 
     That is also the file's metadata: format, architecture, wiring, input_std, source
-    file, its SHA-256, and the publisher's URL where known.
+    file, its SHA-256, and `published_at` or the publisher's URL where known.
 
     Raises:
       UserError: the file cannot be read, does not fit, or is not what was
@@ -130,7 +132,7 @@ def convert_file(architecture: str, source: Path, out: Path) -> dict[str, str]:
     urls = {p.checksum: p.url for p in PUBLISHED.values() if p.file_name == source.name}
     # Before it is read: half a file is to be downloaded again, whatever its format.
     checked = urls and source.is_file()
-    url = urls[verify_checksum(source, *urls)] if checked else ""
+    url = urls[verify_checksum(source, *urls)] if checked else published_at
     converted, scheme = convert(architecture, read_weights(source))
     metadata = _metadata(
         architecture, scheme.wiring, scheme.library.input_std, source.name

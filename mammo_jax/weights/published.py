@@ -1,9 +1,12 @@
-"""Weight files that Keras and torchvision publish: checksums, and their download.
+"""Weight files that Keras, torchvision and timm publish: checksums, and their download.
 
 Keras states MD5 digests: for the paper's ResNet50 in
 `keras/applications/resnet50.py` of Keras 2.0.8, for the others in
 `keras/src/applications/{resnet,vgg16,vgg19}.py` of Keras 3. torchvision writes the
 first eight digits of the SHA-256 into the file's name, and `torch.hub` checks them.
+timm's copies of torchvision's first weights are on the Hugging Face hub, where a commit
+fixes them; commit and SHA-256 are those that other projects which fetch them state,
+each in two sources that do not know of each other.
 """
 
 import contextlib
@@ -25,8 +28,11 @@ class Published(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """Name that the publisher gave the file."""
-        return self.url.rpartition("/")[2]
+        """Name that the publisher gave the file, or on the hub its repository."""
+        # There every file is called model.safetensors.
+        repository, is_on_hub, _ = self.url.partition("/resolve/")
+        name = f"{repository}.safetensors" if is_on_hub else self.url
+        return name.rpartition("/")[2]
 
 
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -45,6 +51,13 @@ def _torchvision(architecture: str, wiring: str, digits: str) -> Published:
     return Published(architecture, wiring, url, f"sha256:{digits}")
 
 
+def _timm(architecture: str, wiring: str, commit: str, sha256: str) -> Published:
+    url = f"https://huggingface.co/timm/{architecture}.tv_in1k/resolve/{commit}"
+    return Published(
+        architecture, wiring, f"{url}/model.safetensors", f"sha256:{sha256}"
+    )
+
+
 PUBLISHED: dict[str, Published] = {
     # The file that Keras 2.0.8 loaded: the paper's.
     "resnet50": Published(
@@ -57,9 +70,23 @@ PUBLISHED: dict[str, Published] = {
     "resnet50-keras": _keras(
         "resnet50", "keras", "resnet", "4d473c1dd8becc155b73f8504c6f6626"
     ),
+    # Before torchvision's own, which only PyTorch reads. timm made it of the earlier
+    # resnet50-19c8e357.pth.
+    "resnet50-timm": _timm(
+        "resnet50",
+        "torchvision",
+        "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
+        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+    ),
     "resnet50-torchvision": _torchvision("resnet50", "torchvision", "0676ba61"),
     "resnet50-torchvision-v2": _torchvision("resnet50", "torchvision", "11ad3fa6"),
     "vgg16": _keras("vgg16", "", "vgg16", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg16-timm": _timm(
+        "vgg16",
+        "",
+        "b8d8aa2dd860af9233c8c67385a8097fd6c35d3f",
+        "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
+    ),
     "vgg16-torchvision": _torchvision("vgg16", "", "397923af"),
     "vgg19": _keras("vgg19", "", "vgg19", "253f8cb515780f3b799900260a226db6"),
     "vgg19-torchvision": _torchvision("vgg19", "", "dcbb9e9d"),

@@ -79,9 +79,9 @@ def check_format(path: Path) -> None:
     if _READERS[suffix] is _TORCH and importlib.util.find_spec("torch") is None:
         raise UserError(
             f"{path.name}: PyTorch reads such files, and it is not installed; give "
-            "pip install torch, or take model.safetensors of the same weights from "
-            "the Hugging Face hub (timm/resnet50.tv_in1k, timm/resnet50.tv2_in1k, "
-            "timm/vgg16.tv_in1k, timm/vgg19.tv_in1k)"
+            "pip install torch, or take timm's copies in safetensors: "
+            "--download=resnet50-timm or vgg16-timm, or --source=hf://timm/"
+            "resnet50.tv2_in1k or hf://timm/vgg19.tv_in1k"
         )
 
 

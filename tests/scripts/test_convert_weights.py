@@ -169,9 +169,11 @@ def test_command_converts_a_file_and_prints_its_provenance(
 PUBLISHED_SCHEMES = {
     "resnet50": SCHEMES["resnet50"][0],
     "resnet50-keras": SCHEMES["resnet50"][1],
+    "resnet50-timm": SCHEMES["resnet50"][2],
     "resnet50-torchvision": SCHEMES["resnet50"][2],
     "resnet50-torchvision-v2": SCHEMES["resnet50"][2],
     "vgg16": SCHEMES["vgg16"][0],
+    "vgg16-timm": SCHEMES["vgg16"][1],
     "vgg16-torchvision": SCHEMES["vgg16"][1],
     "vgg19": SCHEMES["vgg19"][0],
     "vgg19-torchvision": SCHEMES["vgg19"][1],
@@ -197,6 +199,9 @@ def publish(server, name, monkeypatch, folder):
     if file.suffix == ".pth":
         torch = pytest.importorskip("torch", reason="run by `make test-peers`")
         torch.save({name: torch.tensor(v) for name, v in weights.items()}, file)
+    elif file.suffix == ".safetensors":
+        head = {"head.fc.weight": np.zeros((2, 2), np.float32)}
+        safetensors.numpy.save_file(weights | head, file)
     else:
         write_legacy_keras(weights, file)
     server.content = file.read_bytes()
@@ -220,6 +225,38 @@ def test_command_downloads_and_converts_every_published_file(
     assert f"  architecture: {name.partition('-')[0]}\n" in printed
     assert (f"  wiring: {wiring}\n" in printed) == bool(wiring)
     assert out.exists()
+
+
+def test_a_file_called_as_all_on_the_hub_is_no_published_one():
+    names = [published.file_name for published in PUBLISHED.values()]
+    assert "model.safetensors" not in names
+    assert PUBLISHED["vgg16-timm"].file_name == "vgg16.tv_in1k.safetensors"
+
+
+def test_weights_of_a_repository_on_a_hub_are_converted(
+    narrow, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
+    import fake_hub
+
+    (tmp_path / "repository").mkdir()
+    weights = library_weights("vgg19", SCHEMES["vgg19"][1], width=1 / 16)
+    file = tmp_path / "repository" / "model.safetensors"
+    safetensors.numpy.save_file(weights, file)
+    out = tmp_path / "out.safetensors"
+    with fake_hub.serve(monkeypatch, tmp_path / "cache") as hub:
+        hub.add("timm/vgg19.tv_in1k", file.parent)
+        run("--arch=vgg19", "--source=hf://timm/vgg19.tv_in1k", f"--out={out}")
+    printed = capsys.readouterr().out
+    assert f"published_at: hf://timm/vgg19.tv_in1k@{'a' * 40}\n" in printed
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert f"source_sha256: {digest}\n" in printed
+    (kernel,) = (
+        v
+        for n, v in safetensors.numpy.load_file(out).items()
+        if n == "trunk/block1/conv1/kernel"
+    )
+    assert np.array_equal(kernel, weights["features.0.weight"].transpose(2, 3, 1, 0))
 
 
 def test_files_published_under_one_name_do_not_meet_on_the_disk(

@@ -82,7 +82,7 @@ def test_a_heatmap_top_is_refused_one_image_to_normalise_by(batch_size):
 
 @pytest.mark.parametrize(
     ("wiring", "key"),
-    [("keras2017", "resnet50"), ("torchvision", "resnet50-torchvision")],
+    [("keras2017", "resnet50"), ("torchvision", "resnet50-timm")],
 )
 def test_the_weights_to_get_are_those_of_the_wiring(wiring, key, tmp_path):
     config = patch_config()

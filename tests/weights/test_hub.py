@@ -149,7 +149,7 @@ def test_a_folder_of_pickles_is_refused_and_not_fetched(server, tmp_path):
     (tmp_path / "pickles" / "config.json").write_text("{}")
     (tmp_path / "pickles" / "pytorch_model.bin").write_bytes(b"code")
     server.add("clinic/pickles", tmp_path / "pickles")
-    message = r"holds no model .*it has pytorch_model.bin; only safetensors and JSON"
+    message = r"has no model.json, .*it has pytorch_model.bin$"
     with pytest.raises(UserError, match=message):
         hub.find_directory("hf://clinic/pickles")
     assert not any("resolve" in asked for asked in server.asked)
@@ -214,10 +214,11 @@ def test_another_programs_part_of_a_model_is_completed(server):
 
 
 def test_a_weight_file_is_found_in_anyones_repository(server, run):
-    found = hub.fetch_file(NAME, "model.safetensors")
+    found = hub.fetch_weights(NAME)
     assert found.read_bytes() == (run / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match=r"no other.safetensors"):
-        hub.fetch_file(NAME, "other.safetensors")
+    assert [path.name for path in found.parent.iterdir()] == ["model.safetensors"]
+    # The rest of the model follows where it is asked for.
+    assert len(list(hub.find_directory(NAME).iterdir())) == len(hub.MODEL_FILES)
 
 
 def test_broken_json_is_an_error_of_its_file(server, run, tmp_path):

@@ -101,7 +101,7 @@ def test_pytorch_s_files_are_refused_with_a_way_on_where_it_is_missing(
         pytest.skip("PyTorch is installed")
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"anything")
-    message = rf"model\{suffix}: PyTorch.*pip install torch.*timm/resnet50\.tv_in1k"
+    message = rf"model\{suffix}: PyTorch.*pip install torch.*--download=resnet50-timm"
     with pytest.raises(UserError, match=message):
         read_weights(path)
 
