@@ -117,7 +117,7 @@ def test_it_starts_from_the_whole_classifier(inbreast, trained, tmp_path, caplog
     model = load_model(trained)
     dataset = open_dataset("inbreast/whole_h288", str(inbreast))
     images = np.stack([x["image"] for x in dataset.sources["validation"]])
-    network = variables.merge(model.graphdef, model.params, model.batch_stats)
+    network = variables.merge(model.graphdef, model.params, {})
     logits = network(network_input(images, dataset.pixel_mean), train=False)
     expected = scipy.special.softmax(np.asarray(logits), -1)[:, 1]
     np.testing.assert_allclose(

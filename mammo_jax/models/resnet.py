@@ -218,9 +218,7 @@ class ResNet50(nnx.Module):
             x = getattr(self, name)(x, train)
         return x
 
-    def _stem(
-        self, modules: tuple[nnx.Conv, BatchNorm], x: Array, train: bool
-    ) -> Array:
+    def _stem(self, modules: tuple[nnx.Conv, Any], x: Array, train: bool) -> Array:
         conv, bn = modules
         return self.pool(jax.nn.relu(bn(conv(x), train)))
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import Column, read_table, text_column, write_table
 from mammo_jax.images.grid import Grid, to_grid
-from mammo_jax.models import abstract_model, variables
+from mammo_jax.models import variables
 from mammo_jax.models.compiling import jit_network
 from mammo_jax.phantom.catalogue import make_catalogue
 from mammo_jax.phantom.cbis_layout import draw_view
@@ -111,14 +113,16 @@ def refuse_differences(pairs: Sequence[tuple[Phantom, Phantom]]) -> None:
 def _score(
     model: LoadedModel, plans: Iterable[tuple[int, int, int, int]]
 ) -> Iterator[Phantom]:
-    network = dataclasses.replace(model.model_config, compute_dtype="float32")
-    graphdef, _, _ = variables.split(abstract_model(network))
-    exact = dataclasses.replace(model, graphdef=graphdef)
+    network = variables.merge(model.graphdef, model.params, {})
+    for _, module in nnx.iter_modules(network):
+        if hasattr(module, "dtype"):
+            module.dtype = jnp.dtype(jnp.float32)
+    exact = dataclasses.replace(model, graphdef=variables.split(network)[0])
     step = jit_network(make_step(exact, tta=False, at_once=True))
     for number, generator, seed, height in plans:
         image = _draw(number, seed, height, model.description.grid)
         with jax.default_matmul_precision("highest"):
-            scores = step(model.params, model.batch_stats, image[None]).scores
+            scores = step(model.params, {}, image[None]).scores
         score = float(np.asarray(scores).item())
         if not np.isfinite(score):
             raise UserError(

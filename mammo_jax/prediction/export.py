@@ -41,7 +41,7 @@ def export_models(
 
     def score(images: UInt16[Array, "batch height width"]) -> Float[Array, " batch"]:
         scores = [
-            step(model.params, model.batch_stats, images).scores.mean(0)
+            step(model.params, {}, images).scores.mean(0)
             for model, step in zip(models, steps, strict=True)
         ]
         return jnp.mean(jnp.stack(scores), axis=0)

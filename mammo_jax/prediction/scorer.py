@@ -76,7 +76,7 @@ class Scorer:
         step = make_step(model, tta=self._tta, at_once=at_once)
         shape = (self.batch_size, *model.description.grid[:2])
         images = jax.ShapeDtypeStruct(shape, np.uint16)
-        lowered = jit_network(step).lower(model.params, model.batch_stats, images)
+        lowered = jit_network(step).lower(model.params, {}, images)
         return lowered.compile()
 
     def score(self, images: Sequence[Input]) -> list[Result]:
@@ -86,7 +86,7 @@ class Scorer:
         for model, step in zip(self._models, self._steps, strict=True):
             grid = model.description.grid
             batch = np.stack([image.grids[grid] for image in padded])
-            results.append(step.result()(model.params, model.batch_stats, batch))
+            results.append(step.result()(model.params, {}, batch))
         found = jax.tree.map(np.asarray, results)
         return [
             self._sum_up(jax.tree.map(lambda x, at=at: x[:, at], found), image)

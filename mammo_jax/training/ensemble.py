@@ -149,10 +149,8 @@ def _score(
             deterministic=experiment.config.deterministic,
         ),
     )
-    params, stats = devices.put_replicated(
-        experiment.mesh, (model.params, model.batch_stats)
-    )
-    return {role: scoring.predict(other, params, stats, role, stop) for role in roles}
+    params = devices.put_replicated(experiment.mesh, model.params)
+    return {role: scoring.predict(other, params, {}, role, stop) for role in roles}
 
 
 def average(predictions: Sequence[Predictions]) -> Predictions:

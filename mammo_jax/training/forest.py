@@ -134,13 +134,13 @@ def make_heatmap_step(model: LoadedModel) -> Callable[[np.ndarray], Array]:
     `UserError` for images smaller than a patch.
     """
 
-    def heatmap_step(params: Any, stats: Any, images: Array) -> Array:
-        network: Any = variables.merge(model.graphdef, params, stats)
+    def heatmap_step(params: Any, images: Array) -> Array:
+        network: Any = variables.merge(model.graphdef, params, {})
         inputs = network_input(images, model.description.pixel_mean)
         return jax.nn.softmax(network.class_map(inputs, model.window).at_positions)
 
     step = jit_network(heatmap_step)
-    return functools.partial(step, model.params, model.batch_stats)
+    return functools.partial(step, model.params)
 
 
 def describe_split(

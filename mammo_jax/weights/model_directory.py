@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mammo_jax.common.errors import UserError
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
+from mammo_jax.models.folding import fold
 from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.weights.conversion import compare_shapes, list_problems
 from mammo_jax.weights.model_description import (
@@ -39,9 +40,10 @@ class LoadedModel:
     # Side, in the trunk's positions, of the window that a patch classifier, alone or
     # below a heatmap top, is slid with: a patch. None for other models.
     window: int | None
-    graphdef: Any  # the model without its variables
-    params: variables.Variables  # of the best epoch
-    batch_stats: variables.Variables
+    # Structure and parameters of the best epoch, with normalisation folded in: no
+    # statistics are left.
+    graphdef: Any
+    params: variables.Variables
     description: Description
 
 
@@ -54,22 +56,21 @@ def load_model(directory: Path) -> LoadedModel:
     """
     description = load_description(directory)
     config = ConfigDict(read_config(directory))
-    graphdef, params, batch_stats = load_variables(directory)
+    graphdef, params = fold(*load_variables(directory))
     model_config = read_model_config(config.model)
     window = None
     if model_config.top.kind == "heatmap":
         window = model_config.top.window
     elif description.task == "patch":
         patch = (description.patch_size, description.patch_size)
-        model: Any = variables.merge(graphdef, params, batch_stats)
+        model: Any = variables.merge(graphdef, params, {})
         window, _ = feature_size(model.trunk, patch)
     return LoadedModel(
         config=config,
         model_config=model_config,
         window=window,
         graphdef=graphdef,
-        params=params,
-        batch_stats=batch_stats,
+        params=jax.device_put(params),
         description=description,
     )
 

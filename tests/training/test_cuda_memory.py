@@ -1,5 +1,7 @@
 """Memory of the train step of all layers, compiled for a CUDA card of 8 GB."""
 
+import re
+
 import jax
 import pytest
 
@@ -13,7 +15,15 @@ from benchmarks.model_costs import (
 )
 from mammo_jax.common.errors import UserError
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models import compiling
+from mammo_jax.models import (
+    build_model,
+    class_map,
+    compiling,
+    flips,
+    read_model_config,
+    variables,
+)
+from mammo_jax.models.folding import fold
 
 
 def compiles_for_cuda(test):
@@ -77,3 +87,35 @@ def test_a_gpu_knows_the_options_that_it_is_given(monkeypatch):
     function = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, "SAME").sum()))
     x = jax.ShapeDtypeStruct((2, 64, 64, 8), "float32")
     assert "scatter" not in cuda_target.compile_for_cuda(function, x).as_text()
+
+
+def _scoring_costs(card, *model):
+    """Kernels of the program that scores two images, and its memory in GB."""
+    graphdef, *values = model
+    step = class_map.make_class_map_step(
+        graphdef,
+        window=None,
+        pixel_mean=0.0,
+        malignant_classes=(1,),
+        flips=flips.NO_FLIP,
+        at_once=False,
+    )
+    images = jax.ShapeDtypeStruct((2, 1152, 896), "uint16")
+    compiled = cuda_target.compile_for_cuda(jax.jit(step), *values, images, card=card)
+    kernels = re.findall(r" (?:fusion|custom-call)\(", compiled.as_text())
+    return len(kernels), compiling.peak_bytes(compiled) / 1e9
+
+
+@compiles_for_cuda
+@pytest.mark.parametrize("card", ["CARD", "HOPPER"])
+def test_normalisation_while_scoring_is_part_of_the_convolutions(card):
+    config = read_model_config(model_config("resnet50", HYBRID).model)
+    model = variables.split(build_model(config, 0))
+    costs = [
+        _scoring_costs(getattr(cuda_target, card), *one)
+        for one in (model, (*fold(*model), {}))
+    ]
+    print(f"{card}: kernels and GB before {costs[0]}, folded {costs[1]}")
+    (kernels, memory), (fewer, less) = costs
+    assert fewer < 0.65 * kernels
+    assert less < 0.9 * memory

@@ -48,14 +48,13 @@ def _describe(directory: Path, **changes: object) -> Path:
 
 def test_the_model_that_was_saved_is_loaded(made):
     directory, network = made
-    loaded = load_model(directory)
-    _, params, stats = variables.split(network)
-    assert loaded.params.keys() == params.keys()
-    for name in params:
-        np.testing.assert_array_equal(loaded.params[name], params[name])
-    for name in stats:
-        np.testing.assert_array_equal(loaded.batch_stats[name], stats[name])
-    said = loaded.description
+    _, *found = load_variables(directory)
+    _, *expected = variables.split(network)
+    for values, those in zip(found, expected, strict=True):
+        assert values.keys() == those.keys()
+        for name in those:
+            np.testing.assert_array_equal(values[name], those[name])
+    said = load_model(directory).description
     assert (said.height, said.width, said.pixel_mean) == (HEIGHT, WIDTH, MEAN)
     assert said.malignant_classes == (1,)
     assert said.class_names == ("not_malignant", "malignant")
