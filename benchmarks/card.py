@@ -9,7 +9,7 @@ reads the memory that was planned and the most that the allocator had given out.
 the whole program trains on phantoms under an allocator of 6.44 GB, what JAX takes of a
 card of 8: twice to its end, and once killed and started again, with
 `config.deterministic`, which says whether the three end in the same bits; and once more
-for every number of threads that read, for images a second and the share of time that
+for every number of workers that read, for images a second and the share of time that
 the steps wait. The most telling visits come first; after `--minutes` no other begins.
 
 DIR gets `card.json`, a record for each visit that was made, and `card.md`, the tables.
@@ -58,7 +58,7 @@ _CASES = {
         ("vgg16", "whole", 2, 2, "float32"),
     )
 }
-_THREADS = (1, 4, 16)
+_WORKERS = (0, 2, 4, 8)
 _COLUMNS = {
     "compile_s": "compiling, s",
     "step_ms": "step, waited for, ms",
@@ -169,7 +169,7 @@ def _program(
 
 
 def program_records(out: Path, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Yields what the whole program does: bits of three runs, then speed by threads."""
+    """Yields what the whole program does: bits of three runs, then speed by workers."""
     fields = ("--config.deterministic=True", "--config.checkpoint_every_steps=5")
     bits, seconds = [], 0.0
     for name in ("first", "second", "killed"):
@@ -180,11 +180,11 @@ def program_records(out: Path, environment: dict[str, str]) -> Iterator[dict[str
         bits.append(hashlib.sha256(model).hexdigest())
         same = bits[-1] == bits[0]
         yield {"run": name, "seconds": seconds, "same_bits_as_first": same}
-    for threads in _THREADS:
-        name = f"threads_{threads}"
-        more = (f"--config.data.threads={threads}", f"--config.init_from={out}/first")
+    for workers in _WORKERS:
+        name = f"workers_{workers}"
+        more = (f"--config.data.workers={workers}", f"--config.init_from={out}/first")
         _program(out, name, environment, fields=(*more, "--config.steps_per_epoch=100"))
-        yield {"threads": threads, **_speed(out / name / "whole")}
+        yield {"workers": workers, **_speed(out / name / "whole")}
 
 
 def _speed(events: Path) -> dict[str, float]:

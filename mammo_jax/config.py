@@ -128,7 +128,11 @@ def base_config() -> ConfigDict:
     config.data.test_split = "test"
     # Mean grey level (0..255) to subtract; -1 takes the one in the dataset.
     config.data.pixel_mean = -1.0
-    config.data.threads = 4
+    # Threads that read images; 0: as many as there are cores.
+    config.data.threads = 0
+    # Processes that read training images, which share the threads; 0: this one reads.
+    # Batches do not depend on either.
+    config.data.workers = 0
 
     # Section 2.1.
     config.augment = ConfigDict()
@@ -224,7 +228,7 @@ _SHARED = {
         "debug_nans",
         "profile",
     ),
-    "data": ("data_dir", "threads"),
+    "data": ("data_dir", "threads", "workers"),
     "devices": ("data",),
 }
 # The fields of `config.model` that they need not have in common.

@@ -69,7 +69,7 @@ def parallel_map(
       UserError: a task cannot be run and there is no `on_death`.
       Exception: whatever `function` raises.
     """
-    num_workers = min(num_workers or _cores(), len(tasks))
+    num_workers = min(num_workers or available_cores(), len(tasks))
     if num_workers <= 1 and limits is None:
         keep_freed_blocks()
         yield from map(function, tasks)
@@ -90,7 +90,7 @@ def parallel_map(
                 yield on_death(killer)
 
 
-def _cores() -> int:
+def available_cores() -> int:
     """Returns the number of cores that this process may use; on macOS, of all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -115,7 +115,7 @@ def _run_until_death(
     context: BaseContext = multiprocessing.get_context("spawn")
     if platform.system() != "Darwin":
         context = _start_fork_server(function)
-    pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(num_workers, context, initializer=begin_worker)
     try:
         while todo or waiting:
             while todo and len(waiting) < most:
@@ -151,7 +151,8 @@ def _module_of(function: Callable[..., object]) -> str:
     return function.__module__
 
 
-def _start_worker() -> None:
+def begin_worker() -> None:
+    """Prepares a worker process: Ctrl-C is its parent's, with which it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism

@@ -24,9 +24,9 @@ _BEFORE_WORK = {
     _LOCK_FILE,
     *(f"{name}{end}" for name in (CONFIG_FILE, "model.json") for end in ("", ".part")),
 }
-# Fields that may change when a run goes on: two look into it, and the devices change
-# the roundings alone, not the order of the data.
-_FREE = ("debug_nans", "profile", "devices")
+# Fields that may change when a run goes on: two look into it, the devices change the
+# roundings alone, and readers nothing.
+_FREE = ("debug_nans", "profile", "devices", "threads", "workers")
 # Values of fields that earlier versions did not have; a newer field that is not here
 # was off.
 _EARLIER = {"stride": 32, "test_share": 0.2}

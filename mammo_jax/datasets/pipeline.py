@@ -6,6 +6,7 @@ for batch n.
 """
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,12 @@ import cv2
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import flags
 from etils import epath
 from google.protobuf import json_format, message
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.parallel import begin_worker
 from mammo_jax.datasets import augment
 from mammo_jax.datasets.packaged import Examples
 from mammo_jax.datasets.packaging import describe_age
@@ -38,6 +41,10 @@ _DAMAGES = (
 )
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
+
+# Workers send batches through pipes: containers have little shared memory, and what a
+# killed run leaves in it stays there.
+_BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
 
 Batch = dict[str, np.ndarray]
 
@@ -146,6 +153,7 @@ def training_batches(
     seed: int,
     start: int,
     threads: int,
+    workers: int = 0,
     share: Share = ALL,
 ) -> Iterator[Batch]:
     """Endless shuffled, augmented batches, from batch number `start` on.
@@ -154,22 +162,32 @@ def training_batches(
     `image` (batch, height, width) uint16, `label` (batch,) int32,
     `channel_shift` (batch, 3) float32 on the scale 0..255, and the ids; of whole
     images also `breast_density`, `abnormality_types` and `lesion_size`. Its length
-    is this process's share of `batch_size`.
+    is this process's share of `batch_size`. They are read by `threads` threads, of
+    each of `workers` processes if there are any; the batches are the same.
     """
-
-    def transform(example: Example, rng: np.random.Generator) -> Batch:
-        image, shift = augment.augment_image(example["image"], rng, ranges)
-        return {**example, "image": image, "channel_shift": shift}
-
     dataset = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(transform)[share.process :: share.processes]
+        .random_map(functools.partial(_augmented, ranges))[
+            share.process :: share.processes
+        ]
         .batch(batch_size // share.processes, drop_remainder=True)
     )
-    return iter(dataset[start:].to_iter_dataset(_read_options(threads)))
+    batches = dataset[start:].to_iter_dataset(_read_options(threads))
+    if workers and not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain asks for flags of its own, and no others.
+    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+    ahead = batches.mp_prefetch(options, worker_init_fn=_begin_worker)
+    return iter(grain.experimental.WithOptionsIterDataset(ahead, _BY_PIPE))
+
+
+def _augmented(
+    ranges: augment.Augmentation, example: Example, rng: np.random.Generator
+) -> Batch:
+    image, shift = augment.augment_image(example["image"], rng, ranges)
+    return {**example, "image": image, "channel_shift": shift}
 
 
 def evaluation_batches(
@@ -201,6 +219,10 @@ def evaluation_batches(
 
 def _read_options(threads: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+
+def _begin_worker(number: int, workers: int) -> None:
+    begin_worker()
 
 
 def number_of_batches(source: Any, batch_size: int) -> int:

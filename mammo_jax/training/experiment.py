@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mammo_jax.common import devices
+from mammo_jax.common.parallel import available_cores
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.packaged import Examples
 from mammo_jax.models import abstract_model, variables
@@ -48,13 +49,16 @@ class Experiment:
 
     def training_batches(self, start: int) -> Any:
         """Reads this process's part of the batches from number `start` on."""
+        data = self.config.data
+        threads = data.threads or available_cores()
         return pipeline.training_batches(
             self.source("train"),
             self.config.batch_size,
             self.settings.augmentation,
             seed=self.config.seed,
             start=start,
-            threads=self.config.data.threads,
+            threads=-(-threads // (data.workers or 1)),
+            workers=data.workers,
             share=_share(),
         )
 
@@ -63,7 +67,7 @@ class Experiment:
         return pipeline.evaluation_batches(
             self.source(role),
             self.config.eval_batch_size,
-            threads=self.config.data.threads,
+            threads=self.config.data.threads or available_cores(),
             share=_share(),
         )
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError, of_field, refuse
+from mammo_jax.common.parallel import available_cores
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch, Dataset, evaluation_batches
 from mammo_jax.evaluation.predictions import Predictions
@@ -260,7 +261,7 @@ def run_forest(
             step,
             dataset.sources[config.data[f"{role}_split"]],
             batch_size=config.eval_batch_size,
-            threads=config.data.threads,
+            threads=config.data.threads or available_cores(),
             after_batch=lambda: stop.raise_if_set("the same command starts it anew"),
         )
 

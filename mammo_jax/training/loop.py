@@ -1,5 +1,6 @@
 """The epochs of a run: train, validate, keep the best, stop in time."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -89,7 +90,18 @@ def train(
     Raises:
       RunStoppedError: a signal arrived; the state has been saved.
     """
-    batches = run.experiment.training_batches(position.step)
+    reader = run.experiment.training_batches(position.step)
+    with contextlib.closing(reader):  # It may have processes of its own.
+        return _train(run, state, position, first_step, reader)
+
+
+def _train(
+    run: Run,
+    state: TrainState,
+    position: Position,
+    first_step: Future[TrainStep] | None,
+    batches: Iterator[Batch],
+) -> Position:
     first = next(batches)
     _log_input_images(run, position, first)
     batches = itertools.chain([first], batches)

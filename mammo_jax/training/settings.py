@@ -24,6 +24,7 @@ from mammo_jax.weights.published import download_name
 _LEAST = {
     "seed": 0,
     "data.threads": 0,
+    "data.workers": 0,
     "batch_size": 1,
     "accum_steps": 1,
     "eval_batch_size": 1,

@@ -1,5 +1,12 @@
 """Batches: their order, their content, and where they start."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -21,7 +28,8 @@ def _take(dataset, count: int, **options) -> list[dict]:
     batches = pipeline.training_batches(
         dataset.sources["train"], 4, options.pop("ranges", Augmentation()), **options
     )
-    return [next(batches) for _ in range(count)]
+    with contextlib.closing(batches):
+        return [next(batches) for _ in range(count)]
 
 
 def _as_tfds_reads_it(data_dir, name: str):
@@ -39,6 +47,47 @@ def _same(first: list[dict], second: list[dict]) -> bool:
 
 def test_order_and_augmentation_do_not_depend_on_threads(dataset):
     assert _same(_take(dataset, 5, threads=1), _take(dataset, 5, threads=4))
+
+
+def test_batches_do_not_depend_on_worker_processes(dataset):
+    assert _same(_take(dataset, 9)[5:], _take(dataset, 4, start=5, workers=2))
+
+
+_KILLED = """
+import sys, time
+from mammo_jax.datasets import pipeline
+from mammo_jax.datasets.augment import NO_AUGMENTATION
+if __name__ == "__main__":
+    source = pipeline.open_dataset(*sys.argv[1:]).sources["train"]
+    options = {"seed": 0, "start": 0, "threads": 1, "workers": 2}
+    batches = pipeline.training_batches(source, 2, NO_AUGMENTATION, **options)
+    next(batches)
+    print("reads", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks into Linux's /proc")
+def test_workers_end_with_a_process_that_is_killed(phantom_data, tmp_path):
+    script = tmp_path / "reads.py"
+    script.write_text(_KILLED)
+    command = [sys.executable, script, WHOLE, phantom_data]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"reads\n"
+        children = _children(process.pid)
+        assert len(children) >= 2
+        process.kill()
+    end = time.monotonic() + 20
+    while any(map(Path.exists, children)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert [path for path in children if path.exists()] == []
+
+
+def _children(parent: int) -> list[Path]:
+    threads = Path(f"/proc/{parent}/task").glob("*/children")
+    listed = " ".join(path.read_text() for path in threads).split()
+    return [Path("/proc") / number for number in listed]
 
 
 def test_a_resumed_stream_goes_on_with_the_same_batches(dataset):
