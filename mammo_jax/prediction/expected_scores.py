@@ -75,7 +75,7 @@ def score_again(model: LoadedModel, directory: Path) -> list[tuple[Phantom, Phan
       UserError: the table is missing, damaged or of another version of the drawings.
     """
     path = directory / EXPECTED_FILE
-    rows = _read(path)
+    rows = read_expected(path)
     if others := sorted({row.generator for row in rows} - {VERSION}):
         raise UserError(
             f"{path} is of phantoms of version {others[0]}, and this mammo_jax draws "
@@ -143,7 +143,12 @@ def _draw(
     return to_grid(film.pixels, grid.height, grid.width, stretch=grid.stretch)
 
 
-def _read(path: Path) -> list[Phantom]:
+def read_expected(path: Path) -> list[Phantom]:
+    """Reads the table.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
     remedy = "share-model writes it; copy it again from where the model was made"
     rows = [Phantom(**row) for _, row in read_table(path, _COLUMNS, remedy=remedy)]
     if not 0 < len(rows) <= _CASES:

@@ -62,6 +62,7 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
         "regions": [_regions()],
         "weights": [_keras(folder), safetensors.numpy.save({"a/kernel": film})],
         "description": [_description()],
+        "expected scores": [_expected()],
     }
 
 
@@ -153,6 +154,11 @@ def _keras(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def _expected() -> bytes:
+    rows = [f"{n},1,0,1152,{n:064x},0.{n}25\n" for n in range(1, 5)]
+    return ("phantom,generator,seed,height,pixels,score\n" + "".join(rows)).encode()
+
+
 def _description() -> bytes:
     """Joins the files of a model's directory that say what it is."""
     model = {
@@ -165,6 +171,13 @@ def _description() -> bytes:
         "width": 896,
         "stretch": True,
         "patch_size": 0,
+        "format": 2,
+        "sha256": "0" * 64,
+        "intent": "film",
+        "phantoms": True,
+        "calibration": [1.5, -0.25],
+        "threshold": 0.5,
+        "credit": "CC BY 4.0",
     }
     files = [{"model": {"trunk": "resnet50"}}, model, {}]
     return BETWEEN_FILES.join(json.dumps(file).encode() for file in files)

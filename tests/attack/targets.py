@@ -10,6 +10,7 @@ from mammo_jax.datasets.inbreast import read_rois
 from mammo_jax.datasets.manifest import read_views
 from mammo_jax.evaluation.prediction_table import read_table
 from mammo_jax.images.grid import Grid
+from mammo_jax.prediction.expected_scores import EXPECTED_FILE, read_expected
 from mammo_jax.prediction.reading import Problem, read_or_report
 from mammo_jax.weights.model_description import load_description
 from mammo_jax.weights.weight_files import read_weights
@@ -29,6 +30,10 @@ def _read_description(content: bytes, folder: Path) -> None:
     for name, part in zip(names, content.split(BETWEEN_FILES), strict=False):
         _written(folder / name, part)
     load_description(folder)
+
+
+def _read_expected(content: bytes, folder: Path) -> None:
+    read_expected(_written(folder / EXPECTED_FILE, content))
 
 
 def _read_weights(content: bytes, folder: Path) -> None:
@@ -62,4 +67,5 @@ TARGETS: dict[str, Callable[[bytes, Path], object]] = {
     "regions": lambda content, folder: read_rois(_written(folder / "a.xml", content)),
     "weights": _read_weights,
     "description": _read_description,
+    "expected scores": _read_expected,
 }
