@@ -1,4 +1,4 @@
-"""No text of a header in anything that a build, a training or a scoring leaves."""
+"""No text of a header in anything that building, training, scoring or sharing leave."""
 
 import csv
 import re
@@ -75,6 +75,8 @@ def test_no_text_of_a_header_outlives_a_build_a_training_and_a_scoring(tmp_path)
     )
     predict = [sys.executable, "-m", "mammo_jax.predict", f"--model={made / 'run'}"]
     evaluate = [sys.executable, "-m", "mammo_jax.evaluate"]
+    share = [sys.executable, "scripts/share_model.py"]
+    check = [sys.executable, "scripts/check_model.py"]
     said = []
     for line, code in (
         ([*build, "manifest/whole_h288", *data], 0),
@@ -82,10 +84,14 @@ def test_no_text_of_a_header_outlives_a_build_a_training_and_a_scoring(tmp_path)
         (command(*training), 0),
         ([*predict, "--dicom", f"--out={made / 'scores'}", str(raw)], 3),
         ([*evaluate, f"--predictions={made / 'run'}", f"--out={made / 'report'}"], 0),
+        ([*share, str(made / "run"), f"--out={made / 'shared'}"], 0),
+        ([*check, str(made / "shared")], 0),
     ):
         done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, check=False)
         assert done.returncode == code, done.stderr.decode()[-2000:]
         said += [done.stdout, done.stderr]
+    for path in (made / "shared").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
     files = [path for path in made.rglob("*") if path.is_file()]
     kinds = {"".join(path.suffixes[-1:]) for path in files}
     assert {".csv", ".html", ".json", ".png", ".dcm", ".safetensors"} <= kinds

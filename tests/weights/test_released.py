@@ -20,6 +20,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.common.run_directory import read_json
 from mammo_jax.config import apply_preset, whole_config
 from mammo_jax.models import variables
+from mammo_jax.prediction.sharing import check_model, share_model
 from mammo_jax.training.transfer import take_network
 from mammo_jax.weights.model_directory import load_model, load_variables
 from mammo_jax.weights.released import CITATION, LICENCE, convert_released
@@ -476,6 +477,14 @@ def test_a_directory_that_is_there_stays(file, tmp_path):
 def released(saved):
     convert_released(saved, saved.parent / "released", None)
     return saved.parent / "released"
+
+
+def test_a_released_model_is_passed_on_under_its_own_licence(released, tmp_path):
+    assert share_model(released, tmp_path / "out", None) == "cc-by-nc-sa-4.0"
+    check_model(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert card.startswith("---\nlicense: cc-by-nc-sa-4.0\n")
+    assert CITATION in card
 
 
 def test_licence_and_citation_are_in_every_file(released):
