@@ -10,7 +10,6 @@ than 0.0001.
 """
 
 import argparse
-from pathlib import Path
 
 from mammo_jax.common.errors import run_command
 
@@ -20,7 +19,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("directory", metavar="DIR", help="a folder of share_model.py")
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        help="a folder of share_model.py, or hf://OWNER/NAME[@REVISION]",
+    )
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error happened"
     )
@@ -33,15 +36,16 @@ def main(options: argparse.Namespace) -> None:
     from mammo_jax.common.devices import start_devices
     from mammo_jax.prediction.expected_scores import refuse_differences
     from mammo_jax.prediction.sharing import check_model
+    from mammo_jax.weights.hub import find_directory
 
     start_devices()
-    directory = Path(options.directory).expanduser()
+    directory = find_directory(options.directory)
     pairs = check_model(directory)
     print("phantom  expected  here")
     for there, here in pairs:
         print(f"{there.phantom:>7}  {there.score:.6f}  {here.score:.6f}")
     refuse_differences(pairs)
-    print(f"{directory}: the model scores as it did where it was made")
+    print(f"{options.directory}: the model scores as it did where it was made")
 
 
 if __name__ == "__main__":

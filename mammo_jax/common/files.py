@@ -40,11 +40,14 @@ def replace_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Gives a folder to write into, which becomes `path` when all went well.
 
+    If not, nothing is left of it, nor of the folders that were made above it.
+
     Raises:
       UserError: `path` is there and not an empty folder, or cannot be made.
     """
     path = Path(path).expanduser().absolute()
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path}: not empty; name a new folder")
@@ -57,3 +60,6 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # One that is not empty stays.
+            for folder in made:
+                folder.rmdir()

@@ -52,7 +52,7 @@ def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -
     """
     for where, text in _leaves(content):
         if kind := _kind(text, codes):
-            place = f" ({where})" if where else ""
+            place = f" ({' '.join(where.split())[:100]})" if where else ""
             raise UserError(f"{name}{place} holds {kind}; {remedy}")
 
 

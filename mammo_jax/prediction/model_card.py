@@ -72,18 +72,19 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     }
     if family in _DATA_TERMS and not said.phantoms:
         front["datasets"] = [family]
-    front["metrics"] = ["roc_auc"]
     found = _auc(facts.metrics, "test")
     if found is not None:
         value, interval = found
         name = f"{_line(said.dataset)}{' (phantoms)' * bool(said.phantoms)}"
-        dataset = {"name": name, "type": family or UNKNOWN, "split": "test"}
+        kind = "phantoms" if said.phantoms else family or UNKNOWN
+        dataset = {"name": name, "type": kind, "split": "test"}
         metric = {"type": "roc_auc", "name": f"AUC{interval}", "value": value}
         result = {
             "task": {"type": "image-classification"},
             "dataset": dataset,
             "metrics": [metric],
         }
+        front["metrics"] = ["roc_auc"]
         front["model-index"] = [{"name": _line(facts.name), "results": [result]}]
     return front
 

@@ -1,6 +1,8 @@
 """A model that is passed on: its folder, what is refused, and how it is checked."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +16,8 @@ from script_runs import run_script
 from tiny_runs import HEIGHT, write_run
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.run_directory import read_json, write_json
+from mammo_jax.common.run_directory import as_json, read_json, write_json
+from mammo_jax.config import PRESETS, apply_preset, whole_config
 from mammo_jax.images.grid import to_grid
 from mammo_jax.phantom import write_cbis_ddsm
 from mammo_jax.prediction import expected_scores, sharing
@@ -152,6 +155,12 @@ def test_the_card_of_phantoms_claims_nothing_about_patients(run, tmp_path):
     front = front_matter(tmp_path / "out")
     assert front["license"] == "unknown"
     assert "synthetic" in front["tags"]
+    (index,) = front["model-index"]
+    assert index["results"][0]["dataset"] == {
+        "name": "cbis_ddsm/paper_whole_h576 (phantoms)",
+        "type": "phantoms",
+        "split": "test",
+    }
     assert "datasets" not in front
     text = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "no figure here says anything about patients" in text
@@ -215,6 +224,7 @@ def test_a_licence_that_is_none_is_refused(run, tmp_path, licence):
         ("metrics.json", ("test", "worst"), f"run_{CODE}_2", "patient's code"),
         ("metrics.json", ("from",), "https://a.org/P_00016.png", "patient's code"),
         ("metrics.json", ("test", CODE), 0.5, "patient's code"),
+        ("metrics.json", ("two\nlines",), CODE, "patient's code"),
         ("metrics.json", ("test", "a"), "0123456789abcdef_MG_L", "patient's code"),
         ("metrics.json", ("test", "a"), "1.2.840.10008.1.2.1", "patient's code"),
         ("metrics.json", ("test", "a"), "case_0012", "patient's code"),
@@ -235,6 +245,7 @@ def test_codes_tables_and_paths_are_refused_without_being_quoted(
         sharing.share_model(run, tmp_path / "out", None)
     message = str(caught.value)
     assert message.startswith(f"{file} (")
+    assert len(message.splitlines()) == 1
     assert "share again" in message
     for secret in (CODE, "00016", "0123456789abcdef", "840", "case_", "jane", "server"):
         assert secret not in message.replace(str(tmp_path), "")
@@ -279,6 +290,24 @@ def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
 )
 def test_ordinary_texts_hold_nothing(text):
     refuse_leaks("file", {"a": [text]}, {"P1", "anderson"}, "remedy")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_preset_holds_anything(preset):
+    config = as_json(apply_preset(whole_config(), preset))
+    refuse_leaks("config.json", sharing.without_paths(config), (), "remedy")
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sharing.shutil, "copyfile", fail)
+    done = run_script("share_model.py", run, f"--out={tmp_path / 'new' / 'out'}")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("cannot be written: No space left on device")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
 
 
 def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
