@@ -6,6 +6,7 @@ is asked. Without JAX, as `mammo_jax.weights.model_description`.
 """
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,10 @@ MODEL_FILES = {
     "metrics.json": 16 * _MIB,
     _WEIGHTS: 4096 * _MIB,
 }
+# It would tell the hub more than it asks for, and fetch from a second server, whose
+# connections are not taken up again.
+_SETTINGS = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+_TIMEOUT_SECONDS = 30
 _TEXTS = {"README.md": _MIB, "expected_scores.csv": _MIB}
 
 
@@ -46,8 +51,8 @@ def pin(name: str) -> str:
     if not is_on_hub(name):
         return name
     repository, revision = _split(name)
-    with _explained(name) as hub:
-        commit = hub.HfApi().resolve_revision(repository, revision=revision).resolved
+    with _explained(name) as (_, api):
+        commit = api.resolve_revision(repository, revision=revision).resolved
     if not _COMMIT.fullmatch(commit):
         raise UserError(f"{name}: the hub calls its commit {commit!r:.60}")
     return f"{_SCHEME}{repository}@{commit}"
@@ -74,7 +79,7 @@ def _fetch(name: str, needed: Mapping[str, int], welcome: Mapping[str, int]) -> 
     name = pin(name)
     repository, commit = _split(name)
     limits = {**needed, **welcome}
-    with _explained(name) as hub:
+    with _explained(name) as (hub, api):
         wanted: dict[str, Any] = {
             "repo_id": repository,
             "revision": commit,
@@ -86,7 +91,7 @@ def _fetch(name: str, needed: Mapping[str, int], welcome: Mapping[str, int]) -> 
             if all((found / file).is_file() for file in needed):
                 return found
         # Before anything is fetched; without a network this one fails at once.
-        info = hub.HfApi().model_info(repository, revision=commit, files_metadata=True)
+        info = api.repo_info(repository, revision=commit, files_metadata=True)
         listed = {entry.rfilename: entry for entry in info.siblings or ()}
         sizes = {file: entry.size or 0 for file, entry in listed.items()}
         _check(name, sizes, needed, limits)
@@ -139,12 +144,10 @@ def _split(name: str) -> tuple[str, str | None]:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[Any]:
-    """Lends the library, and makes a line of its errors."""
-    # It would tell the hub more than it asks for.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+def _explained(name: str) -> Iterator[tuple[Any, Any]]:
+    """Lends the library and a way to ask the hub; makes a line of their errors."""
+    os.environ.update({**_SETTINGS, **os.environ})
     try:
-        import httpx2
         import huggingface_hub as hub
         from huggingface_hub import constants, errors
     except ImportError as error:
@@ -152,6 +155,10 @@ def _explained(name: str) -> Iterator[Any]:
             f"{name} needs huggingface_hub; install it with: uv pip install "
             "--constraint requirements.lock --editable '.[hub]'"
         ) from error
+    # Questions, other than downloads, would wait for ever.
+    hub.get_session().timeout = _TIMEOUT_SECONDS
+    api = hub.HfApi()
+    vars(api)["repo_info"] = functools.partial(api.repo_info, timeout=_TIMEOUT_SECONDS)
     place = constants.ENDPOINT
     # The first that fits.
     reasons: dict[type[Exception], str] = {
@@ -163,13 +170,10 @@ def _explained(name: str) -> Iterator[Any]:
         "branch, a tag or a commit of it",
     }
     try:
-        yield hub
-    except (
-        errors.HFValidationError,
-        errors.RevisionResolutionError,
-        httpx2.HTTPError,
-        OSError,
-    ) as error:
+        yield hub, api
+    except UserError:
+        raise
+    except Exception as error:  # A strange answer ends in an error of any kind.
         why = first_line(error.__cause__ or error)
         fitting = (text for kind, text in reasons.items() if isinstance(error, kind))
         unreachable = (

@@ -29,6 +29,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
       ranges: what clients asked for of a file, where that was a part.
       breaks_after: bytes after which every file breaks off; None: never.
       sizes: sizes that are listed in the place of the true ones.
+      answer: what it says to every question, where it is not empty.
       digest: the digest that is listed in the place of the weights' own.
     """
 
@@ -42,7 +43,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.ranges: list[str] = []
         self.breaks_after: int | None = None
         self.sizes: dict[str, int] = {}
-        self.digest = ""
+        self.answer, self.digest = b"", ""
 
     def add(self, repository: str, folder: Path, commit: str = "a" * 40) -> None:
         """Puts a folder's files into a repository, as its newest commit."""
@@ -63,6 +64,7 @@ def serve(monkeypatch, cache: Path) -> Iterator[FakeHub]:
             ),
             "HF_HUB_CACHE": str(cache),
             "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_DISABLE_XET": True,
         }.items():
             monkeypatch.setattr(constants, name, value)
         thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
@@ -86,6 +88,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         hub.agents.add(self.headers.get("User-Agent", ""))
         asked = _ASKED.fullmatch(self.path)
         repository = asked and (asked["of"] or asked["tree"] or asked["repository"])
+        if hub.answer:
+            self._send(200, {"Content-Type": "text/html"}, hub.answer)
+            return
         if repository not in hub.folders:
             self._send(404, {"X-Error-Code": "RepoNotFound"})
             return
@@ -108,7 +113,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path.suffix == ".safetensors":
             digest = self.server.digest or digests["lfs"]
             stored = {"oid": digest, "sha256": digest, "size": size, "pointerSize": 130}
-            entry["lfs"] = stored
+            entry |= {"lfs": stored, "xetHash": "0" * 64}
         return entry
 
     def _send_file(self, path: Path, commit: str) -> None:

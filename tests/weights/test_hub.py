@@ -1,5 +1,6 @@
 import json
 import logging
+import socket
 import time
 import types
 
@@ -142,6 +143,40 @@ def test_what_is_not_there_is_one_line(server, name, message, tmp_path):
         hub.find_directory(name)
     assert "\n" not in str(error.value)
     assert not written(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>Log in to the network</html>", b"[]", b"{}", b'{"id": 1, "sha": 2}', b"0"],
+)
+def test_answers_of_no_hub_are_one_line(server, answer, tmp_path):
+    server.answer = answer
+    for name in (NAME, f"{NAME}@{COMMIT}"):
+        with pytest.raises(
+            UserError, match=r"could not be fetched|has no config"
+        ) as error:
+            hub.find_directory(name)
+        assert "\n" not in str(error.value)
+    assert not any(path.name in hub.MODEL_FILES for path in written(tmp_path))
+
+
+def test_a_hub_that_is_no_address_is_one_line(server, monkeypatch):
+    for address in ("http://[", "clinic", "http://127.0.0.1:99999"):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        with pytest.raises(UserError, match="could not be fetched from"):
+            hub.find_directory(NAME)
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(server, monkeypatch, tmp_path):
+    first = hub.find_directory(NAME)
+    monkeypatch.setattr(hub, "_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        assert hub.find_directory(NAME) == first
+        for name in (f"{NAME}@v2", f"{NAME}@{'c' * 40}"):
+            with pytest.raises(UserError, match=r"could not be fetched .*timed out"):
+                hub.find_directory(name)
 
 
 def test_a_folder_of_pickles_is_refused_and_not_fetched(server, tmp_path):
