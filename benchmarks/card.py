@@ -5,7 +5,9 @@
 Each visit is a process of its own; this project and PyTorch (eager and `torch.compile`,
 channels_last, autocast for bfloat16) take turns. A visit compiles, then times train
 steps that are waited for one by one, train steps as a loop runs them, and scoring, and
-reads the memory that was planned and the most that the allocator had given out. Then
+reads the memory that was planned and the most that the allocator had given out. The
+first case is visited twice more: without autotuning, and without the layout that
+`mammo_jax.models.compiling.BY_CAPABILITY` asks for. Then
 the whole program trains on phantoms under an allocator of 6.44 GB, what JAX takes of a
 card of 8: twice to its end, and once killed and started again, with
 `config.deterministic`, which says whether the three end in the same bits; and once more
@@ -32,13 +34,14 @@ from typing import Any
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from benchmarks.side_by_side import ask_gpu, machine
 from mammo_jax.common.errors import UserError, run_command
-from mammo_jax.models.compiling import peak_bytes
+from mammo_jax.models import compiling
 
 _COMMAND = (sys.executable, "-m", "benchmarks.card")
 # What JAX takes of a card of 8 GB by default, in bytes.
 _ALLOCATOR = 6.44e9
 _OURS, _EAGER, _COMPILED = "mammo_jax", "pytorch", "pytorch, compiled"
 _NOT_TUNED = "mammo_jax, not tuned"
+_ANY_LAYOUT = "mammo_jax, layouts left to XLA"
 _PEERS = (_OURS, _EAGER, _COMPILED)
 # Step, batch and its cuts; the most telling first.
 _CASES = {
@@ -71,7 +74,9 @@ _COLUMNS = {
 
 def visit(peer: str, case: str, steps: int) -> dict[str, float]:
     """Measures one peer on one case, in this process."""
-    module = "mammo_jax_steps" if peer in (_OURS, _NOT_TUNED) else "pytorch_steps"
+    module = "mammo_jax_steps" if peer.startswith(_OURS) else "pytorch_steps"
+    if peer == _ANY_LAYOUT:
+        compiling.BY_CAPABILITY.clear()
     peers: Any = importlib.import_module(f"benchmarks.peers.{module}")
     options = {"compiled": True} if peer == _COMPILED else {}
     if module == "mammo_jax_steps":
@@ -91,7 +96,7 @@ def visit(peer: str, case: str, steps: int) -> dict[str, float]:
     found["score_ms"] = 1000 * statistics.median(_times(prepared.score, steps))
     if step is not None:  # Compiled already, and kept.
         compiled = step.function.lower(step.state, step.batch).compile()
-        found["planned_gb"] = peak_bytes(compiled) / 1e9
+        found["planned_gb"] = compiling.peak_bytes(compiled) / 1e9
     return found
 
 
@@ -237,7 +242,8 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
         (flags.out / "card.md").write_text(tables(records, where))
 
     for number, case in enumerate(flags.cases.split(",")):
-        for peer in flags.peers.split(",") + [_NOT_TUNED] * (number == 0):
+        more = [_NOT_TUNED, _ANY_LAYOUT] if number == 0 else []
+        for peer in flags.peers.split(",") + more:
             left = end - time.monotonic()
             if left <= 0:
                 return records

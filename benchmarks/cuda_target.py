@@ -14,12 +14,13 @@ give them an environment of their own, or a folder:
 """
 
 import importlib.util
+import re
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
-from mammo_jax.models.compiling import ONE_GPU
+from mammo_jax.models.compiling import gpu_options
 
 PLUGIN = "jax_plugins.xla_cuda12"
 # What a card of 8 GB has left beside the CUDA context and cuDNN's scratch space.
@@ -84,7 +85,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 # Triton's products are tuned on the card itself. Without one their tiles are guessed,
 # which fails for some shapes; cuBLAS has no tiles to guess.
-_OPTIONS = {"xla_gpu_enable_triton_gemm": False, **ONE_GPU}
+_OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
 
 
 def is_available() -> bool:
@@ -93,6 +94,11 @@ def is_available() -> bool:
         return importlib.util.find_spec(PLUGIN) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _capability(card: str) -> str:
+    major, minor = (re.search(rf"{name}: (\d+)", card) for name in ("major", "minor"))
+    return f"{major[1] if major else ''}.{minor[1] if minor else 0}"
 
 
 def compile_for_cuda(
@@ -116,6 +122,7 @@ def compile_for_cuda(
     kept = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        return function.lower(*placed).compile(compiler_options=_OPTIONS)
+        options = gpu_options(_capability(card), alone=True) | _OPTIONS
+        return function.lower(*placed).compile(compiler_options=options)
     finally:
         jax.config.update("jax_enable_compilation_cache", kept)

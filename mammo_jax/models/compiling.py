@@ -24,9 +24,11 @@ _CPU = {
 # device there is nothing to hide, and from JAX 0.11 on it doubles the memory of
 # recomputed layers on a card of compute capability 9.0: ResNet50 at 4608x3584 is
 # planned with 11.2 GB, and without it with 5.5 GB.
-ONE_GPU = {"xla_gpu_enable_latency_hiding_scheduler": False}
-
-
+_ONE_GPU = {"xla_gpu_enable_latency_hiding_scheduler": False}
+# By the first number of the compute capability. On 8.x float32's convolutions would be
+# laid out with channels first, and the units for TF32 read channels last. No card has
+# timed it yet: `benchmarks.card` does, with this table and without.
+BY_CAPABILITY: dict[str, dict[str, Any]] = {"8": {"xla_gpu_force_conv_nhwc": True}}
 DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
@@ -36,8 +38,18 @@ def compiler_options(deterministic: bool = False) -> dict[str, Any]:
         return dict(_CPU)
     if jax.default_backend() != "gpu":
         return {}
-    alone = jax.device_count() == 1
-    return (ONE_GPU if alone else {}) | (DETERMINISTIC if deterministic else {})
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    options = gpu_options(capability, alone=jax.device_count() == 1)
+    return options | (DETERMINISTIC if deterministic else {})
+
+
+def gpu_options(capability: str, *, alone: bool) -> dict[str, Any]:
+    """Returns the options for cards of a compute capability, such as "8.6".
+
+    AMD's cards have names there, such as "gfx90a". `alone`: the only device of a run.
+    """
+    own = BY_CAPABILITY.get(capability.partition(".")[0], {})
+    return own | (_ONE_GPU if alone else {})
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.models.compiling import explained_memory, peak_bytes
+from mammo_jax.models.compiling import explained_memory, gpu_options, peak_bytes
 
 # As XLA says it on a GPU, at compiling and at running.
 _MESSAGE = (
@@ -31,3 +31,21 @@ def test_too_little_memory_names_the_plan_and_the_settings_that_help():
 def test_other_errors_of_a_device_are_not_called_memory():
     with pytest.raises(jax.errors.JaxRuntimeError), explained_memory(None):
         raise jax.errors.JaxRuntimeError("INTERNAL: ptxas exited with 1")
+
+
+@pytest.mark.parametrize(
+    ("capability", "alone", "channels_last", "moves"),
+    [
+        ("8.6", True, True, False),
+        ("9.0", True, False, False),
+        ("8.0", False, True, True),
+        ("gfx90a", True, False, False),
+        ("", True, False, False),
+    ],
+)
+def test_a_card_gets_the_options_of_its_capability(
+    capability, alone, channels_last, moves
+):
+    options = gpu_options(capability, alone=alone)
+    assert options.get("xla_gpu_force_conv_nhwc", False) == channels_last
+    assert options.get("xla_gpu_enable_latency_hiding_scheduler", True) == moves

@@ -82,7 +82,7 @@ def test_vgg16_is_recomputed_in_bands_at_full_resolution_only_if_asked_to():
 
 @compiles_for_cuda
 def test_a_gpu_knows_the_options_that_it_is_given(monkeypatch):
-    options = compiling.ONE_GPU | compiling.DETERMINISTIC
+    options = compiling.DETERMINISTIC
     monkeypatch.setattr(cuda_target, "_OPTIONS", cuda_target._OPTIONS | options)
     function = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, "SAME").sum()))
     x = jax.ShapeDtypeStruct((2, 64, 64, 8), "float32")
