@@ -64,11 +64,12 @@ test-core: setup-test  ## Run the tests of models, training and prediction only.
 test-slow: setup-test  ## Run the tests that take long: kills, several processes, memory.
 	$(RUN) -m pytest -n auto --dist load -m slow
 
-test-peers: $(PEERS_VENV)/.installed  ## Run TFDS's own tests, a Beam build, and parity with PyTorch.
+test-peers: $(PEERS_VENV)/.installed  ## Run TFDS's own tests, a Beam build, and parity with PyTorch and ONNX.
 	$(PEERS_VENV)/bin/python -m pytest tests/conformance
 	@# PyTorch crashes in a process that has TensorFlow in it.
 	$(PEERS_VENV)/bin/python -m pytest tests/models/test_torch_parity.py \
 	  tests/weights/test_torch_weights.py tests/scripts/test_convert_weights.py
+	$(PEERS_VENV)/bin/python -m pytest tests/prediction/test_onnx.py
 
 test-cuda: setup-test $(CUDA_TARGET)/.installed  ## Compile for a GPU and check the memory; needs no GPU.
 	JAX_PLATFORMS=cpu PYTHONPATH=$(CUDA_TARGET) $(RUN) -m pytest -n auto tests/training/test_cuda_memory.py
@@ -119,7 +120,7 @@ $(VENV)/.test-installed: pyproject.toml setup.py requirements.lock | $(VENV)/bin
 
 # TensorFlow wants an older protobuf than the rest.
 $(PEERS_VENV)/.installed: pyproject.toml setup.py requirements-peers.lock | $(PEERS_VENV)/bin/uv
-	$(PEERS_VENV)/bin/uv pip install --quiet --python $(PEERS_VENV)/bin/python --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench]'
+	$(PEERS_VENV)/bin/uv pip install --quiet --python $(PEERS_VENV)/bin/python --constraint requirements-peers.lock --editable '.[test,tfds,beam,bench,onnx]'
 	touch $@
 
 # Beside the environment and not in it: JAX would look for a GPU at every start.
@@ -136,8 +137,8 @@ licences: setup-test  ## List the licences of all packages that are installed.
 
 # For every supported Python and platform at once, with hashes.
 lock: $(VENV)/bin/uv  ## Write the locks anew from pyproject.toml.
-	$(LOCK) $(call extras,test dev docs real dicom hub cuda12 cuda13) --output-file requirements.lock
-	$(LOCK) $(call extras,test tfds beam bench) --output-file requirements-peers.lock
+	$(LOCK) $(call extras,test dev docs real dicom hub onnx cuda12 cuda13) --output-file requirements.lock
+	$(LOCK) $(call extras,test tfds beam bench onnx) --output-file requirements-peers.lock
 
 clean:  ## Remove the environment and the caches, not data and runs.
 	rm -rf $(VENV) $(wildcard .venv-3.* .cuda-target-3.*) $(PEERS_VENV) $(CUDA_TARGET) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

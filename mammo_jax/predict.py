@@ -76,8 +76,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--export",
         metavar="FILE",
-        help="write the models as one jax.export file that scores without this "
-        "program; no PATH is needed",
+        help="write the models as one file that scores without this program: ONNX "
+        "where it ends in .onnx, otherwise jax.export; no PATH is needed",
     )
     options = parser.parse_args(arguments)
     if "" in options.paths:
@@ -124,11 +124,19 @@ def main(options: argparse.Namespace) -> int:
     descriptions = [load_description(path) for path in directories]
     grids = [description.grid for description in descriptions]
     no_calibration = any(one.calibration is None for one in descriptions)
-    no_library = importlib.util.find_spec("highdicom") is None
+    is_onnx = (options.export or "").lower().endswith(".onnx")
     refuse(
         {
-            "--dicom needs highdicom; install it with: uv pip install --constraint "
-            "requirements.lock --editable '.[dicom]'": options.dicom and no_library,
+            f"{needs}; install it with: uv pip install --constraint requirements.lock "
+            f"--editable '.[{extra}]'": (
+                asked and importlib.util.find_spec(needs.split()[-1]) is None
+            )
+            for needs, extra, asked in (
+                ("--dicom needs highdicom", "dicom", options.dicom),
+                ("--export=FILE.onnx needs jax2onnx", "onnx", is_onnx),
+            )
+        }
+        | {
             "--calibrated: a model keeps no calibration in its model.json; it was "
             "trained by an earlier version, is of patches, or its validation images "
             "allowed none. Leave the option out": options.calibrated and no_calibration,
@@ -202,7 +210,7 @@ def _score(
         prepare_output(chosen)  # Before the export, which may lie in it.
     if options.export:
         path = Path(options.export).expanduser()
-        height, width = export_models(path, models, tta=options.tta)
+        height, width = export_models(path, models, tta=options.tta, credit=credit)
         print(
             f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)"
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -65,13 +66,9 @@ _max_pool.defvjp(_forward, _backward)
 
 
 def _windowed(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    largest: Array = lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        (1, size, size, 1),
-        (1, stride, stride, 1),
-        ((0, 0), *pads, (0, 0)),
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    largest: Array = nnx.max_pool(  # type: ignore[no-untyped-call]
+        padded, window_shape=(size, size), strides=(stride, stride)
     )
     return largest
 

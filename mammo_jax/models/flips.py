@@ -40,13 +40,11 @@ def on_flips(
     if len(flips) == 1:
         result = function(jnp.flip(images, flips[0]))
         return jax.tree.map(lambda x: x[None], result)
-    flipped = [jnp.flip(images, axes) for axes in flips]
+    flipped = jnp.stack([jnp.flip(images, axes) for axes in flips])
     if at_once:
-        result = function(jnp.concatenate(flipped))
-        return jax.tree.map(
-            lambda x: x.reshape(len(flips), images.shape[0], *x.shape[1:]), result
-        )
-    return jax.lax.map(function, jnp.stack(flipped))
+        result = function(flipped.reshape(-1, *images.shape[1:]))
+        return jax.tree.map(lambda x: x.reshape(len(flips), -1, *x.shape[1:]), result)
+    return jax.lax.map(function, flipped)
 
 
 def average_over_flips(

@@ -133,8 +133,8 @@ def patch_logits(
       head: the patch classifier's dense layer.
       window: side of a patch in the trunk's positions; 7 for 224 pixels.
     """
-    sides = (window, window)
-    pooled = nnx.avg_pool(features.astype(jnp.float32), sides)  # type: ignore[no-untyped-call]
+    exact = features.astype(jnp.float32)
+    pooled = nnx.avg_pool(exact, window_shape=(window, window))  # type: ignore[no-untyped-call]
     return head(pooled)
 
 

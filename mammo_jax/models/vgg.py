@@ -71,7 +71,7 @@ class VGGBlock(nnx.Module):
             return map_bands(self._forward_band, x, bands=bands, halo=self.depth)
         return recompute(VGGBlock._forward, self, x, train, enabled=self.remat)
 
-    def _bands(self, batch: int, height: int, width: int) -> int:
+    def _bands(self, batch: Any, height: int, width: int) -> int:
         """Counts the bands that an activation is recomputed in."""
         # In an exported model the batch has no number yet, and no gradient follows.
         if self.has_norm or not isinstance(batch, int):

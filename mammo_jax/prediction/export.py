@@ -1,7 +1,8 @@
 """Models as one file that scores images without this package.
 
-The file is a serialised `jax.export` artifact with the weights in it, for CPUs and
-NVIDIA GPUs and any number of images; `jax.export.deserialize` reads it.
+The file has the weights in it and takes any number of images. It is ONNX where its name
+ends in .onnx, and otherwise a serialised `jax.export` artifact for CPUs and NVIDIA
+GPUs, which `jax.export.deserialize` reads.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import replace_file
+from mammo_jax.prediction import onnx_export
 from mammo_jax.prediction.scorer import make_step
 from mammo_jax.weights.model_directory import LoadedModel
 
@@ -21,7 +23,7 @@ PLATFORMS = ("cpu", "cuda")
 
 
 def export_models(
-    path: Path, models: Sequence[LoadedModel], *, tta: bool
+    path: Path, models: Sequence[LoadedModel], *, tta: bool, credit: str
 ) -> tuple[int, int]:
     """Writes the mean score of the models as one file, whole or not at all.
 
@@ -29,13 +31,20 @@ def export_models(
       path: the file; its directory is made.
       models: at least one, of one grid.
       tta: average over the four flips of every image.
+      credit: licence and citation; ONNX alone has a place for them.
 
     Returns:
       Height and width of the images that the file scores.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, or ONNX cannot hold a model.
     """
+    is_onnx = path.suffix.lower() == onnx_export.SUFFIX
+    if is_onnx and any(m.model_config.compute_dtype != "float32" for m in models):
+        raise UserError(
+            f"{path}: a model computes in bfloat16, which ONNX's convolutions do not "
+            "take; give the file another ending, for jax.export"
+        )
     height, width, _ = models[0].description.grid
     steps = [make_step(model, tta=tta, at_once=True) for model in models]
 
@@ -46,9 +55,12 @@ def export_models(
         ]
         return jnp.mean(jnp.stack(scores), axis=0)
 
-    (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, height, width), jnp.uint16)
-    content = export.export(jax.jit(score), platforms=PLATFORMS)(images).serialize()
+    if is_onnx:
+        content: bytes | bytearray = onnx_export.convert(score, height, width, credit)
+    else:
+        (batch,) = export.symbolic_shape("batch")
+        images = jax.ShapeDtypeStruct((batch, height, width), jnp.uint16)
+        content = export.export(jax.jit(score), platforms=PLATFORMS)(images).serialize()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as partial:

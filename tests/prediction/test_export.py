@@ -10,7 +10,11 @@ import pytest
 from doc_pages import ROOT, blocks
 from predicting import by_hand, make_breast, read_scores, run_predict
 from raw_files import write_dicom
-from tiny_runs import HEIGHT, WIDTH
+from tiny_runs import HEIGHT, WIDTH, write_run
+
+from mammo_jax.common.errors import UserError
+from mammo_jax.prediction.export import export_models
+from mammo_jax.weights.model_directory import load_model
 
 _SCORE_WITHOUT_US = """
 import json, sys
@@ -65,7 +69,7 @@ def test_an_export_scores_with_jax_alone(model, other, tmp_path):
 
 def _documented_export() -> str:
     """The page's Python that scores with an export."""
-    (block,) = blocks(ROOT / "docs" / "scoring.md", "python")
+    block, _of_onnx = blocks(ROOT / "docs" / "scoring.md", "python")
     return block
 
 
@@ -101,3 +105,23 @@ def test_an_export_may_lie_in_the_output(model, folder, tmp_path):
         assert run_predict(*command, folder) == 0
         assert (out / "model.jax").is_file()
         assert len(read_scores(out / "predictions.csv")) == 4
+
+
+def test_onnx_without_its_library_says_what_to_install(
+    model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    exported = tmp_path / "model.ONNX"
+    assert run_predict(f"--model={model[0]}", f"--export={exported}") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: --export=FILE.onnx needs jax2onnx; install it with:")
+    assert said.endswith("--editable '.[onnx]'\n")
+    assert not exported.exists()
+
+
+def test_onnx_of_a_model_in_bfloat16_is_refused(tmp_path):
+    write_run(tmp_path / "run", compute_dtype="bfloat16")
+    models = [load_model(tmp_path / "run")]
+    with pytest.raises(UserError, match="bfloat16, which ONNX's convolutions do not"):
+        export_models(tmp_path / "model.onnx", models, tta=False, credit="")
+    assert not (tmp_path / "model.onnx").exists()

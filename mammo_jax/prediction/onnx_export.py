@@ -1,0 +1,62 @@
+"""Scoring programs as ONNX files, by jax2onnx."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, UInt16
+
+SUFFIX = ".onnx"
+# ONNX Runtime reads it from version 1.18 on.
+OPSET = 21
+
+
+def convert(
+    score: Callable[[UInt16[Array, "batch height width"]], Float[Array, " batch"]],
+    height: int,
+    width: int,
+    credit: str,
+) -> bytes:
+    """Converts a function from `images` to `scores`, for any number of images.
+
+    Args:
+      score: the function, with its weights in it.
+      height: rows of the images.
+      width: their columns.
+      credit: licence and citation, for the file's metadata; may be empty.
+    """
+    # They tell of every library that could be converted, too, and is not there.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import jax2onnx  # Late: it takes seconds, and only this needs it.
+    import onnx
+
+    images = jax.ShapeDtypeStruct(("batch", height, width), jnp.uint16)
+    with (
+        # ONNX has neither platforms nor functions compiled by themselves.
+        mock.patch.object(lax, "platform_dependent", _by_default),
+        jax.disable_jit(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # It uses older names of JAX's and Flax's.
+        model = jax2onnx.to_onnx(
+            score,
+            [images],
+            model_name="mammo_jax",
+            opset=OPSET,
+            input_names=["images"],
+            output_names=["scores"],
+        )
+    # What it says of the shapes in between is not always true; readers find them.
+    del model.graph.value_info[:]
+    onnx.helper.set_model_props(model, {"credit": credit} if credit else {})
+    return bytes(model.SerializeToString())
+
+
+def _by_default(*arguments: Any, default: Callable[..., Any], **_: object) -> Any:
+    return default(*arguments)
