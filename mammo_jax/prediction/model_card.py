@@ -63,22 +63,22 @@ def write_card(folder: Path, facts: CardFacts) -> None:
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:
     said = facts.description
-    family = _line(said.dataset).partition("/")[0].lower()
+    family = _family(said)
     front: dict[str, Any] = {
         "license": facts.licence,
         "library_name": "mammo_jax",
         "pipeline_tag": "image-classification",
         "tags": _TAGS + ["synthetic"] * bool(said.phantoms),
     }
-    if family in _DATA_TERMS and not said.phantoms:
+    if family in _DATA_TERMS:
         front["datasets"] = [family]
     found = _auc(facts.metrics, "test")
     if found is not None:
         value, interval = found
         name = f"{_line(said.dataset)}{' (phantoms)' * bool(said.phantoms)}"
-        kind = "phantoms" if said.phantoms else family or UNKNOWN
-        dataset = {"name": name, "type": kind, "split": "test"}
-        metric = {"type": "roc_auc", "name": f"AUC{interval}", "value": value}
+        dataset = {"name": name, "type": family or UNKNOWN, "split": "test"}
+        area = f"AUC{' of patches' * (said.task == 'patch')}{interval}"
+        metric = {"type": "roc_auc", "name": area, "value": value}
         result = {
             "task": {"type": "image-classification"},
             "dataset": dataset,
@@ -94,15 +94,13 @@ def _page(facts: CardFacts) -> str:
         f"# {_plain(facts.name)}": _about(facts),
         "## Data": _data(facts),
         "## Figures": _figures(facts),
-        "## Calibration": [_calibration(facts.description)],
+        "## Calibration": _calibration(facts.description),
         "## Licence and credit": _terms(facts),
         "## Intended use": _INTENDED,
         "## Use": _USE,
     }
-    return (
-        "\n\n".join(part for title in sections for part in (title, *sections[title]))
-        + "\n"
-    )
+    parts = (part for title in sections for part in (title, *sections[title]))
+    return "\n\n".join(parts) + "\n"
 
 
 def _about(facts: CardFacts) -> Iterator[str]:
@@ -146,7 +144,11 @@ def _figures(facts: CardFacts) -> Iterator[str]:
     if not splits:
         yield "There are no figures: the model was not tested by the run it is from."
         return
-    lines = ["| split | images | patients | malignant | AUC |", "|---|---|---|---|---|"]
+    unit = {"whole": "images", "patch": "patches"}[facts.description.task]
+    lines = [
+        f"| split | {unit} | patients | malignant | AUC |",
+        "|---|---|---|---|---|",
+    ]
     for name, figures in splits:
         counts = [
             _plain(figures.get(key)) for key in ("images", "patients", "malignant")
@@ -180,21 +182,22 @@ def _auc(metrics: Mapping[str, Any], split: str) -> tuple[float, str] | None:
     return float(area), interval
 
 
-def _calibration(said: Description) -> str:
-    if said.calibration is None:
-        return "None was fitted: a score orders images and is no probability."
-    slope, intercept = said.calibration
-    threshold = (
-        ""
-        if said.threshold is None
-        else f" From the score {said.threshold:.4g} on, sensitivity + specificity were "
-        "largest there."
-    )
-    return (
-        "A score orders images and is no probability. On the validation images its "
-        f"log-odds times {slope:.4g} plus {intercept:.4g} were those of a probability, "
-        "where as many are malignant as there (`predict --calibrated`)." + threshold
-    )
+def _calibration(said: Description) -> Iterator[str]:
+    yield "A score orders images and is no probability."
+    if said.calibration:
+        slope, intercept = said.calibration
+        yield (
+            f"On the validation images its log-odds times {slope:.4g} plus "
+            f"{intercept:.4g} were those of a probability, where as many are malignant "
+            "as there (`predict --calibrated`)."
+        )
+    else:
+        yield "No calibration was fitted."
+    if said.threshold is not None:
+        yield (
+            f"From the score {said.threshold:.4g} on, sensitivity + specificity were "
+            "largest on the validation images."
+        )
 
 
 def _terms(facts: CardFacts) -> Iterator[str]:
@@ -204,14 +207,16 @@ def _terms(facts: CardFacts) -> Iterator[str]:
         yield f"Licence of the weights: {_plain(facts.licence)}."
     if facts.description.credit:
         yield _plain(facts.description.credit)
-    family = facts.description.dataset.partition("/")[0].lower()
-    if family in _DATA_TERMS and not facts.description.phantoms:
-        yield _DATA_TERMS[family]
-    stages = facts.config, _part(facts.config, "patch")
-    if any(stage.get("pretrained") for stage in stages):
+    if terms := _DATA_TERMS.get(_family(facts.description)):
+        yield terms
+    config = facts.config
+    stage = config if "pretrained" in config else _part(config, "patch")
+    if start := config.get("init_from"):
+        yield f"Training went on from the model {_plain(start)}, whose terms hold, too."
+    elif weights := stage.get("pretrained"):
         yield (
-            "Training began with weights of ImageNet, whose own terms are for "
-            "non-commercial research."
+            f"Training began with the weights {_plain(weights)}; ImageNet's own terms "
+            "are for non-commercial research."
         )
 
 
@@ -236,6 +241,13 @@ _USE = (
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = config.get(name)
     return part if isinstance(part, Mapping) else {}
+
+
+def _family(said: Description) -> str:
+    """Returns the data set's name without its configuration."""
+    return (
+        "phantoms" if said.phantoms else _line(said.dataset).partition("/")[0].lower()
+    )
 
 
 def _line(value: object) -> str:

@@ -141,9 +141,9 @@ def test_the_card_says_what_the_model_is_and_is_not(folder):
         "| validation | 20 | 9 | 8 | undefined |",
         "| test | 20 | 9 | 8 | 0.812 (95 %, over patients: 0.700 to 0.950) |",
         "Splits: train for training, validation for validation, test for the test.",
-        "None was fitted",
+        "No calibration was fitted",
         "not a medical device",
-        "weights of ImageNet",
+        "Training went on from the model first, whose terms hold, too.",
     ):
         assert part in text
 
@@ -368,6 +368,18 @@ def test_a_patch_classifier_is_shared_and_checked(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "patches of mammograms" in text
     assert "There are no figures" in text
+
+
+def test_a_patch_classifiers_figures_are_of_patches(tmp_path):
+    write_run(tmp_path / "run", "patch")
+    write_json(tmp_path / "run" / "metrics.json", {"test": TEST})
+    change(tmp_path / "run" / "config.json", "pretrained", value="w/imagenet_v2.h5")
+    sharing.share_model(tmp_path / "run", tmp_path / "out", None)
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "| split | patches |" in text
+    assert r"began with the weights imagenet\_v2.h5; ImageNet's own terms" in text
+    (index,) = front_matter(tmp_path / "out")["model-index"]
+    assert index["results"][0]["metrics"][0]["name"].startswith("AUC of patches (95")
 
 
 def test_the_commands_share_and_check(run):
