@@ -175,7 +175,7 @@ def _program(
 
 def program_records(out: Path, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yields what the whole program does: bits of three runs, then speed by workers."""
-    fields = ("--config.deterministic=True", "--config.checkpoint_every_steps=5")
+    fields = ("--config.deterministic=True", "--config.checkpoint_minutes=0.02")
     bits, seconds = [], 0.0
     for name in ("first", "second", "killed"):
         if name == "killed":  # In the middle of what the others took.

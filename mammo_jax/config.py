@@ -162,8 +162,9 @@ def base_config() -> ConfigDict:
     # Average the scores of the four flips of each image (section 4).
     config.tta = False
     config.log_every_steps = 50
-    # Checkpoints are written after every epoch, and this often within one; 0: never.
-    config.checkpoint_every_steps = 500
+    # Checkpoints are written after every epoch, and within one after a step that ends
+    # this many minutes or more after the last; 0: after every step.
+    config.checkpoint_minutes = 10.0
     # Steps of an epoch; 0 makes it a sweep through the training set.
     config.steps_per_epoch = 0
     return config

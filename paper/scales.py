@@ -75,7 +75,6 @@ _MODEL = {
     "augment.zoom": (1.0, 1.0),
     "data.threads": 2,
     "log_every_steps": 10,
-    "checkpoint_every_steps": 0,
     "early_stopping_patience": 0,
 }
 _WHOLE = _MODEL | {

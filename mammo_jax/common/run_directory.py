@@ -25,8 +25,12 @@ _BEFORE_WORK = {
     *(f"{name}{end}" for name in (CONFIG_FILE, "model.json") for end in ("", ".part")),
 }
 # Fields that may change when a run goes on: two look into it, the devices change the
-# roundings alone, and readers nothing.
-_FREE = ("debug_nans", "profile", "devices", "threads", "workers")
+# roundings alone, readers and the times of checkpoints, in earlier versions counted in
+# steps, nothing.
+_FREE = (
+    *("debug_nans", "profile", "devices", "threads", "workers"),
+    *("checkpoint_minutes", "checkpoint_every_steps"),
+)
 # Values of fields that earlier versions did not have; a newer field that is not here
 # was off.
 _EARLIER = {"stride": 32, "test_share": 0.2}

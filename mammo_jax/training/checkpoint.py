@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,11 @@ def _state(parts: dict[str, Any]) -> TrainState:
 
 
 class Checkpoints:
-    """Checkpoints below one folder."""
+    """Checkpoints below one folder.
+
+    Attributes:
+      saved_at: `time.monotonic()` of the last save, or of the beginning.
+    """
 
     def __init__(self, directory: Path):
         policies = ocp.training.preservation_policies
@@ -89,6 +94,7 @@ class Checkpoints:
             cleanup_tmp_directories=directory.exists(),
         )
         self._pending: Any = None
+        self.saved_at = time.monotonic()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -130,6 +136,7 @@ class Checkpoints:
             metrics=validation and {**validation, "step": position.step},
             custom_metadata=dataclasses.asdict(position),
         )
+        self.saved_at = time.monotonic()
 
     def require_space(self, state: TrainState, count: int = 1) -> None:
         """Makes sure that `count` more checkpoints fit on the disk.

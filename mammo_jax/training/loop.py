@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mammo_jax.common.devices import is_main_process
+from mammo_jax.common.devices import is_main_process, largest_of_processes
 from mammo_jax.common.errors import RunStoppedError, UserError, first_line
 from mammo_jax.common.progress import progress, waiting
 from mammo_jax.common.signals import StopRequest
@@ -201,13 +201,16 @@ def _step(
 def _save_within_epoch(
     run: Run, state: TrainState, position: Position, seen: Seen
 ) -> None:
-    every = run.experiment.config.checkpoint_every_steps
     ends = position.step_in_epoch == run.experiment.steps_per_epoch
     # Several processes ask one another, which waits for the step, so not after each.
-    asks = jax.process_count() == 1 or position.step % _STEPS_TO_A_STOP == 0
+    if jax.process_count() > 1 and position.step % _STEPS_TO_A_STOP:
+        return
     # It is asked once: nothing is saved for a later signal.
-    stopping = asks and bool(run.stop)
-    if stopping or (every and position.step % every == 0 and not ends):
+    stopping = bool(run.stop)
+    minutes = (time.monotonic() - run.checkpoints.saved_at) / 60
+    due = minutes >= run.experiment.config.checkpoint_minutes
+    # Their clocks differ, and they save together.
+    if stopping or (largest_of_processes(due) and not ends):
         _checked(seen)
         if not _all_finite(state.params):
             raise UserError(

@@ -30,7 +30,7 @@ _LEAST = {
     "eval_batch_size": 1,
     "log_every_steps": 1,
     "steps_per_epoch": 0,
-    "checkpoint_every_steps": 0,
+    "checkpoint_minutes": 0,
     "early_stopping_patience": 0,
     "devices.data": 1,
     "devices.spatial": 1,

@@ -89,10 +89,12 @@ def test_the_configuration_of_an_earlier_version_gets_its_newer_fields(tmp_path)
 
 
 def test_looking_into_a_run_does_not_make_it_another(tmp_path):
-    config = ml_collections.ConfigDict({"seed": 0, "debug_nans": False})
-    with run_directory.claim(tmp_path, config):
+    earlier = {"seed": 0, "debug_nans": False, "checkpoint_every_steps": 500}
+    with run_directory.claim(tmp_path, ml_collections.ConfigDict(earlier)):
         (tmp_path / "checkpoint").write_text("")
-    config.debug_nans = True
+    config = ml_collections.ConfigDict(
+        {"seed": 0, "debug_nans": True, "checkpoint_minutes": 10.0}
+    )
     with run_directory.claim(tmp_path, config):
         pass
     config.seed = 1

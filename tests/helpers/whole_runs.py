@@ -30,8 +30,8 @@ _TINY = {
     "patch.stages.stage3.epochs": 0,
     "steps_per_epoch": 6,
     "patch.steps_per_epoch": 4,
-    "checkpoint_every_steps": 2,
-    "patch.checkpoint_every_steps": 2,
+    "checkpoint_minutes": 0.0,
+    "patch.checkpoint_minutes": 0.0,
     "log_every_steps": 1,
 }
 

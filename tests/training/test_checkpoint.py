@@ -5,6 +5,7 @@ import gc
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,14 @@ def _save(directory, scores) -> None:
 def _restore(directory):
     with Checkpoints(directory) as checkpoints:
         return checkpoints.restore_latest(lambda position: _state(0.0))
+
+
+def test_the_time_of_the_last_save_is_known(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        begun = checkpoints.saved_at
+        assert time.monotonic() - 60 < begun <= time.monotonic()
+        checkpoints.save(_state(1.0), Position(step=1))
+        assert begun < checkpoints.saved_at <= time.monotonic()
 
 
 def test_the_latest_comes_back_with_its_progress(tmp_path):
