@@ -8,6 +8,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from mammo_jax.training.scoring import (
     as_predictions,
     balanced_loss,
+    collect,
     cross_entropies,
     told_apart,
 )
@@ -37,3 +38,25 @@ def test_the_balanced_loss_is_that_of_sample_weights_over_the_split():
 def test_a_probability_of_zero_has_a_finite_loss():
     losses = cross_entropies(np.array([[1.0, 0.0]]), np.array([1]))
     assert np.isfinite(losses).all()
+
+
+def test_a_batch_is_waited_for_only_when_the_next_is_begun():
+    begun = []
+
+    def begin(batch):
+        begun.append(batch["label"][0])
+        return {"score": batch["label"]}
+
+    def fetch(values):
+        waited.append((values[0], len(begun)))
+        return values
+
+    waited = []
+    batches = [
+        {"label": np.full(2, n), "weight": np.array([1, n < 3])} for n in (1, 2, 3)
+    ]
+    table = collect(
+        batches, begin, description="", total=5, after_batch=lambda: None, fetch=fetch
+    )
+    assert table["score"].tolist() == [1, 1, 2, 2, 3]
+    assert waited == [(1, 2), (2, 3), (3, 3)]
