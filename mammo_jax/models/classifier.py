@@ -13,6 +13,7 @@ from mammo_jax.models import variables
 from mammo_jax.models.initial_values import draw_values
 from mammo_jax.models.layers import Window, global_average, make_dense
 from mammo_jax.models.model_config import BATCH_NORM, ModelConfig
+from mammo_jax.models.normalization import BatchNorm
 from mammo_jax.models.resnet import ResNet50
 from mammo_jax.models.tops import (
     BLOCKS,
@@ -72,6 +73,9 @@ class Classifier(nnx.Module):
                 dtype=jnp.dtype(config.compute_dtype),
                 remat=config.remat,
             )
+        for _, layer in nnx.iter_modules(self):
+            if isinstance(layer, BatchNorm):
+                layer.per_device = config.batch_norm_per_device
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool

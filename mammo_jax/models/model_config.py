@@ -63,6 +63,7 @@ def default_model_config() -> ConfigDict:
             "stride": 32,
             "zero_init_residual": False,
             "batch_norm": "batch",
+            "batch_norm_per_device": False,
             "compute_dtype": "float32",
             "remat": False,
             "num_classes": 2,
@@ -120,6 +121,9 @@ class ModelConfig:
       zero_init_residual: True if residual units start as identities: a network of
         random values trains much faster so. The paper's Keras did not do it.
       batch_norm: a key of `BATCH_NORM`.
+      batch_norm_per_device: True if each of the devices that share a microbatch
+        normalises by its own images, which spares them an exchange in every layer;
+        False: by the images of all, so that their number changes roundings alone.
       compute_dtype: "float32" or "bfloat16".
       remat: True if each block is computed again in the backward pass: less memory,
         more time.
@@ -136,6 +140,7 @@ class ModelConfig:
     stride: int
     zero_init_residual: bool
     batch_norm: str
+    batch_norm_per_device: bool
     compute_dtype: str
     remat: bool
     num_classes: int

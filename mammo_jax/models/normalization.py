@@ -20,7 +20,8 @@ class BatchNorm(nnx.Module):
     """Batch normalisation in float32, whatever the dtype around it.
 
     `epsilon` is added to the variance; `momentum` is the share that running statistics
-    keep of themselves at a step.
+    keep of themselves at a step. `per_device` makes each device of a mesh normalise by
+    its own images; running statistics then move to the mean over the devices.
     """
 
     def __init__(self, channels: int, *, epsilon: float, momentum: float):
@@ -30,6 +31,7 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(shape)
         self.var = nnx.BatchStat(shape)
         self.epsilon, self.momentum = epsilon, momentum
+        self.per_device = False
 
     def __call__(
         self, x: Float[Array, "*batch channel"], train: bool
@@ -40,7 +42,9 @@ class BatchNorm(nnx.Module):
             factor = lax.rsqrt(self.var[...] + self.epsilon) * scale
             y = (x.astype(jnp.float32) - self.mean[...]) * factor + bias
             return y.astype(x.dtype)
-        y, mean, var = _normalize(x, scale, bias, self.epsilon)
+        mesh = jax.sharding.get_abstract_mesh()
+        devices = mesh.shape.get("data", 1) if self.per_device else 1
+        y, mean, var = _normalize_apart(x, scale, bias, self.epsilon, devices)
         for running, new in ((self.mean, mean), (self.var, var)):
             kept = self.momentum * running[...]
             # `running[...] =` would ask for a sharding, for milliseconds each time.
@@ -103,3 +107,15 @@ def _backward(
 
 
 _normalize.defvjp(_normalize_and_keep, _backward)
+
+
+def _normalize_apart(
+    x: Array, scale: Array, bias: Array, epsilon: float, parts: int
+) -> tuple[Array, Array, Array]:
+    """Normalises equal parts of the batch each by itself."""
+    if parts == 1:
+        return _normalize(x, scale, bias, epsilon)
+    apart = x.reshape(parts, -1, *x.shape[1:])
+    normalize = jax.vmap(_normalize, in_axes=(0, None, None, None))
+    y, means, variances = normalize(apart, scale, bias, epsilon)
+    return y.reshape(x.shape), means.mean(0), variances.mean(0)

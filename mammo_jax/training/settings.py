@@ -92,6 +92,7 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
     microbatch = config.batch_size // config.accum_steps
     cut = f"a microbatch ({name}.batch_size / {name}.accum_steps)"
     by_batch = model.top.kind == "heatmap" and BATCH_NORM[model.batch_norm].top
+    together = config.devices.data if model.batch_norm_per_device else 1
     uneven = (
         f"images, which is not divisible by {name}.devices.data ({config.devices.data})"
     )
@@ -113,10 +114,10 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
             f"{name}.accum_steps ({config.accum_steps})": (
                 config.batch_size % config.accum_steps
             ),
-            f"{cut} has 1 image, but the fully connected layers of a heatmap top "
-            f"normalise over a microbatch's images and need 2; let {name}.batch_size "
-            f"be twice {name}.accum_steps or more, or set "
-            f"{name}.model.batch_norm=frozen": by_batch and microbatch == 1,
+            f"{cut} has 1 image{' a device' * (together > 1)}, but the fully connected "
+            "layers of a heatmap top normalise over its images and need 2; let "
+            f"{name}.batch_size be twice {name}.accum_steps or more, or set "
+            f"{name}.model.batch_norm=frozen": by_batch and microbatch == together,
             f"{cut} has {microbatch} {uneven}": microbatch % config.devices.data,
             f"{name}.eval_batch_size has {config.eval_batch_size} {uneven}": (
                 config.eval_batch_size % config.devices.data

@@ -135,6 +135,49 @@ def test_rows_that_are_spread_over_devices_stay_there_until_the_network():
     assert result.stdout.split() == ["all-reduce"] * 2
 
 
+STEP = """
+import re, sys
+import jax, jax.numpy as jnp
+from mammo_jax.common import devices
+from mammo_jax.models import build_model, read_model_config
+from mammo_jax.training.stage_step import make_train_step
+
+fields = {"width": 0.0625, "image_size": (128, 96), "top": {"blocks": ("4-4-8x1",)}}
+fields["batch_norm_per_device"] = sys.argv[1] == "True"
+mesh = devices.make_mesh(4, 1)
+network = build_model(read_model_config(fields), 0)
+step, state = make_train_step(network, stages="whole", stage="stage2", mesh=mesh)
+shapes = {"image": (128, 96), "channel_shift": (3,), "label": ()}
+dtypes = (jnp.uint16, jnp.float32, jnp.int32)
+batch = {
+    name: jax.ShapeDtypeStruct((1, 8, *shape), dtype)
+    for (name, shape), dtype in zip(shapes.items(), dtypes)
+}
+batch = devices.abstract_batch(mesh, batch, leading=1)
+program = step.lower(devices.abstract(mesh, state), batch).compile().as_text()
+print(len(re.findall(r" all-reduce(?:-start)?\\(", program)))
+"""
+
+
+@pytest.mark.slow
+def test_normalising_per_device_spares_an_exchange_in_every_layer():
+    of_all, of_each = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", STEP, str(per_device)],
+                env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for per_device in (False, True)
+    )
+    print(f"all-reduces: {of_all}, per device {of_each}")
+    assert of_all > 100
+    assert of_each <= 7
+
+
 START = "from mammo_jax.common.devices import start_devices; start_devices()"
 
 

@@ -90,3 +90,24 @@ def test_batch_norm_of_bfloat16_keeps_float32_statistics():
     np.testing.assert_allclose(norm.var[...], exact.var((0, 1, 2)), rtol=1e-3)
     assert norm.mean[...].dtype == jnp.float32
     assert norm(x, False).dtype == jnp.bfloat16
+
+
+def test_devices_normalise_by_their_own_images_if_asked_to(monkeypatch):
+    x = draw(3, 4, 5, 6, 3, mean=2.0)
+    whole, first, second = ours(3), ours(3), ours(3)
+    whole.per_device = True
+    mesh = jax.sharding.AbstractMesh((2, 1), ("data", "spatial"))
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    found = whole(x, train=True)
+    expected = jnp.concatenate([first(x[:2], train=True), second(x[2:], train=True)])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    for name in ("mean", "var"):
+        moved, *apart = (getattr(n, name)[...] for n in (whole, first, second))
+        np.testing.assert_allclose(moved, sum(apart) / 2, atol=1e-6)
+
+
+def test_per_device_changes_nothing_on_one_device():
+    x = draw(3, 4, 5, 6, 3, mean=2.0)
+    plain, per_device = ours(3), ours(3)
+    per_device.per_device = True
+    np.testing.assert_array_equal(plain(x, train=True), per_device(x, train=True))
