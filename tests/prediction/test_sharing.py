@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pydicom
 import pytest
@@ -24,6 +25,7 @@ from mammo_jax.prediction import expected_scores, sharing
 from mammo_jax.prediction.expected_scores import TOLERANCE, score_again
 from mammo_jax.prediction.leaks import refuse_leaks
 from mammo_jax.prediction.model import Model
+from mammo_jax.prediction.scorer import make_step
 from mammo_jax.weights.model_description import load_description, save_description
 from mammo_jax.weights.model_directory import (
     load_model,
@@ -358,6 +360,30 @@ def test_the_scores_are_in_float32_whatever_the_model_computes_in(shared):
     change(shared / "config.json", "model", "compute_dtype", value="bfloat16")
     for there, here in score_again(load_model(shared), shared):
         assert here.score == pytest.approx(there.score, abs=1e-6)
+
+
+def test_a_card_with_tf32_is_asked_for_all_digits(shared, monkeypatch):
+    precisions = []
+
+    def watched(model, **how):
+        step = make_step(model, **how)
+
+        def note(*arrays):
+            precisions.append(jax.config.jax_default_matmul_precision)
+            return step(*arrays)
+
+        return note
+
+    monkeypatch.setattr(expected_scores, "make_step", watched)
+    score_again(load_model(shared), shared)
+    assert precisions == ["highest"]
+
+
+def test_what_was_passed_on_can_be_passed_on_again(folder, tmp_path):
+    again = tmp_path / folder.name
+    sharing.share_model(folder, again, "cc-by-4.0")
+    for name in sharing.SHARED:
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_a_patch_classifier_is_shared_and_checked(tmp_path):
