@@ -192,9 +192,10 @@ def whole_config() -> ConfigDict:
     config = base_config()
     config.task = "whole"
     config.data.dataset = "cbis_ddsm/paper_whole"
-    # The directory of a finished run to start from. A patch classifier gives its trunk,
-    # a whole-image classifier its whole design; the fields of `config.model` need not
-    # be set and must not contradict it. Empty trains `config.patch` first.
+    # The directory of a finished run, or hf://OWNER/NAME, to start from. A patch
+    # classifier gives its trunk, a whole-image classifier its whole design; the fields
+    # of `config.model` need not be set and must not contradict it. Empty trains
+    # `config.patch` first.
     config.init_from = ""
     # Finished whole-image runs on the same dataset, with commas between: their scores
     # of the validation and test images are averaged with this run's (section 4).

@@ -103,15 +103,8 @@ def main(options: argparse.Namespace) -> int:
     from mammo_jax.prediction import dicom_output, identity
     from mammo_jax.prediction.find_files import find_files, find_planned
     from mammo_jax.prediction.reading import reading
-    from mammo_jax.weights import hub
     from mammo_jax.weights.model_description import load_description
 
-    options.names = [hub.pin(part) for part in options.model.split(",") if part]
-    directories = [hub.find_directory(name) for name in options.names]
-    if not directories:
-        raise UserError("--model names no directory")
-    if len({directory.resolve() for directory in directories}) < len(directories):
-        raise UserError("--model names a directory twice; every model counts once")
     out = Path(options.out or "").expanduser()
     planned: Mapping[Path, View] = {}
     if options.manifest:
@@ -121,6 +114,7 @@ def main(options: argparse.Namespace) -> int:
     if found.left_out:
         kinds = [f"{count} {kind}" for kind, count in found.left_out.most_common()]
         print(f"left out as no images: {', '.join(kinds)}")
+    directories = _find_models(options)  # after the files, as one may be fetched
     descriptions = [load_description(path) for path in directories]
     grids = [description.grid for description in descriptions]
     no_calibration = any(one.calibration is None for one in descriptions)
@@ -159,6 +153,19 @@ def main(options: argparse.Namespace) -> int:
         everything = itertools.chain(found.problems, images)
         count = len(found.files) + len(found.problems)
         return _score(options, directories, everything, count, planned)
+
+
+def _find_models(options: argparse.Namespace) -> list[Path]:
+    """Returns the models' directories; `options.names` are their names with commits."""
+    from mammo_jax.weights import hub
+
+    options.names = [hub.pin(part) for part in options.model.split(",") if part]
+    directories = [hub.find_directory(name) for name in options.names]
+    if not directories:
+        raise UserError("--model names no directory")
+    if len({directory.resolve() for directory in directories}) < len(directories):
+        raise UserError("--model names a directory twice; every model counts once")
+    return directories
 
 
 def _score(

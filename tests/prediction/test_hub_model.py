@@ -72,6 +72,13 @@ def test_a_wrong_revision_leaves_nothing(server, picture, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_nothing_is_fetched_for_files_that_are_not_there(server, tmp_path, capsys):
+    out, missing = tmp_path / "out", tmp_path / "no.dcm"
+    assert run_predict(f"--model={NAME}", f"--out={out}", missing) == 1
+    assert "no such file" in capsys.readouterr().err
+    assert not server.asked
+
+
 @pytest.mark.slow
 def test_a_command_asks_the_hub_of_its_environment(server, model, picture, tmp_path):
     out, home = tmp_path / "out", tmp_path / "home"
