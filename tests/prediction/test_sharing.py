@@ -515,3 +515,9 @@ def test_other_peoples_json_is_escaped_in_tables(run, tmp_path):
     assert r"9 \| \<b\>" in text
     assert r"a \| \`b\`" in text
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
+def test_a_start_on_a_hub_stays_named():
+    kept = {"init_from": "hf://a/b@c", "pretrained": "", "ensemble": "hf://a/b,~/x/y"}
+    expected = {**kept, "ensemble": "hf://a/b,y"}
+    assert sharing.without_paths(kept) == expected
