@@ -1,6 +1,7 @@
 import json
 import logging
 import socket
+import sys
 import time
 import types
 
@@ -177,6 +178,13 @@ def test_a_hub_that_is_silent_is_not_waited_for(server, monkeypatch, tmp_path):
         for name in (f"{NAME}@v2", f"{NAME}@{'c' * 40}"):
             with pytest.raises(UserError, match=r"could not be fetched .*timed out"):
                 hub.find_directory(name)
+
+
+def test_without_the_library_its_installation_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"needs huggingface_hub; .*'\.\[hub\]'"):
+        hub.find_directory(NAME)
+    assert hub.pin("runs/demo") == "runs/demo"
 
 
 def test_a_folder_of_pickles_is_refused_and_not_fetched(server, tmp_path):
