@@ -160,7 +160,11 @@ def test_an_ensemble_averages_the_run_with_those_it_names(
         stages__stage1__epochs=1,
         stages__stage2__epochs=0,
     )
+    description = first / "model.json"
+    before = description.read_text()
+    description.write_text(json.dumps({**json.loads(before), "credit": "Cite them."}))
     train_and_evaluate(config, workdir)
+    description.write_text(before)
     figures = json.loads((workdir / "metrics.json").read_text())["ensemble"]
     for role in ("validation", "test"):
         one, other, mean = (
@@ -180,7 +184,9 @@ def test_an_ensemble_averages_the_run_with_those_it_names(
     page = (workdir / "report.html").read_text(encoding="utf-8")
     assert "Two models" in page
     assert f"the mean of the scores of this run&#x27;s model and {first}" in page
-    assert (workdir / "ensemble" / "report.html").is_file()
+    # It has the other model's scores.
+    assert "Cite them." in page
+    assert "Cite them." in (workdir / "ensemble" / "report.html").read_text()
 
 
 def _scores(table: Path) -> dict[str, float]:

@@ -15,8 +15,8 @@ from mammo_jax.common.errors import UserError
 
 # The files that `mammo_jax.weights` writes into a run's directory.
 _DESCRIPTION_FILE, _WEIGHTS_FILE = "model.json", "model.safetensors"
-# The file that `mammo_jax.prediction` writes beside its tables.
-_SETTINGS = "prediction.json"
+# The file that `predict` and ensembles write beside their tables.
+SETTINGS_FILE = "prediction.json"
 _SIDES = ("height", "width")
 
 # A run's directory and its configuration.
@@ -52,16 +52,19 @@ def are_phantoms(directory: Path, config: Mapping[str, Any]) -> bool:
 def find_credits(tables: Iterable[Path]) -> list[str]:
     """Returns whose models scored: names on a hub, and others' licences and citations.
 
-    A model's `model.json` says so, and the settings that `predict` leaves beside its
-    tables.
+    A model's `model.json` says so, and the settings beside the tables of `predict` and
+    of an ensemble.
     """
     found: dict[str, None] = {}
     for table in tables:
         is_run = table.parent.name == "predictions"
-        run = table.parent.parent / _DESCRIPTION_FILE
+        folder = table.parent.parent if is_run else table.parent
+        path = folder / (_DESCRIPTION_FILE if is_run else SETTINGS_FILE)
         # A table may lie beside other people's files.
         with contextlib.suppress(UserError):
-            said = run_directory.read_json(run if is_run else table.parent / _SETTINGS)
+            said = run_directory.read_json(
+                path if path.exists() else folder / SETTINGS_FILE
+            )
             if names := said.get("models"):
                 found[f"Scored with {', '.join(map(str, names))}."] = None
             if credit := said.get("credit"):

@@ -45,6 +45,8 @@ _ORIENTATION = re.compile(r"[APRLHF]{1,3}")
 _ANY_ORIENTATION = ("A", "F")
 # Attributes of the source that its results need, whoever the patient is.
 KEYWORDS = (*_REFERENCES, *_IMAGE)
+# Characters of a value of representation ST (PS3.5).
+_SHORT_TEXT = 1024
 _SERIES_NUMBERS = {"overlay": 9001, "report": 9002}
 
 
@@ -57,6 +59,7 @@ def write_dicom(
     *,
     calibrated: bool,
     keep_identifiers: bool,
+    credit: str,
 ) -> None:
     """Writes `ID_overlay.dcm` and `ID_report.dcm`, each whole or not at all.
 
@@ -70,14 +73,18 @@ def write_dicom(
       calibrated: the score is a probability of malignancy; if not, the report calls it
         an uncalibrated model score.
       keep_identifiers: copy the source's patient and study attributes.
+      credit: licence and citation of the models of others, which both objects state;
+        "" for none.
 
     Raises:
       UserError: the source lacks valid UIDs to refer to, or has invalid attributes.
     """
     reference = _make_reference(source, identity, keep_identifiers=keep_identifiers)
     makers: dict[str, Callable[[], Dataset]] = {
-        "overlay": lambda: _secondary_capture(reference, overlay),
-        "report": lambda: _structured_report(reference, identity, score, calibrated),
+        "overlay": lambda: _secondary_capture(reference, overlay, credit),
+        "report": lambda: _structured_report(
+            reference, identity, score, calibrated, credit
+        ),
     }
     for name, make in makers.items():
         try:
@@ -129,7 +136,7 @@ def _series(name: str) -> dict[str, Any]:
 
 
 def _secondary_capture(
-    reference: Dataset, overlay: UInt8[np.ndarray, "height width 3"]
+    reference: Dataset, overlay: UInt8[np.ndarray, "height width 3"], credit: str
 ) -> Dataset:
     import highdicom
 
@@ -151,7 +158,8 @@ def _secondary_capture(
     # Text that is burnt into the source is here too.
     if reference.get("BurnedInAnnotation") in ("YES", "NO"):
         image.BurnedInAnnotation = reference.BurnedInAnnotation
-    image.DerivationDescription = f"Class map of malignancy. {_CAVEAT}"
+    said = f"Class map of malignancy. {_CAVEAT}. {credit}".rstrip(" .")
+    image.DerivationDescription = said[:_SHORT_TEXT]
     item = Dataset()
     item.ReferencedSOPClassUID = reference.SOPClassUID
     item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
@@ -169,7 +177,7 @@ def _orientation(reference: Dataset) -> list[str] | str:
 
 
 def _structured_report(
-    reference: Dataset, identity: Identity, score: float, calibrated: bool
+    reference: Dataset, identity: Identity, score: float, calibrated: bool, credit: str
 ) -> Dataset:
     from highdicom import sr
     from pydicom.sr.codedict import codes
@@ -202,7 +210,9 @@ def _structured_report(
             uid=generate_uid(), identifier=identity.image_id
         ),
         algorithm_id=sr.AlgorithmIdentification(
-            name=f"{_MANUFACTURER}. {_CAVEAT}", version=mammo_jax.__version__
+            name=f"{_MANUFACTURER}. {_CAVEAT}",
+            version=mammo_jax.__version__,
+            parameters=[credit] if credit else None,
         ),
         finding_sites=[sr.FindingSite(codes.SCT.Breast, laterality=side)],
         source_images=[

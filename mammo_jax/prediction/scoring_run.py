@@ -367,6 +367,7 @@ class _Run:
                 row.score,
                 calibrated=self._options.calibrated,
                 keep_identifiers=self._options.keep_identifiers,
+                credit=self._options.credit,
             )
         except UserError as error:
             reason = str(error).removeprefix(f"{image.path}: ")

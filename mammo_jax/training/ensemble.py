@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mammo_jax.common import devices
+from mammo_jax.common import devices, run_directory
 from mammo_jax.common.errors import UserError, of_field, refuse
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Dataset
 from mammo_jax.evaluation.predictions import Predictions, write_predictions
+from mammo_jax.evaluation.run_facts import SETTINGS_FILE
 from mammo_jax.training import scoring
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.step import make_eval_step
-from mammo_jax.weights.hub import find_directory
+from mammo_jax.weights.hub import find_directory, is_on_hub
+from mammo_jax.weights.model_description import DESCRIPTION_FILE
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 _log = logging.getLogger(__name__)
@@ -108,10 +110,13 @@ def evaluate_ensemble(
       RunStoppedError: a signal asked the run to stop.
     """
     found: dict[str, list[Predictions]] = {role: [own[role]] for role in own}
+    described = run_directory.read_json(workdir / DESCRIPTION_FILE)
+    credits_due = dict.fromkeys([described.get("credit")])
     figures: dict[str, Any] = {"members": {}}
     for name in members(experiment.config):
         _log.info("scoring with %s", name)
         model = load_model(find_directory(name))
+        credits_due[model.description.credit] = None
         scored = _score(experiment, model, list(own), stop)
         figures["members"][name] = {role: scoring.summary(scored[role]) for role in own}
         for role in own:
@@ -129,6 +134,10 @@ def evaluate_ensemble(
         if devices.is_main_process():
             table = workdir / ENSEMBLE_DIR / "predictions" / f"{role}.csv"
             write_predictions(table, mean)
+    if devices.is_main_process():
+        hubs = [name for name in members(experiment.config) if is_on_hub(name)]
+        said = {"models": hubs, "credit": " ".join(filter(None, credits_due))}
+        run_directory.write_json(workdir / ENSEMBLE_DIR / SETTINGS_FILE, said)
     return figures
 
 

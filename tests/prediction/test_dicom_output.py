@@ -13,6 +13,8 @@ from predicting import make_breast, read_scores, read_table, run_predict
 from pydicom.sr.codedict import codes
 from raw_files import make_dataset, save
 
+from mammo_jax.common.run_directory import read_json, write_json
+
 
 def test_dicom_output_refers_to_its_source(model, folder, tmp_path):
     out = tmp_path / "out"
@@ -48,6 +50,19 @@ def test_dicom_output_refers_to_its_source(model, folder, tmp_path):
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
     (series,) = evidence.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == source.SeriesInstanceUID
+
+
+def test_both_objects_credit_the_makers_of_a_model(model, folder, tmp_path):
+    credited = shutil.copytree(model[0], tmp_path / "credited")
+    credit = "CC BY-NC-SA 4.0, not for commercial use; cite: them"
+    description = read_json(credited / "model.json")
+    write_json(credited / "model.json", description | {"credit": credit})
+    out, path = tmp_path / "out", folder / "deep" / "2.dcm"
+    assert run_predict(f"--model={credited}", "--dicom", f"--out={out}", path) == 0
+    capture = pydicom.dcmread(out / "dicom" / "case_0001_RIGHT_CC_overlay.dcm")
+    assert capture.DerivationDescription.endswith(credit)
+    report = highdicom.sr.srread(out / "dicom" / "case_0001_RIGHT_CC_report.dcm")
+    assert credit in report.to_json()
 
 
 def test_a_calibrated_score_is_a_probability(calibrated, folder, tmp_path):
