@@ -28,6 +28,7 @@ from mammo_jax.common.memory import give_back_large_blocks
 if TYPE_CHECKING:
     from mammo_jax.datasets.views import View
     from mammo_jax.prediction.reading import Input, Problem
+    from mammo_jax.prediction.scoring_run import Options
     from mammo_jax.weights.model_directory import LoadedModel
 
 EXIT_SOME_BAD = 3
@@ -179,8 +180,7 @@ def _score(
     from mammo_jax.prediction.export import export_models
     from mammo_jax.prediction.score_tables import remarks
     from mammo_jax.prediction.scorer import Scorer, batch_size_for
-    from mammo_jax.prediction.scoring_run import Options, predict, prepare_output
-    from mammo_jax.weights.hub import is_on_hub
+    from mammo_jax.prediction.scoring_run import predict, prepare_output
     from mammo_jax.weights.model_directory import load_model
 
     start_devices()
@@ -190,34 +190,14 @@ def _score(
             "--dicom writes calibrated scores of one model alone, with the flips of its"
             " own evaluation; leave out --calibrated, or the other flips and models"
         )
-    named = {"models": options.names, "paths": options.paths}
-    named |= {"manifest": [options.manifest]} if options.manifest else {}
-    changing = {name: [name] for name in _CHANGING if vars(options)[name]}
-    credits_due = dict.fromkeys(model.description.credit for model in models)
-    credit = " ".join(filter(None, credits_due))
-    chosen = Options(
-        out=Path(options.out or "").expanduser(),
-        inputs={
-            kind: [path if is_on_hub(path) else _absolute(path) for path in paths]
-            for kind, paths in named.items()
-        }
-        | changing,
-        about=" ".join(filter(None, (_about(models, options), credit))),
-        fetched=[name for name in options.names if is_on_hub(name)],
-        credit=credit,
-        intents=[model.description.intent for model in models],
-        threshold=_threshold(models, options),
-        planned=planned,
-        calibrated=options.calibrated,
-        dicom=options.dicom,
-        full_size=options.full_size,
-        keep_identifiers=options.keep_identifiers,
-    )
+    chosen = _choose(options, models, planned)
     if options.scores:
         prepare_output(chosen)  # Before the export, which may lie in it.
     if options.export:
         path = Path(options.export).expanduser()
-        height, width = export_models(path, models, tta=options.tta, credit=credit)
+        height, width = export_models(
+            path, models, tta=options.tta, credit=chosen.credit
+        )
         print(
             f"exported to {path}: uint16 (batch, {height}, {width}) to scores (batch,)"
         )
@@ -238,6 +218,39 @@ def _score(
     if problems:
         print(f"{len(problems)} files with problems: see {chosen.out / 'problems.csv'}")
     return EXIT_SOME_BAD if problems else 0
+
+
+def _choose(
+    options: argparse.Namespace,
+    models: "Sequence[LoadedModel]",
+    planned: "Mapping[Path, View]",
+) -> "Options":
+    from mammo_jax.prediction.scoring_run import Options
+    from mammo_jax.weights.hub import is_on_hub
+
+    named = {"models": options.names, "paths": options.paths}
+    named |= {"manifest": [options.manifest]} if options.manifest else {}
+    changing = {name: [name] for name in _CHANGING if vars(options)[name]}
+    credits_due = dict.fromkeys(model.description.credit for model in models)
+    credit = " ".join(filter(None, credits_due))
+    return Options(
+        out=Path(options.out or "").expanduser(),
+        inputs={
+            kind: [path if is_on_hub(path) else _absolute(path) for path in paths]
+            for kind, paths in named.items()
+        }
+        | changing,
+        about=" ".join(filter(None, (_about(models, options), credit))),
+        fetched=[name for name in options.names if is_on_hub(name)],
+        credit=credit,
+        intents=[model.description.intent for model in models],
+        threshold=_threshold(models, options),
+        planned=planned,
+        calibrated=options.calibrated,
+        dicom=options.dicom,
+        full_size=options.full_size,
+        keep_identifiers=options.keep_identifiers,
+    )
 
 
 def _absolute(path: str) -> str:

@@ -84,23 +84,25 @@ def write_page(
         Section("Images by score", pictures=pictures),
     ]
     if problems:
-        # Without paths and cells: a page is passed on, and they may name a patient.
-        reasons = Counter(
-            "a row of the table cannot be used" if problem.of_row else problem.reason
-            for problem in problems
-        )
-        table = Table(
-            ("problem", "files"), [(why, str(n)) for why, n in reasons.items()]
-        )
-        remarks = sum(problem.scored for problem in problems)
-        kinds = {
-            "could not be scored": len(problems) - remarks,
-            "were scored, but not all was written": remarks,
-        }
-        text = [
-            f"Files that {kind}: {count}; see problems.csv."
-            for kind, count in kinds.items()
-            if count
-        ]
-        sections.append(Section("Problems", text, [table]))
+        sections.append(_problem_section(problems))
     write_html(path, "Scores of mammograms", sections)
+
+
+def _problem_section(problems: Sequence[Problem]) -> Section:
+    # Without paths and cells: a page is passed on, and they may name a patient.
+    reasons = Counter(
+        "a row of the table cannot be used" if problem.of_row else problem.reason
+        for problem in problems
+    )
+    table = Table(("problem", "files"), [(why, str(n)) for why, n in reasons.items()])
+    remarks = sum(problem.scored for problem in problems)
+    kinds = {
+        "could not be scored": len(problems) - remarks,
+        "were scored, but not all was written": remarks,
+    }
+    text = [
+        f"Files that {kind}: {count}; see problems.csv."
+        for kind, count in kinds.items()
+        if count
+    ]
+    return Section("Problems", text, [table])

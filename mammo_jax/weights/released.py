@@ -7,7 +7,6 @@ those of the graph's text.
 
 import itertools
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.files import whole_folder
 from mammo_jax.config import patch_config, whole_config
 from mammo_jax.datasets.labels import PATCH_CLASSES, WHOLE_CLASSES
 from mammo_jax.models import abstract_model, read_model_config, variables
@@ -61,7 +61,7 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
 
     Args:
       source: the .h5 file.
-      out: the directory to make; it must not be there.
+      out: the directory to make; it must not be there, or be empty.
       trained_on: a key of `TRAINED_ON`; None where the file's name contains it.
 
     Returns:
@@ -69,10 +69,8 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
 
     Raises:
       UserError: the file is none of theirs, or damaged, and why; or the directory is
-        there already or cannot be written.
+        not empty or cannot be written.
     """
-    if out.exists():
-        raise UserError(f"{out} is there already; choose another with --out=DIR")
     dataset, mean, stretch = TRAINED_ON[_find_dataset(source, trained_on)]
     graph, arrays = read_keras_model(source)
     with reading(source, "released model"):
@@ -100,21 +98,12 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
         f"cite: {CITATION}.",
     )
     metrics = {"task": config.task, "dataset": dataset, "released": said}
-    try:
-        out.mkdir(parents=True)
-    except OSError as error:  # Nothing that is there is this program's to remove.
-        raise UserError(f"{out} cannot be made: {error.strerror}") from error
-    try:
-        run_directory.write_json(out / "config.json", run_directory.as_json(config))
-        write_weights(out / WEIGHTS_FILE, values, said)
-        save_description(out, description)
-        run_directory.write_json(out / run_directory.METRICS_FILE, metrics)
-        load_model(out)
-    except BaseException as error:
-        shutil.rmtree(out, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{out} cannot be written: {error.strerror}") from error
-        raise
+    with whole_folder(out) as folder:
+        run_directory.write_json(folder / "config.json", run_directory.as_json(config))
+        write_weights(folder / WEIGHTS_FILE, values, said)
+        save_description(folder, description)
+        run_directory.write_json(folder / run_directory.METRICS_FILE, metrics)
+        load_model(folder)
     model = config.model
     network = f"{model.trunk} ({model.wiring}), top: {model.top.kind}"
     images = f"{dataset}, {height}x{width}, mean {mean}{', stretched' * stretch}"

@@ -468,9 +468,12 @@ def test_the_data_set_is_that_of_the_file_s_name_or_of_the_option(file, tmp_path
 
 
 def test_a_directory_that_is_there_stays(file, tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="is there already"):
+    mine = tmp_path / "out" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="not empty; name a new folder"):
         convert_released(file, tmp_path / "out", None)
+    assert [*mine.parent.iterdir()] == [mine]
 
 
 @pytest.fixture(scope="module")
