@@ -7,18 +7,23 @@ from typing import Any
 
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_cells, spelling
+from mammo_jax.weights import hub
 
 # Columns of prediction tables that name people or their images.
 _NAMING = ("patient id", "image index")
 # Characters of one's own codes; shorter words and numbers are in any file.
 _LEAST_CODE, _LEAST_NUMBER = 3, 6
-_ADDRESS = re.compile(r"\b(https?|hf)://\S*")
+_ADDRESS = re.compile(rf"(?a:{hub.NAME.pattern})|\bhttps?://[^\s,;)\"'<>|\\]*")
+_CREDENTIALS = re.compile(r"//[^/\s]*@")
 # A word stands between signs, of which an underscore is one.
 _WORD = r"(?<![^\W_])({})(?![^\W_])"
 # Codes of CBIS-DDSM, of `predict`, of INbreast, and a DICOM UID.
-_CODES = r"P_\d{5}|case_\d{4,}|[0-9a-f]{16}|\d+(?:\.\d+){5,}"
-_CODE = re.compile(_WORD.format(_CODES))
-_PATH = re.compile(r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\\\\w)")
+_CODES = r"P[_-]\d{5}|case[_-]\d{4,}|[0-9a-f]{16}|\d+(?:\.\d+){5,}"
+_CODE = re.compile(_WORD.format(_CODES), re.IGNORECASE)
+_PATH = re.compile(
+    r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\\\\w)"
+    r"|(?<![\w.])\.\.[/\\]|\$\{?[\w:]+\}?[/\\]|%\w+%[/\\]"
+)
 
 
 def codes_of(directory: Path) -> set[str]:
@@ -50,6 +55,8 @@ def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -
     Raises:
       UserError: there is something; it says where, and quotes nothing of it.
     """
+    # A folder's or a file's name may spell them otherwise than a table does.
+    codes = {code.casefold() for code in codes}
     for where, text in _leaves(content):
         if kind := _kind(text, codes):
             place = f" ({' '.join(where.split())[:100]})" if where else ""
@@ -57,15 +64,18 @@ def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -
 
 
 def _kind(text: str, codes: Collection[str]) -> str:
+    folded = text.casefold()
     # There may be tens of thousands of them, hardly one of which is in any text.
-    own = (code for code in codes if code in text)
+    own = (code for code in codes if code in folded)
     if _CODE.search(text) or any(
-        re.search(_WORD.format(re.escape(code)), text) for code in own
+        re.search(_WORD.format(re.escape(code)), folded) for code in own
     ):
         return "a patient's code"
     if spelling(text) in _NAMING:
         return "rows of a prediction table"
-    return "a path of a machine" if _PATH.search(_ADDRESS.sub("", text)) else ""
+    if _CREDENTIALS.search(text):
+        return "credentials"
+    return "a path of a machine" if _PATH.search(_ADDRESS.sub(" ", text)) else ""
 
 
 def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -79,5 +89,5 @@ def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(content, Iterable):
         for value in content:
             yield from _leaves(value, where)
-    elif isinstance(content, int):
-        yield where, str(content)
+    elif isinstance(content, int | float) and content % 1 == 0:
+        yield where, str(int(content))

@@ -52,7 +52,7 @@ def convert(
             input_names=["images"],
             output_names=["scores"],
         )
-    # What it says of the shapes in between is not always true; readers find them.
+    # Its shapes of what is in between are not always true; readers find them.
     del model.graph.value_info[:]
     onnx.helper.set_model_props(model, {"credit": credit} if credit else {})
     return bytes(model.SerializeToString())

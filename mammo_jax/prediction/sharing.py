@@ -25,6 +25,7 @@ from mammo_jax.prediction.expected_scores import (
 )
 from mammo_jax.prediction.leaks import codes_of, refuse_leaks
 from mammo_jax.prediction.model_card import CARD_FILE, UNKNOWN, CardFacts, write_card
+from mammo_jax.weights import hub
 from mammo_jax.weights.model_description import (
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
@@ -36,7 +37,7 @@ from mammo_jax.weights.released import LICENCE as RELEASED_LICENCE
 
 _JSON = (CONFIG_FILE, DESCRIPTION_FILE, METRICS_FILE)
 SHARED = (*_JSON, WEIGHTS_FILE, CARD_FILE, EXPECTED_FILE)
-# What people and the hub's programs put beside a model.
+# People and the hub's programs put them beside a model.
 _MAY_BE_THERE = {"LICENSE", "LICENSE.md", "LICENSE.txt", ".gitattributes"}
 _MAY_BE_THERE |= {".git", ".cache"}
 _RELEASED_ID = "cc-by-nc-sa-4.0"
@@ -84,7 +85,8 @@ def share_model(directory: Path, out: Path, licence: str | None) -> str:
         refuse_leaks(WEIGHTS_FILE, said, codes, remedy)
         facts = CardFacts(out.name, licence, config, metrics, model.description)
         write_card(folder, facts)
-        text = (folder / CARD_FILE).read_text("utf-8")
+        # Markdown's backslashes stand before signs of names of a hub, too.
+        text = re.sub(r"\\(.)", r"\1", (folder / CARD_FILE).read_text("utf-8"))
         refuse_leaks(CARD_FILE, text, codes, "share again under another name")
         write_expected(folder, expected_scores(load_model(folder)))
     return licence
@@ -132,8 +134,9 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_part(path: str) -> str:
-    is_public = path.startswith(("hf://", "https://"))
-    return path if is_public else Path(path.strip().replace("\\", "/")).name
+    path = path.strip()
+    is_public = hub.NAME.fullmatch(path) or path.startswith("https://")
+    return path if is_public else Path(path.replace("\\", "/")).name
 
 
 def _licence(given: str | None, credit: str | None) -> str:

@@ -17,7 +17,7 @@ from mammo_jax.common.errors import UserError, first_line
 from mammo_jax.weights.published import verify_checksum
 
 _SCHEME = "hf://"
-_NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
+NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _MIB = 1 << 20
 _WEIGHTS = "model.safetensors"
@@ -134,7 +134,7 @@ def _verify(path: Path, stored: Any) -> None:
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    match = _NAME.fullmatch(name)
+    match = NAME.fullmatch(name)
     if not match or ".." in name or "--" in name:
         raise UserError(
             f"{name} names no model on a hub; give hf://OWNER/NAME or "

@@ -34,7 +34,7 @@ from mammo_jax.weights.model_directory import (
 )
 from mammo_jax.weights.released import CITATION, LICENCE
 
-CODE, HOME = "Jane-1956", "/home/jane"
+CODE, NUMBER, HOME = "Jane-1956", 483_921, "/home/jane"
 TEST = {"images": 20, "patients": 9, "malignant": 8, "auc": 0.8125}
 TEST |= {"auc_95_low": 0.7, "auc_95_high": 0.95}
 TABLE = "image_index,malignant_pred,malignant_label,patient_id,laterality,view\n"
@@ -77,7 +77,9 @@ def made(tmp_path_factory) -> Path:
     change(config, "init_from", value=f"{HOME}/runs/first")
     change(config, "ensemble", value=f"{HOME}/runs/a, ~/b,C:\\jane\\c")
     (run / "predictions").mkdir()
-    (run / "predictions" / "test.csv").write_text(f"{TABLE}x_{CODE},0.5,1,{CODE},,\n")
+    (run / "predictions" / "test.csv").write_text(
+        f"{TABLE}x_{CODE},0.5,1,{CODE},,\n{NUMBER},0.5,1,{CODE},,\n"
+    )
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "state.pkl").write_bytes(b"state")
     return run
@@ -237,6 +239,29 @@ def test_a_licence_that_is_none_is_refused(run, tmp_path, licence):
         ("config.json", ("stages", "~/mine"), 1, "path"),
         ("model.json", ("credit",), "made in ~jane/runs", "path"),
         ("model.json", ("class_names",), ["a", "\\\\server\\x"], "path"),
+        ("metrics.json", ("from",), f"of {CODE.upper()}", "patient's code"),
+        *(
+            ("metrics.json", ("from",), code, "patient's code")
+            for code in ("p_00016", "P-00016", "Case_0012", "0123456789ABCDEF")
+        ),
+        ("metrics.json", ("test", "worst"), NUMBER, "patient's code"),
+        ("metrics.json", ("test", "worst"), float(NUMBER), "patient's code"),
+        *(
+            ("metrics.json", ("from",), text, "path")
+            for text in (
+                f"see https://x.org;{HOME}/x",
+                f"(https://x.org){HOME}/x",
+                f"hf://a/b,{HOME}/c",
+                f"hf://a/b@main{HOME}/c",
+                f"../..{HOME}/x",
+                "data/../../jane",
+                "$HOME/jane",
+                "${HOME}/jane",
+                r"%USERPROFILE%\jane",
+            )
+        ),
+        ("config.json", ("pretrained",), "https://jane:t@srv/w.npz", "credentials"),
+        ("metrics.json", ("from",), "ssh://jane@server", "credentials"),
     ],
 )
 def test_codes_tables_and_paths_are_refused_without_being_quoted(
@@ -249,8 +274,9 @@ def test_codes_tables_and_paths_are_refused_without_being_quoted(
     assert message.startswith(f"{file} (")
     assert len(message.splitlines()) == 1
     assert "share again" in message
-    for secret in (CODE, "00016", "0123456789abcdef", "840", "case_", "jane", "server"):
-        assert secret not in message.replace(str(tmp_path), "")
+    secrets = (CODE, "00016", "0123456789abcdef", "840", "case_", "jane", "server")
+    for secret in (s.lower() for s in (*secrets, str(NUMBER), "USERPROFILE")):
+        assert secret not in message.lower().replace(str(tmp_path), "")
     assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
 
 
@@ -271,7 +297,7 @@ def test_codes_of_a_table_that_cannot_be_read_are_not_guessed(run, tmp_path):
 
 def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="another name"):
-        sharing.share_model(run, tmp_path / CODE, None)
+        sharing.share_model(run, tmp_path / f"{CODE.lower()}-model", None)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +309,8 @@ def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
             "and",
             "anders",
             "hf://who/model@main",
+            "hf://who/a.model, hf://my_org/b-2",
+            "(https://medium.com/@who/x), and ...",
             "0.5",
             CITATION,
             "f" * 64,
@@ -518,6 +546,14 @@ def test_other_peoples_json_is_escaped_in_tables(run, tmp_path):
 
 
 def test_a_start_on_a_hub_stays_named():
-    kept = {"init_from": "hf://a/b@c", "pretrained": "", "ensemble": "hf://a/b,~/x/y"}
-    expected = {**kept, "ensemble": "hf://a/b,y"}
+    kept = {"init_from": "hf://a/b@c", "pretrained": ""}
+    kept["ensemble"] = "hf://a/b, ~/x/y, hf://c/d@v1"
+    expected = {**kept, "ensemble": "hf://a/b,y,hf://c/d@v1"}
     assert sharing.without_paths(kept) == expected
+
+
+def test_a_hubs_name_that_markdown_escapes_is_no_path(run, tmp_path):
+    change(run / "config.json", "init_from", value="hf://my_org/a_model@v_1")
+    sharing.share_model(run, tmp_path / "out", None)
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert r"from the model hf://my\_org/a\_model@v\_1, whose" in text
