@@ -5,7 +5,8 @@ ends in .onnx, and otherwise a serialised `jax.export` artifact for CPUs and NVI
 GPUs, which `jax.export.deserialize` reads.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -60,7 +61,9 @@ def export_models(
     else:
         (batch,) = export.symbolic_shape("batch")
         images = jax.ShapeDtypeStruct((batch, height, width), jnp.uint16)
-        content = export.export(jax.jit(score), platforms=PLATFORMS)(images).serialize()
+        with _without_locations():
+            exported = export.export(jax.jit(score), platforms=PLATFORMS)(images)
+        content = exported.serialize()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as partial:
@@ -68,3 +71,15 @@ def export_models(
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return height, width
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Leaves paths of source files, which name folders and users, out of programs."""
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, limit)

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from doc_pages import ROOT, blocks
@@ -65,6 +67,18 @@ def test_an_export_scores_with_jax_alone(model, other, tmp_path):
     ]
     assert three == pytest.approx(expected, rel=1e-4)
     assert one == pytest.approx(expected[:1], rel=1e-4)
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_an_export_holds_no_path_of_the_machine(model, tmp_path, tta):
+    exported = tmp_path / "model.jax"
+    before = jax.config.jax_traceback_in_locations_limit
+    export_models(exported, [load_model(model[0])], tta=tta, credit="")
+    content = exported.read_bytes()
+    named = (ROOT, Path.home(), Path(jax.__file__).parent, tmp_path)
+    for name in (*map(str, named), "mammo_jax/", "site-packages"):
+        assert name.encode() not in content
+    assert jax.config.jax_traceback_in_locations_limit == before
 
 
 def _documented_export() -> str:
