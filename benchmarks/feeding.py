@@ -1,4 +1,4 @@
-"""How far the reading of training images scales with worker processes.
+"""Measures how far the reading of training images scales with worker processes.
 
   python -m benchmarks.feeding --out=DIR
 

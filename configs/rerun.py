@@ -16,11 +16,19 @@ def get_config(run_dir: str = "") -> ConfigDict:
     config = ConfigDict(
         run_directory.read_json(Path(run_dir) / run_directory.CONFIG_FILE)
     )
-    # An earlier version had no such fields; they do what it did.
     for part in (config, config.get("patch", config)):
-        for field, default in base_config().items():
-            if field not in part:
-                part[field] = default
+        if "checkpoint_every_steps" in part:  # Now they are saved by the clock.
+            del part["checkpoint_every_steps"]
+        _fill(part, base_config())
     if "patch" in config:
         share_with_patch(config)
     return config
+
+
+def _fill(config: ConfigDict, defaults: ConfigDict) -> None:
+    """Puts in the fields that an earlier version did not have; they do what it did."""
+    for field, default in defaults.items():
+        if field not in config:
+            config[field] = default
+        elif isinstance(default, ConfigDict):
+            _fill(config[field], default)

@@ -163,7 +163,8 @@ def base_config() -> ConfigDict:
     config.tta = False
     config.log_every_steps = 50
     # Checkpoints are written after every epoch, and within one after a step that ends
-    # this many minutes or more after the last; 0: after every step.
+    # this many minutes or more after the last; 0: after every step. Several processes
+    # look at the clock after every tenth step.
     config.checkpoint_minutes = 10.0
     # Steps of an epoch; 0 makes it a sweep through the training set.
     config.steps_per_epoch = 0

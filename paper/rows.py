@@ -85,8 +85,8 @@ def by_name(rows: Sequence[Row]) -> dict[str, Row]:
     """Returns the rows by their names, checked.
 
     Raises:
-      UserError: a name is there twice, or a row's table, kind, stages, top or start
-        does not exist, or it starts from a row after itself.
+      UserError: a name is there twice, or a row's table, kind, stages, top, preset or
+        start does not exist, or it starts from a row after itself.
     """
     known: dict[str, Row] = {}
     for row in rows:
@@ -150,13 +150,13 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
 
 
 def _apply_preset(config: ConfigDict, row: Row) -> None:
-    """Puts in what a row's preset says of the row's kind, and the data set."""
+    """Puts in the data set, and the fields of a row's preset but for its stages."""
     fields = PRESETS.get(row.preset, {})
     own = {name: v for name, v in fields.items() if not name.startswith("patch.")}
-    if row.kind == "patch":  # Its top is its own; its table of stages the row's.
+    if row.kind == "patch":  # Its top is its own.
         own = {name: v for name, v in own.items() if not name.startswith("model.top.")}
         own |= {name[6:]: v for name, v in fields.items() if name.startswith("patch.")}
-        own.pop("stages", None)
+    own.pop("stages", None)
     config.update_from_flattened_dict(own)
     height = _ORIGINAL_HEIGHT if row.original else PAPER_HEIGHT
     config.data.dataset = dataset_at(row.dataset, height)

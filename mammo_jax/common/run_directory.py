@@ -118,7 +118,12 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
     """Says in which fields two configurations, as JSON has them, differ."""
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted({*there, *wanted} - {*_FREE}):
+        free = {*_FREE}
+        if (wanted.get("model") or {}).get("batch_norm_per_device"):
+            free -= {
+                "devices"
+            }  # Their number says which images are normalised together.
+        for key in sorted({*there, *wanted} - free):
             before = there.get(key, _EARLIER.get(key))
             yield from differences(before, wanted.get(key), f"{name}.{key}")
         if name.endswith(".stages") and [*there] != [*wanted] and {*there} == {*wanted}:

@@ -5,11 +5,17 @@ does not depend on threads or workers, and a run that is resumed at step n asks
 for batch n.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
+import multiprocessing
+import os
 import re
+import sys
+import threading
 from collections.abc import Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +51,15 @@ cv2.setNumThreads(1)
 # Workers send batches through pipes: containers have little shared memory, and what a
 # killed run leaves in it stays there.
 _BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
+
+# Grain's name for a worker.
+_WORKER_NAME = "grain-process-prefetch"
+_SECONDS_TO_LOOK = 1.0
+_KILLED = (
+    "error: a process that reads images was killed, most likely for lack of memory; "
+    "give the same command again, which goes on from the last checkpoint, with fewer "
+    "--config.data.workers"
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -180,7 +195,37 @@ def training_batches(
         flags.FLAGS.mark_as_parsed()  # Grain asks for flags of its own, and no others.
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
     ahead = batches.mp_prefetch(options, worker_init_fn=_begin_worker)
-    return iter(grain.experimental.WithOptionsIterDataset(ahead, _BY_PIPE))
+    return _watched(grain.experimental.WithOptionsIterDataset(ahead, _BY_PIPE))
+
+
+def _watched(dataset: Any) -> Iterator[Batch]:
+    """Yields the batches; if a worker is killed, it ends this process."""
+    closing = threading.Event()
+    threading.Thread(target=_end_with_worker, args=(closing,), daemon=True).start()
+    with contextlib.closing(iter(dataset)) as batches:
+        try:
+            # Not `yield from`, which would close the batches before the event is set.
+            for batch in batches:  # noqa: UP028
+                yield batch
+        finally:
+            closing.set()
+
+
+def _end_with_worker(closing: threading.Event) -> None:
+    """Ends this process in one line when a worker has been killed.
+
+    Half a batch may be in its pipe, which is then waited for without an end.
+    """
+    workers: set[BaseProcess] = set()
+    while not closing.wait(_SECONDS_TO_LOOK):
+        workers |= {*multiprocessing.active_children()}
+        for worker in workers:
+            if worker.name.startswith(_WORKER_NAME) and worker.exitcode not in (
+                None,
+                0,
+            ):
+                print(_KILLED, file=sys.stderr, flush=True)
+                os._exit(1)
 
 
 def _augmented(

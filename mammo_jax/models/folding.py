@@ -40,8 +40,8 @@ def fold(
     """Moves every batch normalisation into the layer below it, in float64.
 
     Returns:
-      Structure and parameters of a model for scoring, which has no statistics. Where
-      the compute dtype is float32, its features differ by rounding.
+      Structure and parameters of a model for scoring, which has no statistics. In
+      float32 its features differ by that type's rounding.
     """
     model = variables.merge(graphdef, params, stats)
     for _, module in [*nnx.iter_modules(model)]:

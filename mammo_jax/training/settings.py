@@ -116,7 +116,7 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
             ),
             f"{cut} has 1 image{' a device' * (together > 1)}, but the fully connected "
             "layers of a heatmap top normalise over its images and need 2; let "
-            f"{name}.batch_size be twice {name}.accum_steps or more, or set "
+            f"{name}.batch_size be {2 * config.accum_steps * together} or more, or set "
             f"{name}.model.batch_norm=frozen": by_batch and microbatch == together,
             f"{cut} has {microbatch} {uneven}": microbatch % config.devices.data,
             f"{name}.eval_batch_size has {config.eval_batch_size} {uneven}": (

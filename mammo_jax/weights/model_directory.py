@@ -40,8 +40,8 @@ class LoadedModel:
     # Side, in the trunk's positions, of the window that a patch classifier, alone or
     # below a heatmap top, is slid with: a patch. None for other models.
     window: int | None
-    # Structure and parameters of the best epoch, with normalisation folded in: no
-    # statistics are left.
+    # Structure and parameters of the best epoch. In float32 normalisation is folded in,
+    # and no statistics are left; else they are among the parameters.
     graphdef: Any
     params: variables.Variables
     description: Description
@@ -56,8 +56,12 @@ def load_model(directory: Path) -> LoadedModel:
     """
     description = load_description(directory)
     config = ConfigDict(read_config(directory))
-    graphdef, params = fold(*load_variables(directory))
     model_config = read_model_config(config.model)
+    graphdef, params, batch_stats = load_variables(directory)
+    if model_config.compute_dtype == "float32":
+        graphdef, params = fold(graphdef, params, batch_stats)
+    else:  # Other kernels round to other scores than those of the run's own evaluation.
+        params |= batch_stats
     window = None
     if model_config.top.kind == "heatmap":
         window = model_config.top.window

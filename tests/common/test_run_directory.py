@@ -79,13 +79,26 @@ def test_a_whole_run_that_knew_fewer_fields_goes_on(tmp_path):
 
 def test_the_configuration_of_an_earlier_version_gets_its_newer_fields(tmp_path):
     fields = run_directory.as_json(whole_config())
-    del fields["deterministic"], fields["patch"]["deterministic"]
+    for part in (fields, fields["patch"]):
+        del part["deterministic"], part["data"]["workers"], part["checkpoint_minutes"]
+        part["checkpoint_every_steps"] = 500
     run_directory.write_json(tmp_path / "config.json", fields)
     rerun = runpy.run_path(str(Path(__file__).parents[2] / "configs/rerun.py"))
     config = rerun["get_config"](str(tmp_path))
     assert config.deterministic is config.patch.deterministic is False
+    assert config.data.workers == config.patch.data.workers == 0
+    assert config.to_json(sort_keys=True) == whole_config().to_json(sort_keys=True)
     config.seed = 5
     assert config.patch.seed == 5
+
+
+def test_the_devices_are_a_runs_own_where_each_normalises_by_itself(tmp_path):
+    fields = {"model": {"batch_norm_per_device": True}, "devices": {"data": 2}}
+    more = {**fields, "devices": {"data": 4}}
+    said = "config.devices.data is 2 there and 4 here"
+    assert [*run_directory.differences(fields, more)] == [said]
+    fields["model"]["batch_norm_per_device"] = more["model"] = {}
+    assert not [*run_directory.differences({**fields, "model": {}}, more)]
 
 
 def test_looking_into_a_run_does_not_make_it_another(tmp_path):

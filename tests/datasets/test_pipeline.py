@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,9 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import NO_AUGMENTATION, Augmentation
 
+in_linux = pytest.mark.skipif(
+    not Path("/proc/self").is_dir(), reason="it looks into Linux's /proc"
+)
 WHOLE = "cbis_ddsm/paper_whole_h288"
 
 
@@ -53,7 +57,7 @@ def test_batches_do_not_depend_on_worker_processes(dataset):
     assert _same(_take(dataset, 9)[5:], _take(dataset, 4, start=5, workers=2))
 
 
-_KILLED = """
+_READS = """
 import sys, time
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import NO_AUGMENTATION
@@ -61,27 +65,52 @@ if __name__ == "__main__":
     source = pipeline.open_dataset(*sys.argv[1:]).sources["train"]
     options = {"seed": 0, "start": 0, "threads": 1, "workers": 2}
     batches = pipeline.training_batches(source, 2, NO_AUGMENTATION, **options)
-    next(batches)
-    print("reads", flush=True)
-    time.sleep(60)
+    for batch in batches:
+        print("reads", flush=True)
+        time.sleep(0.1)
 """
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks into Linux's /proc")
-def test_workers_end_with_a_process_that_is_killed(phantom_data, tmp_path):
+@pytest.fixture
+def reading(phantom_data, tmp_path):
+    """A process that reads with two workers, and their folders in /proc."""
     script = tmp_path / "reads.py"
-    script.write_text(_KILLED)
+    script.write_text(_READS)
     command = [sys.executable, script, WHOLE, phantom_data]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         assert process.stdout.readline() == b"reads\n"
-        children = _children(process.pid)
-        assert len(children) >= 2
+        workers = [path for path in _children(process.pid) if _is_worker(path)]
+        assert len(workers) == 2
+        yield process, workers
         process.kill()
+
+
+@in_linux
+def test_workers_end_with_a_process_that_is_killed(reading):
+    process, workers = reading
+    process.kill()
     end = time.monotonic() + 20
-    while any(map(Path.exists, children)) and time.monotonic() < end:
+    while any(map(Path.exists, workers)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert [path for path in children if path.exists()] == []
+    assert [path for path in workers if path.exists()] == []
+
+
+@in_linux
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_killed_ends_the_process_in_one_line(reading, signum):
+    process, workers = reading
+    os.kill(int(workers[0].name), signum)
+    # As much as its pipe holds comes first.
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"a process that reads images was killed" in said
+    assert b"Traceback" not in said
+
+
+def _is_worker(process: Path) -> bool:
+    return b"spawn_main" in (process / "cmdline").read_bytes()
 
 
 def _children(parent: int) -> list[Path]:
