@@ -36,10 +36,10 @@ def main(options: argparse.Namespace) -> None:
     from mammo_jax.common.devices import start_devices
     from mammo_jax.prediction.expected_scores import refuse_differences
     from mammo_jax.prediction.sharing import check_model
-    from mammo_jax.weights.hub import find_directory
+    from mammo_jax.weights.hub import SHARED_FILES, find_directory
 
     start_devices()
-    directory = find_directory(options.directory)
+    directory = find_directory(options.directory, SHARED_FILES)
     pairs = check_model(directory)
     print("phantom  expected  here")
     for there, here in pairs:

@@ -7,6 +7,7 @@ is asked. Without JAX, as `mammo_jax.weights.model_description`.
 
 import contextlib
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,11 @@ from typing import Any
 from mammo_jax.common.errors import UserError, first_line
 from mammo_jax.weights.published import verify_checksum
 
+_log = logging.getLogger(__name__)
 _SCHEME = "hf://"
 NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _MIB = 1 << 20
 _WEIGHTS = "model.safetensors"
 # Bytes that each file of a model may have.
@@ -28,11 +31,12 @@ MODEL_FILES = {
     "metrics.json": 16 * _MIB,
     _WEIGHTS: 4096 * _MIB,
 }
+# The same with what share-model adds, and check-model looks at.
+SHARED_FILES = {**MODEL_FILES, "README.md": _MIB, "expected_scores.csv": _MIB}
 # It would tell the hub more than it asks for, and fetch from a second server, whose
 # connections are not taken up again.
 _SETTINGS = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
 _TIMEOUT_SECONDS = 30
-_TEXTS = {"README.md": _MIB, "expected_scores.csv": _MIB}
 
 
 def is_on_hub(name: str | Path) -> bool:
@@ -40,10 +44,12 @@ def is_on_hub(name: str | Path) -> bool:
     return str(name).startswith(_SCHEME)
 
 
-def pin(name: str) -> str:
+def pin(name: str, kept: str = "") -> str:
     """Returns `hf://OWNER/NAME@COMMIT` of a name on a hub, and other names unchanged.
 
-    Where the hub cannot be reached, the commit is the cache's, and a line says so.
+    Where the hub cannot be reached, the commit is the cache's, and a line says so. What
+    an earlier call returned, `kept`, stays where it is of the same model and no other
+    commit is named; then no network is asked.
 
     Raises:
       UserError: no such name, model or revision, or no network and nothing cached.
@@ -51,6 +57,11 @@ def pin(name: str) -> str:
     if not is_on_hub(name):
         return name
     repository, revision = _split(name)
+    model, _, commit = kept.partition("@")
+    is_same = model == f"{_SCHEME}{repository}" and _COMMIT.fullmatch(commit)
+    if is_same and not _COMMIT.fullmatch(revision or ""):
+        _log.info("going on with %s, as begun", kept)
+        return kept
     with _explained(name) as (_, api):
         commit = api.resolve_revision(repository, revision=revision).resolved
     if not _COMMIT.fullmatch(commit):
@@ -58,8 +69,12 @@ def pin(name: str) -> str:
     return f"{_SCHEME}{repository}@{commit}"
 
 
-def find_directory(name: str | Path) -> Path:
+def find_directory(name: str | Path, files: Mapping[str, int] = MODEL_FILES) -> Path:
     """Returns the directory of a model; one on a hub is fetched first.
+
+    Args:
+      name: the directory, or the name on a hub.
+      files: what is fetched, and the bytes that each file may have.
 
     Raises:
       UserError: as `pin`; or the hub's is no model of this program's, has a file that
@@ -67,51 +82,51 @@ def find_directory(name: str | Path) -> Path:
     """
     if not is_on_hub(name):
         return Path(name).expanduser()
-    return _fetch(str(name), MODEL_FILES, _TEXTS)
+    return _fetch(str(name), files)
 
 
 def fetch_weights(name: str) -> Path:
     """Returns the weight file of anyone's repository on a hub; raises as above."""
-    return _fetch(name, {_WEIGHTS: MODEL_FILES[_WEIGHTS]}, {}) / _WEIGHTS
+    return _fetch(name, {_WEIGHTS: MODEL_FILES[_WEIGHTS]}) / _WEIGHTS
 
 
-def _fetch(name: str, needed: Mapping[str, int], welcome: Mapping[str, int]) -> Path:
+def _fetch(name: str, limits: Mapping[str, int]) -> Path:
     name = pin(name)
     repository, commit = _split(name)
-    limits = {**needed, **welcome}
     with _explained(name) as (hub, api):
         wanted: dict[str, Any] = {
             "repo_id": repository,
             "revision": commit,
             "allow_patterns": [*limits],
         }
-        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+        # A file that is damaged is fetched again.
+        with contextlib.suppress(hub.errors.LocalEntryNotFoundError, UserError):
             found = Path(hub.snapshot_download(**wanted, local_files_only=True))
-            # Another program may have fetched a part of it.
-            if all((found / file).is_file() for file in needed):
+            # Another program may have fetched a part of it, or not looked at it.
+            if all((found / file).is_file() for file in limits):
+                for file in limits:
+                    # The cache calls a large file by the digest that the hub listed.
+                    blob = (found / file).resolve().name
+                    _verify(found / file, blob if _SHA256.fullmatch(blob) else None)
                 return found
         # Before anything is fetched; without a network this one fails at once.
         info = api.repo_info(repository, revision=commit, files_metadata=True)
         listed = {entry.rfilename: entry for entry in info.siblings or ()}
         sizes = {file: entry.size or 0 for file, entry in listed.items()}
-        _check(name, sizes, needed, limits)
+        _check(name, sizes, limits)
         found = Path(hub.snapshot_download(**wanted))
-    for file in limits.keys() & listed.keys():
-        _verify(found / file, listed[file].lfs)
+    for file in limits:
+        stored = listed[file].lfs  # Small files are in git itself.
+        _verify(found / file, stored and stored.sha256)
     return found
 
 
-def _check(
-    name: str,
-    sizes: Mapping[str, int],
-    needed: Mapping[str, int],
-    limits: Mapping[str, int],
-) -> None:
-    if missing := [file for file in needed if file not in sizes]:
+def _check(name: str, sizes: Mapping[str, int], limits: Mapping[str, int]) -> None:
+    if missing := [file for file in limits if file not in sizes]:
         others = sorted(sizes.keys() - limits.keys())
         raise UserError(
-            f"{name} has no {', '.join(missing)}, so nothing that this program reads; "
-            f"it has {', '.join(others)[:200] or 'nothing else'}"
+            f"{name} has no {', '.join(missing)}, which this command reads; it has "
+            f"{', '.join(others)[:200] or 'nothing else'}"
         )
     for file, limit in limits.items():
         if sizes.get(file, 0) > limit:
@@ -121,15 +136,15 @@ def _check(
             )
 
 
-def _verify(path: Path, stored: Any) -> None:
-    """Refuses, and removes, a large file whose digest is not the one that is listed."""
-    if stored is None:  # Small files are in git itself.
-        return
+def _verify(path: Path, sha256: str | None) -> None:
+    """Refuses, and removes, a file that has another digest, where that is known."""
     try:
-        verify_checksum(path, f"sha256:{stored.sha256}")
+        if sha256 is not None:
+            verify_checksum(path, f"sha256:{sha256}")
     except UserError:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The first error is the one to tell.
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
         raise
 
 

@@ -107,21 +107,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_file(folder / asked["file"], commit)
 
     def _entry(self, path: Path) -> dict[str, object]:
-        digests = _digests(path)
+        digests = self._digests(path)
         size = self.server.sizes.get(path.name, path.stat().st_size)
         entry = {"type": "file", "path": path.name, "size": size, "oid": digests["git"]}
         if path.suffix == ".safetensors":
-            digest = self.server.digest or digests["lfs"]
+            digest = digests["lfs"]
             stored = {"oid": digest, "sha256": digest, "size": size, "pointerSize": 130}
             entry |= {"lfs": stored, "xetHash": "0" * 64}
         return entry
+
+    def _digests(self, path: Path) -> dict[str, str]:
+        content = path.read_bytes()
+        blob = b"blob %d\0" % len(content) + content
+        return {
+            "git": hashlib.sha1(blob).hexdigest(),
+            "lfs": self.server.digest or hashlib.sha256(content).hexdigest(),
+        }
 
     def _send_file(self, path: Path, commit: str) -> None:
         if not path.is_file():
             self._send(404, {"X-Error-Code": "EntryNotFound"})
             return
         kind = "lfs" if path.suffix == ".safetensors" else "git"
-        headers = {"ETag": f'"{_digests(path)[kind]}"', "X-Repo-Commit": commit}
+        headers = {"ETag": f'"{self._digests(path)[kind]}"', "X-Repo-Commit": commit}
         content, code = path.read_bytes(), 200
         if asked := self.headers.get("Range", ""):
             self.server.ranges.append(asked)
@@ -153,12 +161,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Keeps the test's output quiet."""
-
-
-def _digests(path: Path) -> dict[str, str]:
-    content = path.read_bytes()
-    blob = b"blob %d\0" % len(content) + content
-    return {
-        "git": hashlib.sha1(blob).hexdigest(),
-        "lfs": hashlib.sha256(content).hexdigest(),
-    }

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import socket
 import sys
 import time
@@ -11,12 +12,13 @@ pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
 
 import fake_hub
 from huggingface_hub import constants, file_download
+from predicting import make_breast
 from tiny_runs import write_run
 
 import mammo_jax as mj
 from mammo_jax.common.errors import UserError
+from mammo_jax.prediction.sharing import SHARED
 from mammo_jax.weights import hub
-from mammo_jax.weights.model_directory import load_model
 
 COMMIT, NAME = "a" * 40, "hf://clinic/model"
 
@@ -54,10 +56,10 @@ def written(folder):
 
 
 def test_a_model_on_a_hub_scores_as_its_directory(server, run):
-    found = mj.load(NAME).models[0]
-    there = load_model(run)
+    found, there = mj.load(NAME), mj.load(run)
     assert found.description == there.description
-    assert {*found.params} == {*there.params}
+    picture = make_breast(0)
+    assert found(picture, bits=16) == there(picture, bits=16) != 0.5
 
 
 def test_a_name_gets_its_commit_and_other_names_stay(server):
@@ -65,6 +67,17 @@ def test_a_name_gets_its_commit_and_other_names_stay(server):
     assert hub.pin(f"{NAME}@main") == f"{NAME}@{COMMIT}"
     assert hub.pin("~/runs/demo") == "~/runs/demo"
     assert hub.find_directory("runs/demo").name == "demo"
+
+
+def test_the_commit_of_an_earlier_call_stays_and_asks_no_network(server):
+    kept = f"{NAME}@{'b' * 40}"
+    for name in (NAME, f"{NAME}@main"):
+        assert hub.pin(name, kept) == kept
+    assert not server.asked
+    # Another commit, another model, and what is no commit do not stay.
+    assert hub.pin(f"{NAME}@{COMMIT}", kept) == f"{NAME}@{COMMIT}"
+    for other in ("", f"{NAME}@main", NAME, f"hf://clinic/other@{'b' * 40}", "a/b@c"):
+        assert hub.pin(NAME, other) == f"{NAME}@{COMMIT}"
 
 
 def test_nothing_but_safetensors_json_and_text_is_fetched(server):
@@ -211,6 +224,43 @@ def test_weights_of_another_digest_are_refused_and_not_kept(server, tmp_path):
         with pytest.raises(UserError, match="is not the file that was published"):
             hub.find_directory(NAME)
     assert not [path for path in written(tmp_path) if path.stat().st_size > 100_000]
+
+
+def test_weights_that_were_fetched_and_not_looked_at_are_not_kept(
+    server, run, monkeypatch
+):
+    server.digest = "0" * 64
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_verify", lambda *_: stop(None))
+        with pytest.raises(KeyboardInterrupt):
+            hub.find_directory(NAME)
+    with pytest.raises(UserError, match="is not the file that was published"):
+        hub.find_directory(NAME)
+    server.digest = ""
+    found = hub.find_directory(NAME) / "model.safetensors"
+    # One that is damaged later is fetched again.
+    found.resolve().write_bytes(b"damaged")
+    hub.find_directory(f"{NAME}@{COMMIT}")
+    assert found.read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_what_only_some_commands_read_is_fetched_when_it_is_asked_for(
+    server, run, tmp_path
+):
+    assert {*hub.SHARED_FILES} == {*SHARED}
+    hub.find_directory(NAME)
+    with pytest.raises(
+        UserError, match=r"has no README.md, expected_scores.csv, which"
+    ):
+        hub.find_directory(NAME, hub.SHARED_FILES)
+    shared = shutil.copytree(run, tmp_path / "shared")
+    for file in {*SHARED} - {*hub.MODEL_FILES}:
+        (shared / file).write_text(file)
+    server.add("clinic/shared", shared)
+    name = hub.pin("hf://clinic/shared")
+    assert len(list(hub.find_directory(name).iterdir())) == len(hub.MODEL_FILES)
+    found = hub.find_directory(name, hub.SHARED_FILES)
+    assert {path.name for path in found.iterdir()} == {*SHARED}
 
 
 def test_a_fetch_that_breaks_off_goes_on_where_it_was(server, run, pauses):
