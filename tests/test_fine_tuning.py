@@ -1,6 +1,9 @@
 """Going on from a trained whole-image classifier on another set of images."""
 
 import csv
+import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -145,20 +148,75 @@ def test_a_run_keeps_the_commit_of_the_model_on_a_hub(
     pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
     import fake_hub
 
-    name, pinned = "hf://clinic/model", f"hf://clinic/model@{'a' * 40}"
-    start = {"init_from": name, "ensemble": name, "stages.stage2.epochs": 0}
-    config = tiny(phantom_data, "real", **start)
-    with fake_hub.serve(monkeypatch, tmp_path / "cache") as server:
-        server.add("clinic/model", trained)
-        metrics = train_and_evaluate(config.lock(), tmp_path / "run")
-        # What was done stays, and another commit is another run.
-        assert train_and_evaluate(config, tmp_path / "run") == metrics
-        server.add("clinic/model", trained, "b" * 40)
+    name, member = "hf://clinic/start", "hf://clinic/member"
+    pinned, newer = f"{name}@{'a' * 40}", f"{name}@{'b' * 40}"
+    # A list may have spaces.
+    start = {"init_from": name, "ensemble": f" {member}", "stages.stage2.epochs": 0}
+    config = tiny(phantom_data, "real", **start).lock()
+    model = shutil.copytree(trained, tmp_path / "model")
+    described = read_json(model / "model.json")
+    write_json(model / "model.json", {**described, "credit": "Cite: them."})
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    with fake_hub.serve(monkeypatch, cache) as server:
+        server.add("clinic/start", model)
+        server.add("clinic/member", trained)
+        metrics = train_and_evaluate(config, run)
+        # The same command goes on with its commit; another commit is another run.
+        server.add("clinic/start", model, "b" * 40)
+        assert train_and_evaluate(config, run) == metrics
+        config.init_from = newer
         with pytest.raises(UserError, match=f"init_from is '{pinned}' there and"):
-            train_and_evaluate(config, tmp_path / "run")
-    kept = read_json(tmp_path / "run" / "config.json")
-    assert (kept["init_from"], kept["ensemble"]) == (pinned, pinned)
-    assert list(metrics["ensemble"]["members"]) == [pinned]
-    report = (tmp_path / "run" / "report.html").read_text()
+            train_and_evaluate(config, run)
+    kept = read_json(run / "config.json")
+    assert (kept["init_from"], kept["ensemble"]) == (pinned, f"{member}@{'a' * 40}")
+    assert list(metrics["ensemble"]["members"]) == [f"{member}@{'a' * 40}"]
+    report = (run / "report.html").read_text()
     assert f"It started from the model {pinned}." in report
-    assert str(tmp_path / "cache") not in report
+    assert str(cache) not in report
+    # Once begun, the run needs its start no more, nor the hub.
+    shutil.rmtree(cache / "models--clinic--start")
+    (run / "metrics.json").unlink()
+    config.init_from = name
+    assert train_and_evaluate(config, run) == metrics
+    assert read_json(run / "model.json")["credit"] == "Cite: them."
+
+
+# Only process 0 reaches the hub.
+_PROCESS = """
+import os, sys
+from mammo_jax.common import devices
+from mammo_jax.config import whole_config
+from mammo_jax.training import run
+
+name, workdir, url, address, _, process = sys.argv[1:]
+process = int(process[-1])
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:1" if process else url
+devices.join_processes(address.partition("=")[2], 2, process)
+config = whole_config()
+config.init_from = name
+try:
+    print(run._pinned(config, run.Path(workdir)).init_from)
+except run.UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_process_0_chooses_the_commit_for_all(tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
+    import fake_hub
+    from whole_runs import start_two
+
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    head = [sys.executable, "-c", _PROCESS]
+    with fake_hub.serve(monkeypatch, tmp_path / "cache") as server:
+        server.add("clinic/model", tmp_path)
+        for name, said in {
+            "model": [f"hf://clinic/model@{'a' * 40}"] * 2,
+            "none": ["has no such model", "process 0 could not start"],
+        }.items():
+            arguments = (f"hf://clinic/{name}", tmp_path / "run", server.url)
+            for process in start_two(head, arguments, environment, tmp_path):
+                process.wait(120)
+            for number, line in enumerate(said):
+                assert line in (tmp_path / f"{number}.out").read_text()

@@ -235,6 +235,15 @@ def largest_of_processes(mine: int) -> int:
     return int(multihost_utils.process_allgather(np.array(mine)).max())
 
 
+def text_of_main_process(text: str) -> str:
+    """Returns the text that process 0 has; all of them must ask."""
+    if jax.process_count() == 1:
+        return text
+    own = np.frombuffer(text.encode() * is_main_process(), np.uint8)
+    padded = np.pad(own, (0, largest_of_processes(own.size) - own.size))
+    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()
+
+
 def wait_for_all(name: str) -> None:
     """Blocks until every process has come here."""
     multihost_utils.sync_global_devices(name)

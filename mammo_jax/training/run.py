@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import itertools
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -42,6 +44,7 @@ from mammo_jax.weights.model_directory import load_variables, save_variables
 _log = logging.getLogger(__name__)
 
 PATCH_DIR = "patch"
+_NOT_STARTED = "process 0 could not start; its message says why"
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -56,21 +59,48 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       UserError: anything that the user can mend, before work where possible.
       RunStoppedError: a signal arrived; the state has been saved.
     """
-    config = _pinned(config)
+    config = _pinned(config, workdir)
     runner = find_runner(config)
     with StopRequest() as stop:
         return _run(runner, runner.read(config, workdir), workdir, stop)
 
 
-def _pinned(config: ConfigDict) -> ConfigDict:
-    """Returns the configuration with the commits of the models on a hub."""
+def _pinned(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Returns the configuration with the commits of the models on a hub.
+
+    Process 0 asks for them, as a branch may move before another one does.
+    """
+    chosen = ""
+    try:
+        if devices.is_main_process():
+            chosen = json.dumps(_commits(config, workdir))
+    finally:
+        chosen = devices.text_of_main_process(chosen)
+    if not chosen:
+        raise UserError(_NOT_STARTED)
     config = copy.deepcopy(config)
-    for field in ("init_from", "ensemble"):
-        with of_field(f"config.{field}"):
-            names = config.get(field, "").split(",")
-            if any(map(is_on_hub, names)):
-                config[field] = ",".join(pin(name.strip()) for name in names)
+    config.update(json.loads(chosen))
     return config
+
+
+def _commits(config: ConfigDict, workdir: Path) -> dict[str, str]:
+    """Returns the fields that name models on a hub, with their commits.
+
+    A run that has begun keeps its own.
+    """
+    pinned = {}
+    for field in ("init_from", "ensemble"):
+        names = [name.strip() for name in config.get(field, "").split(",")]
+        if not any(map(is_on_hub, names)):
+            continue
+        own = {}
+        if run_directory.has_begun(workdir):
+            own = run_directory.read_json(workdir / run_directory.CONFIG_FILE)
+        kept = str(own.get(field, "")).split(",")[: len(names)]
+        with of_field(f"config.{field}"):
+            pairs = itertools.zip_longest(names, kept, fillvalue="")
+            pinned[field] = ",".join(itertools.starmap(pin, pairs))
+    return pinned
 
 
 class Runner(NamedTuple):
@@ -160,9 +190,11 @@ def _description(
 
 def _credit(init_from: str, workdir: Path) -> str | None:
     """Returns the credit due to the model that a run starts from, or started from."""
-    starts = [find_directory(init_from)] if init_from else []
-    for directory in (*starts, workdir):
-        if (path := directory / DESCRIPTION_FILE).is_file():
+    places: list[str | Path] = [init_from, workdir] if init_from else [workdir]
+    if is_on_hub(init_from) and run_directory.has_begun(workdir):
+        places.reverse()  # A run that has begun needs the hub no more.
+    for place in places:
+        if (path := find_directory(place) / DESCRIPTION_FILE).is_file():
             credit: str | None = run_directory.read_json(path).get("credit")
             return credit
     return None
@@ -173,7 +205,7 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Lets the main process take the directory and make the data; others wait."""
     if not devices.is_main_process():
         if devices.largest_of_processes(0):
-            raise UserError("process 0 could not start; its message says why")
+            raise UserError(_NOT_STARTED)
         yield
         return
     with contextlib.ExitStack() as stack:
