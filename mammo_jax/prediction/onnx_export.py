@@ -1,5 +1,6 @@
 """Scoring programs as ONNX files, by jax2onnx."""
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -11,9 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt16
 
+from mammo_jax.common.errors import UserError
+
 SUFFIX = ".onnx"
 # ONNX Runtime reads it from version 1.18 on.
 OPSET = 21
+# Some versions of protobuf write more, and none reads it.
+LARGEST = 2**31 - 1
 
 
 def convert(
@@ -29,12 +34,16 @@ def convert(
       height: rows of the images.
       width: their columns.
       credit: licence and citation, for the file's metadata; may be empty.
+
+    Raises:
+      UserError: the file would be too large for its readers.
     """
     # They tell of every library that could be converted, too, and is not there.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import jax2onnx  # Late: it takes seconds, and only this needs it.
     import onnx
+    from google.protobuf.message import EncodeError
 
     images = jax.ShapeDtypeStruct(("batch", height, width), jnp.uint16)
     with (
@@ -55,7 +64,13 @@ def convert(
     # Its shapes of what is in between are not always true; readers find them.
     del model.graph.value_info[:]
     onnx.helper.set_model_props(model, {"credit": credit} if credit else {})
-    return bytes(model.SerializeToString())
+    with contextlib.suppress(ValueError, EncodeError):
+        if len(content := bytes(model.SerializeToString())) <= LARGEST:
+            return content
+    raise UserError(
+        "ONNX's files hold no more than 2 GB, and the models' is larger; give it "
+        "another ending than .onnx, for jax.export, or name fewer models"
+    )
 
 
 def _by_default(*arguments: Any, default: Callable[..., Any], **_: object) -> Any:

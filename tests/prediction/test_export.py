@@ -4,17 +4,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import jax
 import numpy as np
 import pytest
 from doc_pages import ROOT, blocks
+from google.protobuf.message import EncodeError
 from predicting import by_hand, make_breast, read_scores, run_predict
 from raw_files import write_dicom
 from tiny_runs import HEIGHT, WIDTH, write_run
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.prediction import onnx_export
 from mammo_jax.prediction.export import export_models
 from mammo_jax.weights.model_directory import load_model
 
@@ -131,6 +134,25 @@ def test_onnx_without_its_library_says_what_to_install(
     assert said.startswith("error: --export=FILE.onnx needs jax2onnx; install it with:")
     assert said.endswith("--editable '.[onnx]'\n")
     assert not exported.exists()
+
+
+@pytest.mark.parametrize("error", [None, EncodeError("too large"), ValueError()])
+def test_onnx_of_a_model_that_is_too_large_is_refused(
+    model, tmp_path, monkeypatch, error
+):
+    made = mock.MagicMock()
+    made.SerializeToString.return_value = b"12345"
+    made.SerializeToString.side_effect = error
+    libraries = {"jax2onnx": mock.Mock(**{"to_onnx.return_value": made})}
+    monkeypatch.setattr(onnx_export, "LARGEST", 4)
+    models = [load_model(model[0])]
+    with (
+        mock.patch.dict(sys.modules, libraries | {"onnx": mock.Mock()}),
+        pytest.raises(UserError, match="no more than 2 GB") as caught,
+    ):
+        export_models(tmp_path / "model.onnx", models, tta=False, credit="")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_onnx_of_a_model_in_bfloat16_is_refused(tmp_path):
