@@ -43,7 +43,7 @@ class StopRequest:
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if not self._deferred:
-            raise RunStoppedError(number, "the same command goes on from here")
+            raise RunStoppedError(number, "give the same command again")
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number

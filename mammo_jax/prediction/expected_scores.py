@@ -33,6 +33,7 @@ from mammo_jax.weights.model_directory import LoadedModel
 EXPECTED_FILE = "expected_scores.csv"
 TOLERANCE = 1e-4
 _CASES, _SEED, _TEST_SHARE = 4, 0, 0.2
+_REMEDY = "share-model writes it; copy it again from where the model was made"
 
 
 class Phantom(NamedTuple):
@@ -58,9 +59,13 @@ class Phantom(NamedTuple):
 
 def expected_scores(model: LoadedModel) -> list[Phantom]:
     """Draws the phantoms at about the height of the model's grid, and scores them."""
-    height = min(max(model.description.height, HEIGHTS[0]), HEIGHTS[1])
+    height = _height(model)
     plans = [(number, VERSION, _SEED, height) for number in range(1, _CASES + 1)]
     return list(_score(model, plans))
+
+
+def _height(model: LoadedModel) -> int:
+    return min(max(model.description.height, HEIGHTS[0]), HEIGHTS[1])
 
 
 def write_expected(folder: Path, rows: Iterable[Phantom]) -> None:
@@ -72,7 +77,8 @@ def score_again(model: LoadedModel, directory: Path) -> list[tuple[Phantom, Phan
     """Returns the rows of a directory's table, each as it comes out here.
 
     Raises:
-      UserError: the table is missing, damaged or of another version of the drawings.
+      UserError: the table is missing, damaged, of another version of the drawings, or
+        of another height than the model's.
     """
     path = directory / EXPECTED_FILE
     rows = read_expected(path)
@@ -81,6 +87,12 @@ def score_again(model: LoadedModel, directory: Path) -> list[tuple[Phantom, Phan
             f"{path} is of phantoms of version {others[0]}, and this mammo_jax draws "
             f"version {VERSION}: nothing can be said of the model; check it with the "
             "mammo_jax that made it, or share it again from its run"
+        )
+    # Large drawings, for which a hostile table may ask, take all memory.
+    if others := sorted({row.height for row in rows} - {height := _height(model)}):
+        raise UserError(
+            f"{path} has phantoms of height {others[0]}, and the model's are of "
+            f"{height}; {_REMEDY}"
         )
     found = _score(model, [row[:4] for row in rows])
     return list(zip(rows, found, strict=True))
@@ -149,10 +161,9 @@ def read_expected(path: Path) -> list[Phantom]:
     Raises:
       UserError: it is missing or damaged.
     """
-    remedy = "share-model writes it; copy it again from where the model was made"
-    rows = [Phantom(**row) for _, row in read_table(path, _COLUMNS, remedy=remedy)]
+    rows = [Phantom(**row) for _, row in read_table(path, _COLUMNS, remedy=_REMEDY)]
     if not 0 < len(rows) <= _CASES:
-        raise UserError(f"{path}: {len(rows)} rows, not 1 to {_CASES}; {remedy}")
+        raise UserError(f"{path}: {len(rows)} rows, not 1 to {_CASES}; {_REMEDY}")
     return rows
 
 

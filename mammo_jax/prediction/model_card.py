@@ -73,7 +73,7 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     if family in _DATA_TERMS:
         front["datasets"] = [family]
     found = _auc(facts.metrics, "test")
-    if found is not None:
+    if found is not None and not _trained_on_test(facts.config):
         value, interval = found
         name = f"{_line(said.dataset)}{' (phantoms)' * bool(said.phantoms)}"
         dataset = {"name": name, "type": family or UNKNOWN, "split": "test"}
@@ -157,12 +157,20 @@ def _figures(facts: CardFacts) -> Iterator[str]:
         area = "undefined" if found is None else f"{found[0]:.3f}{found[1]}"
         lines.append(f"| {' | '.join([name, *counts, area])} |")
     yield "\n".join(lines)
+    if _trained_on_test(facts.config):
+        yield "**The model was trained on the test images: the AUC is of no use.**"
+        return
     yield (
         "The splits are by patient. Validation images chose the epoch, the threshold "
         "and the calibration; only the figures of the test count."
     )
     if facts.metrics.get("test_images_chose_the_epoch"):
         yield "**The test images chose the epoch, too: their AUC is too high.**"
+
+
+def _trained_on_test(config: Mapping[str, Any]) -> bool:
+    splits = _part(config, "data")
+    return "test_split" in splits and splits["test_split"] == splits.get("train_split")
 
 
 def _auc(metrics: Mapping[str, Any], split: str) -> tuple[float, str] | None:

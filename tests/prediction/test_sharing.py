@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -174,6 +175,16 @@ def test_the_card_of_phantoms_claims_nothing_about_patients(run, tmp_path):
     assert "CC BY 3.0" not in text
 
 
+def test_the_card_says_where_the_test_images_were_trained_on(run, tmp_path):
+    change(run / "config.json", "data", "train_split", value="test")
+    sharing.share_model(run, tmp_path / "out", None)
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "The model was trained on the test images" in text
+    assert "The splits are by patient" not in text
+    assert "figures of the test count" not in text
+    assert "model-index" not in front_matter(tmp_path / "out")
+
+
 def test_a_public_data_set_is_named_with_its_terms(run, tmp_path):
     describe(run, dataset="inbreast/whole")
     sharing.share_model(run, tmp_path / "out", "other")
@@ -337,6 +348,22 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(run, tmp_path, monkeypa
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith("cannot be written: No space left on device")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
+
+
+def test_a_signal_leaves_nothing(run, tmp_path, monkeypatch):
+    def stop(_):
+        signal.raise_signal(signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(sharing, "expected_scores", stop)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        done = run_script("share_model.py", run, f"--out={tmp_path / 'new' / 'out'}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr == "stopped: give the same command again\n"
     assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
 
 
@@ -513,6 +540,13 @@ def test_a_damaged_table_of_scores_is_refused(shared, column, cell):
     line = check(shared)[1]
     assert "row 3" in line
     assert column in line
+
+
+def test_phantoms_larger_than_the_models_images_are_not_drawn(shared, monkeypatch):
+    rewrite(shared, 2, "height", "16384")
+    monkeypatch.setattr(expected_scores, "draw_view", None)
+    line = check(shared)[1]
+    assert f"of height 16384, and the model's are of {HEIGHT}; share-model" in line
 
 
 def test_too_few_or_many_rows_are_refused(shared):
