@@ -83,6 +83,7 @@ def test_no_text_of_a_header_outlives_a_build_a_training_and_a_scoring(tmp_path)
         ([*build, "manifest/s1_h288", *data], 0),
         (command(*training), 0),
         ([*predict, "--dicom", f"--out={made / 'scores'}", str(raw)], 3),
+        ([*predict, f"--export={made / 'model.jax'}"], 0),
         ([*evaluate, f"--predictions={made / 'run'}", f"--out={made / 'report'}"], 0),
         ([*share, str(made / "run"), f"--out={made / 'shared'}"], 0),
         ([*check, str(made / "shared")], 0),
@@ -90,8 +91,9 @@ def test_no_text_of_a_header_outlives_a_build_a_training_and_a_scoring(tmp_path)
         done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, check=False)
         assert done.returncode == code, done.stderr.decode()[-2000:]
         said += [done.stdout, done.stderr]
-    for path in (made / "shared").iterdir():
-        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+    for path in (made / "model.jax", *(made / "shared").iterdir()):
+        for folder in (tmp_path, REPOSITORY):
+            assert str(folder).encode() not in path.read_bytes(), path.name
     files = [path for path in made.rglob("*") if path.is_file()]
     kinds = {"".join(path.suffixes[-1:]) for path in files}
     assert {".csv", ".html", ".json", ".png", ".dcm", ".safetensors"} <= kinds
