@@ -93,6 +93,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             "--calibrated does not go into --export; apply the line in "
             "model.json to the log-odds of the exported scores"
         )
+    if options.export and not Path(options.export).name:
+        parser.error(f"--export={options.export} names no file")
     if not options.scores and not options.export:
         parser.error("name a file, a folder or a glob to score, or --export=FILE")
     return options
@@ -119,7 +121,7 @@ def main(options: argparse.Namespace) -> int:
     descriptions = [load_description(path) for path in directories]
     grids = [description.grid for description in descriptions]
     no_calibration = any(one.calibration is None for one in descriptions)
-    is_onnx = (options.export or "").lower().endswith(".onnx")
+    is_onnx = Path(options.export or "").suffix.lower() == ".onnx"
     refuse(
         {
             f"{needs}; install it with: uv pip install --constraint requirements.lock "

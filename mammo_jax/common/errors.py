@@ -52,6 +52,11 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200]
 
 
+def _in_one_line(text: str) -> str:
+    """Returns a text without marks that a terminal obeys, as strangers' names have."""
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
+
+
 def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
     """Runs `command` and exits: one clear line for a `UserError`, no traceback.
 
@@ -70,7 +75,7 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
         text = str(error)
         if isinstance(error, OSError):
             text = f"{error.filename or 'the disk'}: {error.strerror or error}"
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {_in_one_line(text)}", file=sys.stderr)
         code = EXIT_ERROR
     except RunStoppedError as interruption:
         print(f"stopped: {interruption}", file=sys.stderr)

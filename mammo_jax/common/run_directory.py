@@ -31,6 +31,8 @@ _FREE = (
     *("debug_nans", "profile", "devices", "threads", "workers"),
     *("checkpoint_minutes", "checkpoint_every_steps"),
 )
+# Levels of a JSON file; libraries would end in a deeper one.
+_DEEPEST = 20
 # Values of fields that earlier versions did not have; a newer field that is not here
 # was off.
 _EARLIER = {"stride": 32, "test_share": 0.2}
@@ -152,9 +154,17 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist") from error
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
+    if not isinstance(value, dict) or _is_deeper(value, _DEEPEST):
+        raise UserError(f"{path} is damaged: it holds no JSON object, or a deep one")
     return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in value)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf import message
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.datasets.records import PATCH, WHOLE, Example, Field, Layout
 from mammo_jax.images.png import decode_png
@@ -46,8 +48,14 @@ class Examples:
 
     def __getitem__(self, number: int) -> Example:
         # ArrayRecord neither counts from the end nor says where it is.
-        record = self.records[range(len(self))[number]]
-        return parse_example(record, self.image_shape)
+        number = range(len(self))[number]
+        try:
+            return parse_example(self.records[number], self.image_shape)
+        except (RuntimeError, ValueError, message.DecodeError) as error:
+            raise UserError(
+                f"example {number} of a packaged data set is damaged ({error}); remove "
+                "the set's folder and build it again"
+            ) from error
 
 
 def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:

@@ -12,9 +12,11 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +121,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             class_names=tuple(builder.info.features["label"].names),
             grid=Grid(*(packing[field] for field in Grid._fields)),
         )
-    except _DAMAGES as error:
+    except (*_DAMAGES, UserError) as error:
         raise UserError(
             f"dataset {name} in {directory} cannot be read ({error}); remove that "
             f"folder and build it again: {build_command(name, data_dir)}"
@@ -180,7 +182,7 @@ def training_batches(
     is this process's share of `batch_size`. They are read by `threads` threads, of
     each of `workers` processes if there are any; the batches are the same.
     """
-    dataset = (
+    endless = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
@@ -190,42 +192,47 @@ def training_batches(
         ]
         .batch(batch_size // share.processes, drop_remainder=True)
     )
-    batches = dataset[start:].to_iter_dataset(_read_options(threads))
+    batches = endless[start:].to_iter_dataset(_read_options(threads))
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks for flags of its own, and no others.
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
     ahead = batches.mp_prefetch(options, worker_init_fn=_begin_worker)
-    return _watched(grain.experimental.WithOptionsIterDataset(ahead, _BY_PIPE))
+    dataset = grain.experimental.WithOptionsIterDataset(ahead, _BY_PIPE)
+    return _watched(dataset) if workers else iter(dataset)
 
 
 def _watched(dataset: Any) -> Iterator[Batch]:
     """Yields the batches; if a worker is killed, it ends this process."""
-    closing = threading.Event()
-    threading.Thread(target=_end_with_worker, args=(closing,), daemon=True).start()
-    with contextlib.closing(iter(dataset)) as batches:
+    over = threading.Event()
+    # Ctrl-C goes to all of a terminal's processes; workers begin with it blocked.
+    resource_tracker.ensure_running()  # It would let Ctrl-C through again.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    with contextlib.ExitStack() as ends:
+        batches = iter(dataset)
+        ends.callback(batches.close)
+        ends.callback(over.set)  # This comes first, since closing kills the workers.
+        threading.Thread(target=_end_with_worker, args=(over,), daemon=True).start()
         try:
-            # Not `yield from`, which would close the batches before the event is set.
-            for batch in batches:  # noqa: UP028
-                yield batch
+            batch = next(batches)
         finally:
-            closing.set()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        while True:
+            yield batch
+            batch = next(batches)
 
 
-def _end_with_worker(closing: threading.Event) -> None:
+def _end_with_worker(over: threading.Event) -> None:
     """Ends this process in one line when a worker has been killed.
 
     Half a batch may be in its pipe, which is then waited for without an end.
     """
     workers: set[BaseProcess] = set()
-    while not closing.wait(_SECONDS_TO_LOOK):
+    while not over.wait(_SECONDS_TO_LOOK):
         workers |= {*multiprocessing.active_children()}
-        for worker in workers:
-            if worker.name.startswith(_WORKER_NAME) and worker.exitcode not in (
-                None,
-                0,
-            ):
-                print(_KILLED, file=sys.stderr, flush=True)
-                os._exit(1)
+        codes = [w.exitcode for w in workers if w.name.startswith(_WORKER_NAME)]
+        if any(codes):  # None of the living, 0 of those that ended by themselves.
+            print(_KILLED, file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def _augmented(

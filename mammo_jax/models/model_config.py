@@ -180,6 +180,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
 }
 # The smallest value of each number; a softmax over one class says nothing.
 _LEAST = {"num_classes": 2, "top.pool": 1, "top.window": 1}
+_MOST_BLOCKS = 16
 # Pairs of whole numbers from 1 on.
 _PAIRS = ("image_size", "top.fc")
 
@@ -229,6 +230,9 @@ def read_model_config(
             ),
             f"{name}.top.blocks is empty, but {name}.top.kind is {full.top.kind!r}": (
                 blocks == ()
+            ),
+            f"{name}.top.blocks are more than {_MOST_BLOCKS}": (
+                len(blocks or ()) > _MOST_BLOCKS
             ),
         }
     )

@@ -28,8 +28,11 @@ PATCH_CLASSES = 5
 ACTIVATIONS = {"softmax": jax.nn.softmax, "relu": jax.nn.relu}
 # kind: (notation of a block, example, the layer that strides in a block)
 BLOCKS = {
-    "residual": (r"(\d+)-(\d+)-(\d+)x(\d+)", "512-512-1024x2", Window(1, 2)),
-    "vgg": (r"(\d+)x(\d+)", "512x1", HALVING),
+    "residual": (
+        r"(\d{1,5})-(\d{1,5})-(\d{1,5})x(\d{1,2})",
+        *("512-512-1024x2", Window(1, 2)),
+    ),
+    "vgg": (r"(\d{1,5})x(\d{1,2})", "512x1", HALVING),
 }
 
 
@@ -44,7 +47,8 @@ def parse_block(
       field: the block's name in messages.
 
     Raises:
-      UserError: the text is not in that notation, or a number in it is zero.
+      UserError: the text is not in that notation, or a number in it is zero or has
+        more than 5 digits, the repetitions more than 2.
     """
     pattern, example, _ = BLOCKS[kind]
     match = re.fullmatch(pattern, str(text).replace(" ", ""))

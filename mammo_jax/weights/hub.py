@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mammo_jax.common.errors import UserError, first_line
 from mammo_jax.weights.published import verify_checksum
@@ -22,6 +23,7 @@ _SCHEME = "hf://"
 NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SHA256 = re.compile("[0-9a-f]{64}")
+_TAG = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _MIB = 1 << 20
 _WEIGHTS = "model.safetensors"
 # Bytes that each file of a model may have.
@@ -114,11 +116,33 @@ def _fetch(name: str, limits: Mapping[str, int]) -> Path:
         listed = {entry.rfilename: entry for entry in info.siblings or ()}
         sizes = {file: entry.size or 0 for file, entry in listed.items()}
         _check(name, sizes, limits)
-        found = Path(hub.snapshot_download(**wanted))
+        with _plain_tags(hub, name, commit):
+            found = Path(hub.snapshot_download(**wanted))
     for file in limits:
         stored = listed[file].lfs  # Small files are in git itself.
         _verify(found / file, stored and stored.sha256)
     return found
+
+
+@contextlib.contextmanager
+def _plain_tags(hub: Any, name: str, commit: str | None) -> Iterator[None]:
+    """Refuses a server's tag of a file that is no digest, or of another commit.
+
+    The library makes a path of the tag.
+    """
+    ask = hub.file_download.get_hf_file_metadata
+
+    def asked(*arguments: Any, **options: Any) -> Any:
+        found = ask(*arguments, **options)
+        if not _TAG.fullmatch(found.etag or "") or found.commit_hash != commit:
+            raise UserError(
+                f"{name}: the hub answers with a file of another commit, or without a "
+                "digest; it is not fetched. Is HF_ENDPOINT the hub's address?"
+            )
+        return found
+
+    with mock.patch.object(hub.file_download, "get_hf_file_metadata", asked):
+        yield
 
 
 def _check(name: str, sizes: Mapping[str, int], limits: Mapping[str, int]) -> None:
@@ -143,7 +167,9 @@ def _verify(path: Path, sha256: str | None) -> None:
             verify_checksum(path, f"sha256:{sha256}")
     except UserError:
         with contextlib.suppress(OSError):  # The first error is the one to tell.
-            path.resolve().unlink()
+            blob = path.resolve()
+            if blob.parent == (path.parents[2] / "blobs").resolve():
+                blob.unlink()
             path.unlink(missing_ok=True)
         raise
 

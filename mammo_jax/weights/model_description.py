@@ -94,10 +94,10 @@ def load_description(directory: Path) -> Description:
     version = values.pop("format")
     if type(version) is int and version > FORMAT:
         raise UserError(
-            f"{path} is of format {version}, which a newer mammo_jax wrote; this one, "
-            f"{mammo_jax.__version__}, reads up to {FORMAT}: update it"
+            f"{path} is of format {version!r:.40}, which a newer mammo_jax wrote; this "
+            f"one, {mammo_jax.__version__}, reads up to {FORMAT}: update it"
         )
-    if version not in range(1, FORMAT + 1):
+    if type(version) is not int or version < 1:
         raise UserError(f"{path} is damaged: its format is {version!r:.40}")
     if version > 1 and not values["sha256"]:
         raise UserError(f"{path} is damaged: its sha256 is missing")
@@ -111,8 +111,14 @@ def load_description(directory: Path) -> Description:
         raise UserError(f"{path} is damaged: its patch_size is not that of its task")
     for name in ("class_names", "malignant_classes", "calibration"):
         values[name] = values[name] and tuple(values[name])
-    if max(values["malignant_classes"]) >= len(values["class_names"]):
-        raise UserError(f"{path} is damaged: malignant_classes names no class")
+    malignant = {*values["malignant_classes"]}
+    if len(malignant) < len(values["malignant_classes"]) or not malignant < {
+        *range(len(values["class_names"]))
+    }:
+        raise UserError(
+            f"{path} is damaged: malignant_classes must be some of the classes, each "
+            "once"
+        )
     return Description(**values)
 
 
@@ -156,7 +162,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "dataset": lambda value: isinstance(value, str),
     "class_names": lambda value: _is_list_of(str, value),
     "malignant_classes": lambda value: _is_list_of(int, value) and min(value) >= 0,
-    "pixel_mean": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "pixel_mean": lambda value: type(value) in (int, float) and 0 <= value <= 255,
     "height": _is_count,
     "width": _is_count,
     "stretch": lambda value: isinstance(value, bool),

@@ -55,8 +55,17 @@ def load_model(directory: Path) -> LoadedModel:
         missing or damaged.
     """
     description = load_description(directory)
-    config = ConfigDict(read_config(directory))
+    try:
+        config = ConfigDict(read_config(directory))
+    except (ValueError, AttributeError, KeyError) as error:  # of its keys
+        raise UserError(f"{directory}/config.json is damaged: {error}") from error
     model_config = read_model_config(config.model)
+    if model_config.num_classes != len(description.class_names):
+        raise UserError(
+            f"{directory} is damaged: {DESCRIPTION_FILE} names "
+            f"{len(description.class_names)} classes, and its network has "
+            f"{model_config.num_classes}"
+        )
     graphdef, params, batch_stats = load_variables(directory)
     if model_config.compute_dtype == "float32":
         graphdef, params = fold(graphdef, params, batch_stats)

@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import message
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mammo_jax.common.errors import UserError
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.packaged import Examples, parse_example
 from mammo_jax.images.png import encode_png
@@ -126,7 +127,7 @@ def test_an_example_with_no_or_several_labels_is_refused(record, count):
     example = tf_example_pb2.Example.FromString(record)
     example.features.feature["label"].int64_list.value[:] = [1] * count
     examples = Examples([example.SerializeToString()], SHAPE)
-    with pytest.raises(ValueError, match=f"feature label has {count} values"):
+    with pytest.raises(UserError, match=f"its feature label has {count} values"):
         list(examples)
 
 

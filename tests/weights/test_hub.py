@@ -226,6 +226,15 @@ def test_weights_of_another_digest_are_refused_and_not_kept(server, tmp_path):
     assert not [path for path in written(tmp_path) if path.stat().st_size > 100_000]
 
 
+def test_a_tag_that_is_a_path_is_not_followed(server, tmp_path):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    server.digest = f"../../../../../../../../../..{victim}"
+    with pytest.raises(UserError, match="without a digest; it is not"):
+        hub.find_directory(NAME)
+    assert victim.read_text() == "mine"
+
+
 def test_weights_that_were_fetched_and_not_looked_at_are_not_kept(
     server, run, monkeypatch
 ):

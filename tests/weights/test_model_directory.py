@@ -11,6 +11,7 @@ import safetensors.numpy
 from tiny_runs import HEIGHT, MEAN, WIDTH, write_run
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.run_directory import read_json, write_json
 from mammo_jax.models import variables
 from mammo_jax.weights.model_description import load_description, save_description
 from mammo_jax.weights.model_directory import (
@@ -251,3 +252,48 @@ def test_an_earlier_description_has_its_data_sets_intent(directory, dataset, int
     del values["intent"]
     path.write_text(json.dumps(values))
     assert load_model(directory).description.intent == intent
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format", True, "its format is True"),
+        ("format", 2.0, "its format is 2.0"),
+        ("format", 10**50, "is of format 1000"),
+        ("malignant_classes", [1, 1], "each once"),
+        ("malignant_classes", [0, 1], "some of the classes"),
+        ("pixel_mean", 10**400, "pixel_mean is 1000"),
+        ("class_names", ["a", "b", "c"], "names 3 classes, and its network has 2"),
+    ],
+)
+def test_a_description_that_contradicts_the_network_is_refused(
+    tmp_path, field, value, message
+):
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "model.json"
+    write_json(path, {**read_json(path), field: value})
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path / "run")
+
+
+@pytest.mark.parametrize("block", ["4-4-8x99999999", "9" * 5000 + "-4-8x1"])
+def test_a_configuration_of_a_network_without_end_is_refused(tmp_path, block):
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = read_json(path)
+    config["model"]["top"] |= {"kind": "residual", "blocks": [block]}
+    write_json(path, config)
+    with pytest.raises(UserError, match="is not a residual block"):
+        load_model(tmp_path / "run")
+    config["model"]["top"]["blocks"] = ["4-4-8x1"] * 5000
+    write_json(path, config)
+    with pytest.raises(UserError, match="blocks are more than 16"):
+        load_model(tmp_path / "run")
+
+
+def test_a_deep_configuration_is_refused(tmp_path):
+    write_run(tmp_path / "run")
+    deep = '{"a":' * 900 + "1" + "}" * 900
+    (tmp_path / "run" / "config.json").write_text(f'{{"model": {deep}}}')
+    with pytest.raises(UserError, match="or a deep one"):
+        load_model(tmp_path / "run")
