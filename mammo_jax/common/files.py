@@ -49,8 +49,14 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     made = [folder for folder in path.parents if not folder.exists()]
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path}: not empty; name a new folder")
+        if (
+            path.is_symlink()
+            or path.is_file()
+            or (path.is_dir() and any(path.iterdir()))
+        ):
+            raise UserError(f"{path}: not empty, or a link; name a new folder")
+        # A killed process of the same number, as containers have, may have left it.
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         if path.exists():

@@ -140,7 +140,7 @@ def _score(
             raise UserError(
                 "the model's outputs are not finite; it was not trained to an end"
             )
-        digest = hashlib.sha256(np.ascontiguousarray(image, "<u2")).hexdigest()
+        digest = hashlib.sha256(image.astype("<u2").tobytes()).hexdigest()
         yield Phantom(number, generator, seed, height, digest, score)
 
 
@@ -162,8 +162,8 @@ def read_expected(path: Path) -> list[Phantom]:
       UserError: it is missing or damaged.
     """
     rows = [Phantom(**row) for _, row in read_table(path, _COLUMNS, remedy=_REMEDY)]
-    if not 0 < len(rows) <= _CASES:
-        raise UserError(f"{path}: {len(rows)} rows, not 1 to {_CASES}; {_REMEDY}")
+    if len(rows) != _CASES:
+        raise UserError(f"{path}: {len(rows)} rows, not {_CASES}; {_REMEDY}")
     return rows
 
 

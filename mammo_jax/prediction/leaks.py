@@ -1,6 +1,7 @@
 """Search for patients' codes, prediction tables and paths in what is passed on."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_cells, spelling
 from mammo_jax.weights import hub
 
-# Columns of prediction tables that name people or their images.
-_NAMING = ("patient id", "image index")
+# Columns of prediction tables that name people or their images, without blanks.
+_NAMING = ("patientid", "imageindex")
+_TABLE = re.compile(r"\.csv(\.part)?", re.IGNORECASE)
 # Characters of one's own codes; shorter words and numbers are in any file.
 _LEAST_CODE, _LEAST_NUMBER = 3, 6
-_ADDRESS = re.compile(rf"(?a:{hub.NAME.pattern})|\bhttps?://[^\s,;)\"'<>|\\]*")
+_ADDRESS = re.compile(rf"(?a:{hub.NAME.pattern})|\bhttps?://[^\s/][^\s,;)\"'<>|\\]*")
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 # A word stands between signs, of which an underscore is one.
 _WORD = r"(?<![^\W_])({})(?![^\W_])"
@@ -21,7 +23,7 @@ _WORD = r"(?<![^\W_])({})(?![^\W_])"
 _CODES = r"P[_-]\d{5}|case[_-]\d{4,}|[0-9a-f]{16}|\d+(?:\.\d+){5,}"
 _CODE = re.compile(_WORD.format(_CODES), re.IGNORECASE)
 _PATH = re.compile(
-    r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\\\\w)"
+    r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\{1,2}\w)"
     r"|(?<![\w.])\.\.[/\\]|\$\{?[\w:]+\}?[/\\]|%\w+%[/\\]"
 )
 
@@ -35,10 +37,12 @@ def codes_of(directory: Path) -> set[str]:
       UserError: one of the tables cannot be read.
     """
     codes = set[str]()
-    for path in sorted(directory.rglob("*.csv")):
+    for path in sorted(directory.rglob("*")):
+        if not _TABLE.search(path.name) or not path.is_file():
+            continue
         header, rows, _ = read_cells(path, remedy="move it out of the run's directory")
-        naming = [at for at, name in enumerate(header) if spelling(name) in _NAMING]
-        codes |= {row[at].strip() for row in rows for at in naming if at < len(row)}
+        naming = [at for at, name in enumerate(header) if _names_people(name)]
+        codes |= {_words(row[at]) for row in rows for at in naming if at < len(row)}
     least = (_LEAST_CODE, _LEAST_NUMBER)
     return {code for code in codes if len(code) >= least[code.isdigit()]}
 
@@ -49,14 +53,13 @@ def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -
     Args:
       name: the content's name in the message.
       content: as `json.loads` returns it.
-      codes: see `codes_of`.
+      codes: see `codes_of`. They are found in other cases and with other signs between
+        their words, as in a file's or a folder's name.
       remedy: the way out.
 
     Raises:
       UserError: there is something; it says where, and quotes nothing of it.
     """
-    # A folder's or a file's name may spell them otherwise than a table does.
-    codes = {code.casefold() for code in codes}
     for where, text in _leaves(content):
         if kind := _kind(text, codes):
             place = f" ({' '.join(where.split())[:100]})" if where else ""
@@ -64,18 +67,24 @@ def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -
 
 
 def _kind(text: str, codes: Collection[str]) -> str:
-    folded = text.casefold()
-    # There may be tens of thousands of them, hardly one of which is in any text.
-    own = (code for code in codes if code in folded)
-    if _CODE.search(text) or any(
-        re.search(_WORD.format(re.escape(code)), folded) for code in own
-    ):
+    words = f" {_words(text)} "
+    if _CODE.search(text) or any(f" {code} " in words for code in codes):
         return "a patient's code"
-    if spelling(text) in _NAMING:
+    if any(map(_names_people, re.split(r"[,;\t\n]", text))):
         return "rows of a prediction table"
     if _CREDENTIALS.search(text):
         return "credentials"
     return "a path of a machine" if _PATH.search(_ADDRESS.sub(" ", text)) else ""
+
+
+def _names_people(column: str) -> bool:
+    return spelling(column).replace(" ", "") in _NAMING
+
+
+def _words(text: str) -> str:
+    """Returns the words of a text in one case and form, with a blank between them."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.split(r"[\W_]+", folded)).strip()
 
 
 def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, str]]:

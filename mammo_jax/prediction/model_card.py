@@ -214,7 +214,7 @@ def _terms(facts: CardFacts) -> Iterator[str]:
     else:
         yield f"Licence of the weights: {_plain(facts.licence)}."
     if facts.description.credit:
-        yield _plain(facts.description.credit)
+        yield _plain(facts.description.credit, most=5000)
     if terms := _DATA_TERMS.get(_family(facts.description)):
         yield terms
     config = facts.config
@@ -258,12 +258,14 @@ def _family(said: Description) -> str:
     )
 
 
-def _line(value: object) -> str:
-    """Returns a text as one line of at most 500 characters."""
+def _line(value: object, most: int = 500) -> str:
+    """Returns a text as one line of at most so many characters."""
     shown = (mark if mark.isprintable() else " " for mark in str(value))
-    return " ".join("".join(shown).split())[:500]
+    return " ".join("".join(shown).split())[:most]
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, most: int = 500) -> str:
     """Returns a text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", _line(value))
+    marked = re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", _line(value, most))
+    # A line that would be a rule, a list or a title's.
+    return re.sub(r"^([-+=]|\d+(?=[.)]))", r"\\\1", marked)

@@ -1,7 +1,7 @@
 """Model directories that are passed on: prepared from a run, and checked elsewhere."""
 
+import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from mammo_jax.weights.model_description import (
 )
 from mammo_jax.weights.model_directory import load_model
 from mammo_jax.weights.released import LICENCE as RELEASED_LICENCE
+from mammo_jax.weights.weight_files import read_weights, write_weights
 
 _JSON = (CONFIG_FILE, DESCRIPTION_FILE, METRICS_FILE)
 SHARED = (*_JSON, WEIGHTS_FILE, CARD_FILE, EXPECTED_FILE)
@@ -70,17 +71,26 @@ def share_model(directory: Path, out: Path, licence: str | None) -> str:
     config = without_paths(read_config(directory))
     metrics = read_json(directory / METRICS_FILE)
     metrics.pop("ensemble", None)  # Figures of other models, by their paths.
+    try:
+        json.dumps(metrics, allow_nan=False)
+    except ValueError as error:
+        raise UserError(
+            f"{directory / METRICS_FILE} holds a figure that is no number; evaluate "
+            "the model again, or take it out"
+        ) from error
     codes = codes_of(directory)
     refuse_leaks("--out", out.name, codes, "give the folder another name")
     with whole_folder(out) as folder:
         write_json(folder / CONFIG_FILE, config)
         write_json(folder / METRICS_FILE, metrics)
-        shutil.copyfile(directory / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+        # Not a copy: a header may hold more than its readers look at.
+        weights = directory / WEIGHTS_FILE
+        said = _metadata(weights)
+        write_weights(folder / WEIGHTS_FILE, read_weights(weights), said or None)
         save_description(folder, model.description)
         for name in _JSON:
             remedy = f"take it out of {directory / name} and share again"
             refuse_leaks(name, read_json(folder / name), codes, remedy)
-        said = _metadata(folder / WEIGHTS_FILE)
         remedy = "write the weights anew, without metadata"
         refuse_leaks(WEIGHTS_FILE, said, codes, remedy)
         facts = CardFacts(out.name, licence, config, metrics, model.description)
@@ -110,6 +120,8 @@ def check_model(directory: Path) -> list[tuple[Phantom, Phantom]]:
             f"{directory} has no {', '.join(missing)}; share-model makes a folder with "
             "them of a run"
         )
+    if others := [name for name in SHARED if not (directory / name).is_file()]:
+        raise UserError(f"{directory}: {', '.join(others)} is no file; open none of it")
     if surplus := sorted(found - {*SHARED} - _MAY_BE_THERE):
         shown = ", ".join(map(repr, surplus[:5])) + ", ..." * (len(surplus) > 5)
         raise UserError(

@@ -343,7 +343,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(run, tmp_path, monkeypa
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(sharing.shutil, "copyfile", fail)
+    monkeypatch.setattr(sharing, "write_weights", fail)
     done = run_script("share_model.py", run, f"--out={tmp_path / 'new' / 'out'}")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -370,7 +370,7 @@ def test_a_signal_leaves_nothing(run, tmp_path, monkeypatch):
 def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty; name a new folder"):
+    with pytest.raises(UserError, match="not empty, or a link; name a new"):
         sharing.share_model(run, tmp_path / "out", None)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
@@ -378,7 +378,9 @@ def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
 @pytest.mark.parametrize("value", ["high", float("nan"), 1.5, True])
 def test_figures_that_are_none_are_refused(run, tmp_path, value):
     change(run / "metrics.json", "test", "auc", value=value)
-    with pytest.raises(UserError, match=r"metrics\.json is damaged: test\.auc"):
+    with pytest.raises(
+        UserError, match=r"metrics\.json (is damaged: test\.auc|holds a)"
+    ):
         sharing.share_model(run, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
 
@@ -554,7 +556,58 @@ def test_too_few_or_many_rows_are_refused(shared):
     header, *rows = path.read_text().splitlines(keepends=True)
     for count in (0, 5):
         path.write_text("".join([header, *(rows * 2)[:count]]))
-        assert f"{count} rows, not 1 to 4" in check(shared)[1]
+        assert f"{count} rows, not 4" in check(shared)[1]
+
+
+def test_a_folder_in_a_files_place_is_not_looked_into(shared):
+    (shared / "README.md").unlink()
+    (shared / "README.md").mkdir()
+    (shared / "README.md" / "state.pkl").write_bytes(b"")
+    assert "README.md is no file; open none of it" in check(shared)[1]
+
+
+def test_nothing_is_hidden_in_the_header_of_the_weights(run, tmp_path):
+    path = run / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for entry in header.values():
+        entry["patient"] = "Anna Muster"
+    new = json.dumps(header).encode()
+    path.write_bytes(len(new).to_bytes(8, "little") + new + content[8 + length :])
+    save_description(run, load_description(run))
+    sharing.share_model(run, tmp_path / "out", None)
+    assert b"Muster" not in (tmp_path / "out" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("Müller", "u\u0308ber Mu\u0308ller"),
+        ("Doe^Jane", "of Doe Jane"),
+        ("p-77-x", "P_77_X"),
+    ],
+)
+def test_codes_are_found_however_they_are_written(run, tmp_path, code, text):
+    table = f"image_index,PatientID\nim1,{code}\n"
+    (run / "TEST.CSV.part").write_text(table)
+    change(run / "metrics.json", "note", value=text)
+    with pytest.raises(UserError, match="a patient's code"):
+        sharing.share_model(run, tmp_path / "out", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("image_index,patient_id\n1,Anna", "rows of a prediction table"),
+        ("https:///home/jane/x", "a path"),
+        ("in \\Users\\jane", "a path"),
+    ],
+)
+def test_tables_and_paths_within_texts_are_found(run, tmp_path, text, kind):
+    change(run / "metrics.json", "note", value=text)
+    with pytest.raises(UserError, match=kind):
+        sharing.share_model(run, tmp_path / "out", None)
 
 
 def test_what_does_not_belong_to_a_model_is_named(shared):
