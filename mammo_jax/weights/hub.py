@@ -96,28 +96,34 @@ def _fetch(name: str, limits: Mapping[str, int]) -> Path:
     name = pin(name)
     repository, commit = _split(name)
     with _explained(name) as (hub, api):
-        wanted: dict[str, Any] = {
-            "repo_id": repository,
-            "revision": commit,
-            "allow_patterns": [*limits],
-        }
-        # A file that is damaged is fetched again.
-        with contextlib.suppress(hub.errors.LocalEntryNotFoundError, UserError):
-            found = Path(hub.snapshot_download(**wanted, local_files_only=True))
-            # Another program may have fetched a part of it, or not looked at it.
-            if all((found / file).is_file() for file in limits):
-                for file in limits:
+        cached = [
+            Path(path)
+            for file in limits
+            if isinstance(
+                path := hub.try_to_load_from_cache(repository, file, revision=commit),
+                str,
+            )
+        ]
+        # Another program may have fetched a part of it, or not looked at it.
+        if len(cached) == len(limits):
+            with contextlib.suppress(UserError):  # What is damaged is fetched again.
+                for path in cached:
                     # The cache calls a large file by the digest that the hub listed.
-                    blob = (found / file).resolve().name
-                    _verify(found / file, blob if _SHA256.fullmatch(blob) else None)
-                return found
+                    blob = path.resolve().name
+                    _verify(path, blob if _SHA256.fullmatch(blob) else None)
+                return cached[0].parent
         # Before anything is fetched; without a network this one fails at once.
         info = api.repo_info(repository, revision=commit, files_metadata=True)
         listed = {entry.rfilename: entry for entry in info.siblings or ()}
         sizes = {file: entry.size or 0 for file, entry in listed.items()}
         _check(name, sizes, limits)
         with _plain_tags(hub, name, commit):
-            found = Path(hub.snapshot_download(**wanted))
+            # One by one: threads of the library's would not end at Ctrl-C.
+            paths = [
+                hub.hf_hub_download(repository, file, revision=commit)
+                for file in limits
+            ]
+        found = Path(paths[0]).parent
     for file in limits:
         stored = listed[file].lfs  # Small files are in git itself.
         _verify(found / file, stored and stored.sha256)

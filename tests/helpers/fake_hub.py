@@ -13,7 +13,6 @@ from huggingface_hub import constants
 
 _ASKED = re.compile(
     r"/api/models/(?P<of>\w+/[\w.-]+)(/revision/(?P<revision>[\w.-]+))?(\?.*)?"
-    r"|/api/models/(?P<tree>\w+/[\w.-]+)/tree/(?P<at>\w+)(\?.*)?"
     r"|/(?P<repository>\w+/[\w.-]+)/resolve/(?P<commit>\w+)/(?P<file>[\w.-]+)"
 )
 
@@ -87,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         hub.asked.append(f"{self.command} {self.path}")
         hub.agents.add(self.headers.get("User-Agent", ""))
         asked = _ASKED.fullmatch(self.path)
-        repository = asked and (asked["of"] or asked["tree"] or asked["repository"])
+        repository = asked and (asked["of"] or asked["repository"])
         if hub.answer:
             self._send(200, {"Content-Type": "text/html"}, hub.answer)
             return
@@ -95,14 +94,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(404, {"X-Error-Code": "RepoNotFound"})
             return
         folder, commit = hub.folders[repository], hub.commits[repository]
-        wanted = asked["revision"] or asked["at"] or asked["commit"]
+        wanted = asked["revision"] or asked["commit"]
         if wanted not in (None, "main", commit):
             self._send(404, {"X-Error-Code": "RevisionNotFound"})
         elif not asked["repository"]:
             files = [self._entry(path) for path in sorted(folder.glob("*.*"))]
             siblings = [{"rfilename": entry["path"], **entry} for entry in files]
             said = {"id": repository, "sha": commit, "siblings": siblings}
-            self._send_json(files if asked["tree"] else said)
+            self._send_json(said)
         else:
             self._send_file(folder / asked["file"], commit)
 

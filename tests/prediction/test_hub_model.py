@@ -93,6 +93,6 @@ def test_a_command_asks_the_hub_of_its_environment(server, model, picture, tmp_p
             timeout=120,
         )
     # Without a network nothing is asked; the commit is that of the cache.
-    assert len([asked for asked in server.asked if asked.startswith("GET /api")]) == 3
+    assert len([asked for asked in server.asked if asked.startswith("GET /api")]) == 2
     assert not any("agent" in asked for asked in server.asked)
     assert read_json(out / "prediction.json")["models"] == [f"{NAME}@{COMMIT}"]

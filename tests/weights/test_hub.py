@@ -91,7 +91,7 @@ def test_the_hub_is_told_nothing_but_what_is_asked_for(server):
     paths = {asked.split()[1].partition("?")[0] for asked in server.asked}
     files = {f"/clinic/model/resolve/{COMMIT}/{file}" for file in hub.MODEL_FILES}
     api = "/api/models/clinic/model"
-    assert paths == files | {api, f"{api}/revision/{COMMIT}", f"{api}/tree/{COMMIT}"}
+    assert paths == files | {api, f"{api}/revision/{COMMIT}"}
     (agent,) = server.agents
     assert agent.startswith("unknown/None; hf_hub/")
     assert "jax" not in agent
