@@ -74,7 +74,7 @@ def test_a_model_that_cannot_be_built_is_refused_before_any_work(
 def test_a_heatmap_top_is_refused_one_image_to_normalise_by(batch_size):
     config = make_config("", "heatmap_1x1")
     config.batch_size = config.accum_steps = batch_size
-    with pytest.raises(UserError, match=r"has 1 image, .* twice config.accum_steps"):
+    with pytest.raises(UserError, match=r"has 1 image, .* config.batch_size be"):
         read_settings(config)
     config.model.batch_norm = "frozen"
     read_settings(config)
