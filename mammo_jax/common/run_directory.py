@@ -122,9 +122,8 @@ def differences(there: Any, wanted: Any, name: str = "config") -> Iterator[str]:
     if isinstance(there, Mapping) and isinstance(wanted, Mapping):
         free = {*_FREE}
         if (wanted.get("model") or {}).get("batch_norm_per_device"):
-            free -= {
-                "devices"
-            }  # Their number says which images are normalised together.
+            # Their number says which images are normalised together.
+            free -= {"devices"}
         for key in sorted({*there, *wanted} - free):
             before = there.get(key, _EARLIER.get(key))
             yield from differences(before, wanted.get(key), f"{name}.{key}")

@@ -124,6 +124,14 @@ def test_the_shared_model_is_the_runs(made, folder):
         np.testing.assert_array_equal(theirs.params[name], value)
 
 
+def test_the_hubs_library_reads_the_card(folder):
+    hub = pytest.importorskip("huggingface_hub", reason="of the extra `hub`")
+    card = hub.ModelCard((folder / "README.md").read_text("utf-8"))
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("roc_auc", 0.8125)
+    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "mammo_jax")
+
+
 def test_the_front_matter_is_the_hubs(folder):
     front = front_matter(folder)
     assert front["license"] == "cc-by-4.0"
