@@ -1,6 +1,7 @@
 """Ordered map over processes, with bounded memory, that survives their deaths."""
 
 import collections
+import contextlib
 import functools
 import math
 import multiprocessing
@@ -10,7 +11,7 @@ import platform
 import resource
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
@@ -135,14 +136,23 @@ def _start_fork_server(function: Callable[..., object]) -> BaseContext:
     """Starts the server that forks the workers of all pools, if it does not run yet."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", _module_of(function)])
-    # Ctrl-C goes to all of a terminal's processes; this one ends the others.
+    with interrupts_blocked():
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C in the processes that are started inside.
+
+    It goes to all of a terminal's processes; this one ends the others.
+    """
     resource_tracker.ensure_running()  # It would let Ctrl-C through again.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        forkserver.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return context
 
 
 def _module_of(function: Callable[..., object]) -> str:

@@ -5,11 +5,11 @@ as all the rest of reading a patch, and reads PNGs with OpenCV, which takes thre
 as long as `mammo_jax.images.png`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf import message
+from google.protobuf import json_format, message
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mammo_jax.common.errors import UserError
@@ -17,6 +17,16 @@ from mammo_jax.datasets.labels import PATCH_CLASSES
 from mammo_jax.datasets.records import PATCH, WHOLE, Example, Field, Layout
 from mammo_jax.images.png import decode_png
 
+# Errors of the libraries that read a packaged data set, where it is damaged.
+DAMAGES = (
+    ValueError,
+    LookupError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    message.DecodeError,
+    json_format.Error,
+)
 # Values that nobody who trains or scores asks for.
 _LEFT_OUT = ("overlap", "rois/corners", "outlines")
 
@@ -38,10 +48,22 @@ _PATCH_FIELDS, _WHOLE_FIELDS = _read_fields(PATCH), _read_fields(WHOLE)
 
 
 class Examples:
-    """Examples of a split, read one by one from `tf.train.Example`s, serialised."""
+    """Examples of a split, read one by one from `tf.train.Example`s, serialised.
 
-    def __init__(self, records: Sequence[bytes], image_shape: tuple[int, int]):
+    Args:
+      records: the serialised examples.
+      image_shape: height and width of the images.
+      refusal: makes the error of a damaged example from a text that says which it is.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[bytes],
+        image_shape: tuple[int, int],
+        refusal: Callable[[str], Exception] = UserError,
+    ):
         self.records, self.image_shape = records, image_shape
+        self._refusal = refusal
 
     def __len__(self) -> int:
         return len(self.records)
@@ -51,11 +73,8 @@ class Examples:
         number = range(len(self))[number]
         try:
             return parse_example(self.records[number], self.image_shape)
-        except (RuntimeError, ValueError, message.DecodeError) as error:
-            raise UserError(
-                f"example {number} of a packaged data set is damaged ({error}); remove "
-                "the set's folder and build it again"
-            ) from error
+        except DAMAGES as error:
+            raise self._refusal(f"example {number}: {error}") from error
 
 
 def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
@@ -79,7 +98,10 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
         row, column = example.pop("centre")
         example["image_id"] += f"_{row}_{column}"
         return example
-    kinds = {PATCH_CLASSES[n].partition("_")[0] for n in example.pop("rois/class")}
+    classes = example.pop("rois/class")
+    if not all(0 <= number < len(PATCH_CLASSES) for number in classes):
+        raise ValueError("a region's class is none of the patches'")
+    kinds = {PATCH_CLASSES[number].partition("_")[0] for number in classes}
     boxes = example.pop("rois/bbox").reshape(-1, 2, 2)
     areas = (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
     example["abnormality_types"] = ";".join(sorted(kinds))

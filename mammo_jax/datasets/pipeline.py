@@ -12,11 +12,9 @@ import logging
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,26 +25,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 from etils import epath
-from google.protobuf import json_format, message
 
 from mammo_jax.common.errors import UserError
-from mammo_jax.common.parallel import begin_worker
+from mammo_jax.common.parallel import begin_worker, interrupts_blocked
 from mammo_jax.datasets import augment
-from mammo_jax.datasets.packaged import Examples
+from mammo_jax.datasets.packaged import DAMAGES, Examples
 from mammo_jax.datasets.packaging import describe_age
 from mammo_jax.datasets.records import Example
 from mammo_jax.images.grid import Grid
 
 _LOGGER = logging.getLogger(__name__)
-_DAMAGES = (
-    ValueError,
-    LookupError,
-    TypeError,
-    OSError,
-    RuntimeError,
-    message.DecodeError,
-    json_format.Error,
-)
 # OpenCV's own threads would compete with grain's.
 cv2.setNumThreads(1)
 
@@ -94,6 +82,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
       UserError: it has not been built there, or cannot be read.
     """
     directory = newest_version(name, data_dir)
+    unreadable = functools.partial(_unreadable, name, data_dir, directory)
     try:
         builder = tfds.builder_from_directory(directory)
         height, width, _ = builder.info.features["image"].shape
@@ -103,6 +92,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
                     split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
                 ),
                 (height, width),
+                unreadable,
             )
             for split in builder.info.splits
         }
@@ -121,11 +111,15 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             class_names=tuple(builder.info.features["label"].names),
             grid=Grid(*(packing[field] for field in Grid._fields)),
         )
-    except (*_DAMAGES, UserError) as error:
-        raise UserError(
-            f"dataset {name} in {directory} cannot be read ({error}); remove that "
-            f"folder and build it again: {build_command(name, data_dir)}"
-        ) from error
+    except DAMAGES as error:
+        raise unreadable(str(error)) from error
+
+
+def _unreadable(name: str, data_dir: str, directory: Path, why: str) -> UserError:
+    return UserError(
+        f"dataset {name} in {directory} cannot be read ({why}); remove that folder "
+        f"and build it again: {build_command(name, data_dir)}"
+    )
 
 
 def newest_version(name: str, data_dir: str) -> Path:
@@ -204,18 +198,13 @@ def training_batches(
 def _watched(dataset: Any) -> Iterator[Batch]:
     """Yields the batches; if a worker is killed, it ends this process."""
     over = threading.Event()
-    # Ctrl-C goes to all of a terminal's processes; workers begin with it blocked.
-    resource_tracker.ensure_running()  # It would let Ctrl-C through again.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     with contextlib.ExitStack() as ends:
-        batches = iter(dataset)
-        ends.callback(batches.close)
-        ends.callback(over.set)  # This comes first, since closing kills the workers.
-        threading.Thread(target=_end_with_worker, args=(over,), daemon=True).start()
-        try:
+        with interrupts_blocked():
+            batches = iter(dataset)
+            ends.callback(batches.close)
+            ends.callback(over.set)  # This comes first: closing kills the workers.
+            threading.Thread(target=_end_with_worker, args=(over,), daemon=True).start()
             batch = next(batches)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while True:
             yield batch
             batch = next(batches)

@@ -131,6 +131,21 @@ def test_an_example_with_no_or_several_labels_is_refused(record, count):
         list(examples)
 
 
+@pytest.mark.parametrize("number", [-1, 5])
+def test_an_example_with_a_region_of_no_class_is_refused(record, number):
+    example = tf_example_pb2.Example.FromString(record)
+    classes = example.features.feature["rois/class"].int64_list.value
+    classes[0] = number
+    with pytest.raises(ValueError, match="a region's class is none"):
+        parse_example(example.SerializeToString(), SHAPE)
+
+
+def test_a_damaged_example_is_named(record):
+    examples = Examples([record, record[:-100]], SHAPE, lambda text: UserError(text))
+    with pytest.raises(UserError, match=r"^example 1: "):
+        list(examples)
+
+
 def test_a_damaged_example_is_refused(record):
     with pytest.raises(message.DecodeError):
         parse_example(record[:-100], SHAPE)
