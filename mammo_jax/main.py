@@ -7,7 +7,6 @@ Started again with the same command, a stopped run goes on where it was.
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from mammo_jax.common.errors import EXIT_ERROR, UserError, run_command
+from mammo_jax.common.errors import UserError, end_now, is_failure, run_command
 from mammo_jax.common.folders import describe_configurations, with_config_file
 from mammo_jax.common.memory import give_back_large_blocks
 from tfds_builders import NAMES
@@ -176,11 +175,9 @@ def main(argv: Sequence[str]) -> None:
             from mammo_jax.common.companions import leave
 
             leave(error)
-        if isinstance(error, SystemExit) and error.code == EXIT_ERROR:
+        if is_failure(error):
             # After a checkpoint that failed, threads of Orbax's wait for ten minutes.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(EXIT_ERROR)
+            end_now(error)
         raise
 
 

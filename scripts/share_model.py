@@ -43,14 +43,12 @@ def main(options: argparse.Namespace) -> None:
     """Makes the folder and says what to do before it is passed on."""
     # Late: `--help` and a wrong option answer at once.
     from mammo_jax.common.devices import start_devices
-    from mammo_jax.common.signals import StopRequest
     from mammo_jax.prediction.sharing import share_model
 
     start_devices()
     directory = Path(options.directory).expanduser().absolute()
     out = Path(options.out or f"{directory}-shared").expanduser()
-    with StopRequest():  # A half-written folder is removed.
-        licence = share_model(directory, out, options.licence)
+    licence = share_model(directory, out, options.licence)
     print(f"{out}: read its README.md before you pass it on; licence: {licence}")
 
 

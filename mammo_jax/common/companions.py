@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +19,9 @@ from mammo_jax.common.errors import (
     EXIT_ERROR,
     RunStoppedError,
     UserError,
+    end_now,
     first_line,
+    is_failure,
 )
 
 # In JAX's store of keys, which process 0 keeps.
@@ -83,15 +84,9 @@ def leave(error: BaseException) -> None:
     They have time to read the reason first: a connection that closes is none. Returns
     where the process has joined no others, was stopped, or did not fail.
     """
-    code = error.code if isinstance(error, SystemExit) else EXIT_ERROR
-    if code != EXIT_ERROR or not jax.distributed.is_initialized():
-        return
-    if not isinstance(error, SystemExit):
-        traceback.print_exception(error)
-    time.sleep(_SECONDS_TO_TELL)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_ERROR)
+    if is_failure(error) and jax.distributed.is_initialized():
+        time.sleep(_SECONDS_TO_TELL)
+        end_now(error)
 
 
 class _Watch:

@@ -5,10 +5,15 @@ Everything that can go wrong from the outside (files, tables, options) raises
 """
 
 import contextlib
+import gc
 import io
+import os
 import signal
 import sys
+import traceback as tracebacks
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import NoReturn
 
 # Exit code of every command that fails; signals follow the shell's 128 + number.
 EXIT_ERROR = 1
@@ -46,6 +51,24 @@ class RunStoppedError(Exception):
         self.exit_code = 128 + signal_number
 
 
+def is_failure(error: BaseException) -> bool:
+    """Tells whether what ends a command by `error` is a failure, and no stop."""
+    return not isinstance(error, SystemExit) or error.code == EXIT_ERROR
+
+
+def end_now(error: BaseException) -> NoReturn:
+    """Ends a process that failed, without waiting for its threads."""
+    if not isinstance(error, SystemExit):
+        tracebacks.print_exception(error)
+    # What is open in them, such as pools of processes, is closed.
+    tracebacks.clear_frames(error.__traceback__)
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(EXIT_ERROR)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, shortened."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -60,6 +83,8 @@ def _in_one_line(text: str) -> str:
 def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
     """Runs `command` and exits: one clear line for a `UserError`, no traceback.
 
+    What it has half written is removed after SIGTERM as well.
+
     Args:
       command: does the work; returns an exit code, None meaning 0.
       traceback: re-raise instead, so that Python shows where it happened.
@@ -67,6 +92,7 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     # Names of files may hold bytes that are no UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, _stop) or signal.SIG_DFL
     try:
         code = command() or 0
     except (UserError, OSError) as error:
@@ -83,4 +109,10 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     except KeyboardInterrupt:
         print("stopped: interrupted from the keyboard", file=sys.stderr)
         code = 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise RunStoppedError(number, "give the same command again")
