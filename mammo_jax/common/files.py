@@ -43,18 +43,16 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     If not, nothing is left of it, nor of the folders that were made above it.
 
     Raises:
-      UserError: `path` is there and not an empty folder, or cannot be made.
+      UserError: `path` is there and no empty folder or a link, or cannot be made.
     """
     path = Path(path).expanduser().absolute()
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     made = [folder for folder in path.parents if not folder.exists()]
     try:
-        if (
-            path.is_symlink()
-            or path.is_file()
-            or (path.is_dir() and any(path.iterdir()))
-        ):
-            raise UserError(f"{path}: not empty, or a link; name a new folder")
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError(f"{path}: a file or a link; name a new folder")
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{path}: not empty; name a new folder")
         # A killed process of the same number, as containers have, may have left it.
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -162,8 +162,11 @@ def read_expected(path: Path) -> list[Phantom]:
       UserError: it is missing or damaged.
     """
     rows = [Phantom(**row) for _, row in read_table(path, _COLUMNS, remedy=_REMEDY)]
-    if len(rows) != _CASES:
-        raise UserError(f"{path}: {len(rows)} rows, not {_CASES}; {_REMEDY}")
+    if [row.phantom for row in rows] != [*range(1, _CASES + 1)]:
+        raise UserError(
+            f"{path}: its rows must be those of the phantoms 1 to {_CASES}, in order; "
+            f"{_REMEDY}"
+        )
     return rows
 
 

@@ -73,7 +73,7 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     if family in _DATA_TERMS:
         front["datasets"] = [family]
     found = _auc(facts.metrics, "test")
-    if found is not None and not _trained_on_test(facts.config):
+    if found is not None and not _doubt(facts):
         value, interval = found
         name = f"{_line(said.dataset)}{' (phantoms)' * bool(said.phantoms)}"
         dataset = {"name": name, "type": family or UNKNOWN, "split": "test"}
@@ -157,20 +157,26 @@ def _figures(facts: CardFacts) -> Iterator[str]:
         area = "undefined" if found is None else f"{found[0]:.3f}{found[1]}"
         lines.append(f"| {' | '.join([name, *counts, area])} |")
     yield "\n".join(lines)
-    if _trained_on_test(facts.config):
-        yield "**The model was trained on the test images: the AUC is of no use.**"
-        return
-    yield (
+    yield _doubt(facts) or (
         "The splits are by patient. Validation images chose the epoch, the threshold "
         "and the calibration; only the figures of the test count."
     )
-    if facts.metrics.get("test_images_chose_the_epoch"):
-        yield "**The test images chose the epoch, too: their AUC is too high.**"
 
 
-def _trained_on_test(config: Mapping[str, Any]) -> bool:
-    splits = _part(config, "data")
-    return "test_split" in splits and splits["test_split"] == splits.get("train_split")
+def _doubt(facts: CardFacts) -> str:
+    """Returns why the figures of the test do not count; empty where they do."""
+    splits = _part(facts.config, "data")
+    test = splits.get("test_split")
+    if test is not None and test == splits.get("train_split"):
+        return "**The model was trained on the test images: the AUC is of no use.**"
+    if facts.metrics.get("test_images_chose_the_epoch") or (
+        test is not None and test == splits.get("validation_split")
+    ):
+        return (
+            "**The test images chose the epoch, too, as well as the threshold and the "
+            "calibration: their AUC is too high.**"
+        )
+    return ""
 
 
 def _auc(metrics: Mapping[str, Any], split: str) -> tuple[float, str] | None:
@@ -214,7 +220,7 @@ def _terms(facts: CardFacts) -> Iterator[str]:
     else:
         yield f"Licence of the weights: {_plain(facts.licence)}."
     if facts.description.credit:
-        yield _plain(facts.description.credit, most=5000)
+        yield f"Credit: {_plain(facts.description.credit, most=5000)}"
     if terms := _DATA_TERMS.get(_family(facts.description)):
         yield terms
     config = facts.config
@@ -266,6 +272,4 @@ def _line(value: object, most: int = 500) -> str:
 
 def _plain(value: object, most: int = 500) -> str:
     """Returns a text that Markdown shows as it is."""
-    marked = re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", _line(value, most))
-    # A line that would be a rule, a list or a title's.
-    return re.sub(r"^([-+=]|\d+(?=[.)]))", r"\\\1", marked)
+    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", _line(value, most))

@@ -63,7 +63,8 @@ def share_model(directory: Path, out: Path, licence: str | None) -> str:
 
     Raises:
       UserError: the directory holds no model, or `out` something; the licence is none,
-        or contradicts the model's own; or a patient's code or a path is in a file.
+        or contradicts the model's own; or a patient's code, a path or what is no JSON
+        is in a file.
     """
     out = out.expanduser().absolute()
     model = load_model(directory)
@@ -71,13 +72,14 @@ def share_model(directory: Path, out: Path, licence: str | None) -> str:
     config = without_paths(read_config(directory))
     metrics = read_json(directory / METRICS_FILE)
     metrics.pop("ensemble", None)  # Figures of other models, by their paths.
-    try:
-        json.dumps(metrics, allow_nan=False)
-    except ValueError as error:
-        raise UserError(
-            f"{directory / METRICS_FILE} holds a figure that is no number; evaluate "
-            "the model again, or take it out"
-        ) from error
+    for name, content in ((CONFIG_FILE, config), (METRICS_FILE, metrics)):
+        try:
+            json.dumps(content, allow_nan=False)
+        except ValueError as error:
+            raise UserError(
+                f"{directory / name} holds NaN or Infinity, which is no JSON; take it "
+                "out, and share again"
+            ) from error
     codes = codes_of(directory)
     refuse_leaks("--out", out.name, codes, "give the folder another name")
     with whole_folder(out) as folder:

@@ -193,6 +193,19 @@ def test_the_card_says_where_the_test_images_were_trained_on(run, tmp_path):
     assert "model-index" not in front_matter(tmp_path / "out")
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_the_card_says_where_the_test_images_chose_the_epoch(run, tmp_path, said):
+    if said:
+        change(run / "metrics.json", "test_images_chose_the_epoch", value=True)
+    else:  # As the preset `inbreast` names them.
+        change(run / "config.json", "data", "test_split", value="validation")
+    sharing.share_model(run, tmp_path / "out", None)
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "their AUC is too high" in text
+    assert "figures of the test count" not in text
+    assert "model-index" not in front_matter(tmp_path / "out")
+
+
 def test_a_public_data_set_is_named_with_its_terms(run, tmp_path):
     describe(run, dataset="inbreast/whole")
     sharing.share_model(run, tmp_path / "out", "other")
@@ -334,11 +347,30 @@ def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
             CITATION,
             "f" * 64,
             "2017",
+            *("score 3-0", "19_2 of them", r"a\_b", r"\*", "a patient's image"),
         ),
     ],
 )
 def test_ordinary_texts_hold_nothing(text):
     refuse_leaks("file", {"a": [text]}, {"P1", "anderson"}, "remedy")
+
+
+def test_short_codes_are_in_any_file(run, tmp_path):
+    (run / "predictions" / "test.csv").write_text(
+        "image_index,patient_id\nim1,3-0\nim2,19_2\nim3,No 7\n"
+    )
+    change(run / "metrics.json", "note", value="3-0, 19_2 and no 7")
+    with pytest.raises(UserError, match="a patient's code"):
+        sharing.share_model(run, tmp_path / "out", None)
+    change(run / "metrics.json", "note", value="3-0 and 19_2")
+    sharing.share_model(run, tmp_path / "out", None)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json"])
+def test_what_is_no_json_is_not_passed_on(run, tmp_path, name):
+    change(run / name, "more", value=float("nan"))
+    with pytest.raises(UserError, match=f"{name} holds NaN or Infinity"):
+        sharing.share_model(run, tmp_path / "out", None)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -365,11 +397,7 @@ def test_a_signal_leaves_nothing(run, tmp_path, monkeypatch):
         return []
 
     monkeypatch.setattr(sharing, "expected_scores", stop)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        done = run_script("share_model.py", run, f"--out={tmp_path / 'new' / 'out'}")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    done = run_script("share_model.py", run, f"--out={tmp_path / 'new' / 'out'}")
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stderr == "stopped: give the same command again\n"
     assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
@@ -378,7 +406,7 @@ def test_a_signal_leaves_nothing(run, tmp_path, monkeypatch):
 def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty, or a link; name a new"):
+    with pytest.raises(UserError, match="not empty; name a new"):
         sharing.share_model(run, tmp_path / "out", None)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
@@ -387,7 +415,7 @@ def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
 def test_figures_that_are_none_are_refused(run, tmp_path, value):
     change(run / "metrics.json", "test", "auc", value=value)
     with pytest.raises(
-        UserError, match=r"metrics\.json (is damaged: test\.auc|holds a)"
+        UserError, match=r"metrics\.json (is damaged: test\.auc|holds NaN)"
     ):
         sharing.share_model(run, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
@@ -564,7 +592,9 @@ def test_too_few_or_many_rows_are_refused(shared):
     header, *rows = path.read_text().splitlines(keepends=True)
     for count in (0, 5):
         path.write_text("".join([header, *(rows * 2)[:count]]))
-        assert f"{count} rows, not 4" in check(shared)[1]
+        assert "must be those of the phantoms 1 to 4" in check(shared)[1]
+    path.write_text("".join([header, *rows[::-1]]))
+    assert "in order" in check(shared)[1]
 
 
 def test_a_folder_in_a_files_place_is_not_looked_into(shared):
@@ -610,6 +640,7 @@ def test_codes_are_found_however_they_are_written(run, tmp_path, code, text):
         ("image_index,patient_id\n1,Anna", "rows of a prediction table"),
         ("https:///home/jane/x", "a path"),
         ("in \\Users\\jane", "a path"),
+        ('["patient_id", 1]', "rows of a prediction table"),
     ],
 )
 def test_tables_and_paths_within_texts_are_found(run, tmp_path, text, kind):
