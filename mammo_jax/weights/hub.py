@@ -23,7 +23,7 @@ _SCHEME = "hf://"
 NAME = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SHA256 = re.compile("[0-9a-f]{64}")
-_TAG = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_ETAG = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _MIB = 1 << 20
 _WEIGHTS = "model.safetensors"
 # Bytes that each file of a model may have.
@@ -95,12 +95,14 @@ def fetch_weights(name: str) -> Path:
 def _fetch(name: str, limits: Mapping[str, int]) -> Path:
     name = pin(name)
     repository, commit = _split(name)
-    with _explained(name) as (hub, api):
+    with _explained(name) as (library, api):
         cached = [
             Path(path)
             for file in limits
             if isinstance(
-                path := hub.try_to_load_from_cache(repository, file, revision=commit),
+                path := library.try_to_load_from_cache(
+                    repository, file, revision=commit
+                ),
                 str,
             )
         ]
@@ -117,12 +119,17 @@ def _fetch(name: str, limits: Mapping[str, int]) -> Path:
         listed = {entry.rfilename: entry for entry in info.siblings or ()}
         sizes = {file: entry.size or 0 for file, entry in listed.items()}
         _check(name, sizes, limits)
-        with _plain_tags(hub, name, commit):
+        with _checked_answers(library, name, commit) as answers:
             # One by one: threads of the library's would not end at Ctrl-C.
             paths = [
-                hub.hf_hub_download(repository, file, revision=commit)
+                library.hf_hub_download(repository, file, revision=commit)
                 for file in limits
             ]
+        if len(answers) < len(limits) - len(cached):
+            raise UserError(
+                f"{name}: this version of huggingface_hub fetches files in a way that "
+                "is not looked at; install the one in requirements.lock"
+            )
         found = Path(paths[0]).parent
     for file in limits:
         stored = listed[file].lfs  # Small files are in git itself.
@@ -131,24 +138,28 @@ def _fetch(name: str, limits: Mapping[str, int]) -> Path:
 
 
 @contextlib.contextmanager
-def _plain_tags(hub: Any, name: str, commit: str | None) -> Iterator[None]:
-    """Refuses a server's tag of a file that is no digest, or of another commit.
+def _checked_answers(
+    library: Any, name: str, commit: str | None
+) -> Iterator[list[object]]:
+    """Refuses a server's ETag of a file that is no digest, or of another commit.
 
-    The library makes a path of the tag.
+    The library makes a path of the ETag. Gives the answers so far.
     """
-    ask = hub.file_download.get_hf_file_metadata
+    ask = library.file_download.get_hf_file_metadata
+    answers = []
 
     def asked(*arguments: Any, **options: Any) -> Any:
         found = ask(*arguments, **options)
-        if not _TAG.fullmatch(found.etag or "") or found.commit_hash != commit:
+        if not _ETAG.fullmatch(found.etag or "") or found.commit_hash != commit:
             raise UserError(
                 f"{name}: the hub answers with a file of another commit, or without a "
                 "digest; it is not fetched. Is HF_ENDPOINT the hub's address?"
             )
+        answers.append(found)
         return found
 
-    with mock.patch.object(hub.file_download, "get_hf_file_metadata", asked):
-        yield
+    with mock.patch.object(library.file_download, "get_hf_file_metadata", asked):
+        yield answers
 
 
 def _check(name: str, sizes: Mapping[str, int], limits: Mapping[str, int]) -> None:
@@ -195,7 +206,7 @@ def _explained(name: str) -> Iterator[tuple[Any, Any]]:
     """Lends the library and a way to ask the hub; makes a line of their errors."""
     os.environ.update({**_SETTINGS, **os.environ})
     try:
-        import huggingface_hub as hub
+        import huggingface_hub as library
         from huggingface_hub import constants, errors
     except ImportError as error:
         raise UserError(
@@ -203,8 +214,8 @@ def _explained(name: str) -> Iterator[tuple[Any, Any]]:
             "--constraint requirements.lock --editable '.[hub]'"
         ) from error
     # Questions, other than downloads, would wait for ever.
-    hub.get_session().timeout = _TIMEOUT_SECONDS
-    api = hub.HfApi()
+    library.get_session().timeout = _TIMEOUT_SECONDS
+    api = library.HfApi()
     vars(api)["repo_info"] = functools.partial(api.repo_info, timeout=_TIMEOUT_SECONDS)
     place = constants.ENDPOINT
     # The first that fits.
@@ -217,7 +228,7 @@ def _explained(name: str) -> Iterator[tuple[Any, Any]]:
         "branch, a tag or a commit of it",
     }
     try:
-        yield hub, api
+        yield library, api
     except UserError:
         raise
     except Exception as error:  # A strange answer ends in an error of any kind.

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mammo_jax.common.errors import UserError
+from mammo_jax.common.run_directory import CONFIG_FILE
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.classifier import feature_size
 from mammo_jax.models.folding import fold
@@ -58,7 +59,7 @@ def load_model(directory: Path) -> LoadedModel:
     try:
         config = ConfigDict(read_config(directory))
     except (ValueError, AttributeError, KeyError) as error:  # of its keys
-        raise UserError(f"{directory}/config.json is damaged: {error}") from error
+        raise UserError(f"{directory / CONFIG_FILE} is damaged: {error}") from error
     model_config = read_model_config(config.model)
     if model_config.num_classes != len(description.class_names):
         raise UserError(

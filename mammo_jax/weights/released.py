@@ -99,7 +99,9 @@ def convert_released(source: Path, out: Path, trained_on: str | None) -> dict[st
     )
     metrics = {"task": config.task, "dataset": dataset, "released": said}
     with whole_folder(out) as folder:
-        run_directory.write_json(folder / "config.json", run_directory.as_json(config))
+        run_directory.write_json(
+            folder / run_directory.CONFIG_FILE, run_directory.as_json(config)
+        )
         write_weights(folder / WEIGHTS_FILE, values, said)
         save_description(folder, description)
         run_directory.write_json(folder / run_directory.METRICS_FILE, metrics)
