@@ -8,9 +8,9 @@ of --out go predictions.csv, breasts.csv, exams.csv and patients.csv (scores), o
 (class maps), report.html, files.csv (which image is which file) and problems.csv.
 Patients are called by case numbers, or as the table calls them.
 
-Exit code: 0 all files were scored, 3 some could not be, or not all of them was
-written, 1 none could be, or an error. Stopped by Ctrl-C
-or SIGTERM (130, 143) it writes what was scored until then.
+Exit code: 0 all files were scored, 3 some could not be or lack an output, 1 none could
+be, or an error. Stopped by Ctrl-C or SIGTERM (130, 143) it writes what was scored until
+then.
 """
 
 import argparse

@@ -99,8 +99,8 @@ def main(options: argparse.Namespace) -> None:
         command.write_results(request, options.write_results)
         print(f"written to {options.write_results}")
     if failures:
-        reasons = "\n  ".join(f"{run}: {why}" for run, why in failures.items())
-        raise UserError(f"{len(failures)} runs failed:\n  {reasons}")
+        reasons = "; ".join(f"{run}: {why}" for run, why in failures.items())
+        raise UserError(f"{len(failures)} runs failed: {reasons}")
 
 
 def _split(text: str) -> list[str]:

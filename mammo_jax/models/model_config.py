@@ -250,7 +250,16 @@ def _put_over_defaults(fields: ConfigDict | Mapping[str, Any], name: str) -> Con
         raise UserError(f"{name}.top is {plain['top']!r}; it must be a table of fields")
     try:
         full.update(plain)
-    except (KeyError, TypeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         first_line = str(error.args[0]).partition("\n")[0]
         raise UserError(f"{name}: {first_line}") from None
+    # ConfigDict takes None in the place of every type.
+    tables = {name: full, f"{name}.top": full.top}
+    refuse(
+        {
+            f"{table}.{key} has no value": value is None
+            for table, values in tables.items()
+            for key, value in values.items()
+        }
+    )
     return full
