@@ -2,26 +2,29 @@
 
     python tests/attack/chaos.py --command=build,predict,evaluate,train --out=chaos
 
-Every command runs undisturbed once; then once for each moment and harm (see
-`disturb`), and then again undisturbed in the same folder. That must end well and with
-the same bytes as if nothing had happened. A disturbed command must end by itself, with
-one line for a disk without room.
+Every command runs undisturbed once, and its folder is copied at each moment (see
+`disturb`): that is what a kill would leave. It runs once more for each moment from
+which on its disk has no room, at which it must end by itself with one line. After each
+harm the command is given again in the same folder. That must end well and with the same
+bytes as if nothing had happened.
 """
 
 import argparse
 import collections
 import hashlib
+import json
 import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from array_record.python.array_record_module import ArrayRecordReader
+from disturb import REMOVALS, Job
 from tensorflow_datasets.proto import tf_example_pb2
 from tiny_runs import write_run
 from whole_runs import REPOSITORY, cached_environment, tiny_run
@@ -31,6 +34,17 @@ from mammo_jax.phantom import write_cbis_ddsm
 
 _SECONDS = 240
 HARMS = ("kill", "full")
+# Threads take their turns, so that a moment is not there every time.
+OUTCOMES = ("stood", "not reached", "finding")
+# A checkpoint within an epoch, after epochs, and at the end of each kind of stage.
+_TRAINING = {
+    "accum_steps": 1,
+    "model.stride": 8,
+    "patch.steps_per_epoch": 1,
+    "patch.stages.stage2.epochs": 0,
+    "steps_per_epoch": 2,
+    "stages.stage1.epochs": 1,
+}
 
 
 class Command(NamedTuple):
@@ -45,36 +59,96 @@ class Command(NamedTuple):
     results: tuple[str, ...]
 
 
-class Finding(NamedTuple):
-    """A disturbance that a command did not stand.
+class Outcome(NamedTuple):
+    """What came of a disturbance.
 
     Attributes:
       command: its name.
       harm: of `HARMS`.
       moment: its number, what was touched and where.
-      reason: what came of it.
+      kind: of `OUTCOMES`.
+      reason: of a finding.
     """
 
     command: str
     harm: str
     moment: str
+    kind: str
     reason: str
 
 
-def make_commands(folder: Path) -> dict[str, Command]:
+class Ended(NamedTuple):
+    """How a command ended.
+
+    Attributes:
+      code: its exit code, negative after a signal; None where it took too long.
+      said: what it printed.
+    """
+
+    code: int | None
+    said: str
+
+
+class Runner:
+    """Run commands in forks of one process.
+
+    Args:
+      folder: for what they compile and print.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._output = folder / "output.txt"
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("disturb.py")],
+            cwd=REPOSITORY,
+            env={
+                **cached_environment(folder / "xla"),
+                **{"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"},
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate()
+
+    def run(self, arguments: Sequence[object], **harm: Any) -> Ended:
+        """Runs a command to its end, or to the end of its time.
+
+        Args:
+          arguments: see `Job`.
+          **harm: fields of `Job`.
+        """
+        job = Job([*map(str, arguments)], str(self._output), _SECONDS, **harm)
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.write(json.dumps(job._asdict()) + "\n")
+        self._server.stdin.flush()
+        code = json.loads(self._server.stdout.readline())
+        return Ended(code, self._output.read_text(errors="replace"))
+
+
+def make_commands(folder: Path, runner: Runner) -> dict[str, Command]:
     """Makes raw phantoms, data and a model for the commands to work on."""
     raw, data, model = folder / "raw", folder / "data", folder / "model"
     if not raw.exists():
         write_cbis_ddsm(raw, cases=24, seed=0, height=288, num_workers=1)
         write_run(model)
         for name in ("paper_whole_h288", "paper_s1_h288"):
-            _run(folder, *_build(raw, name)(data)).check_returncode()
+            _expect_success(runner.run(_build(raw, name)(data)))
     images = sorted(raw.rglob("*.dcm"), key=lambda path: -path.stat().st_size)[:3]
     predict = ("-m", "mammo_jax.predict", f"--model={model}")
     table = folder / "predictions.csv"
     rows = [f"im{n},{n / 40:.3f},{n % 3 == 0:d},p{n // 2},LEFT,CC\n" for n in range(40)]
     header = ",".join(COLUMNS) + "\n"
     table.write_text(header + "".join(rows))
+    training = [f"--config.{name}={value}" for name, value in _TRAINING.items()]
     return {
         "build": Command(
             _build(raw, "paper_whole_h288"), ("**/*.array_record*", "**/problems.csv")
@@ -90,7 +164,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
             ("**/*.json", "**/*.csv"),
         ),
         "train": Command(
-            lambda out: ("-m", "mammo_jax.main", *tiny_run(data, out)),
+            lambda out: ("-m", "mammo_jax.main", *tiny_run(data, out), *training),
             ("**/metrics.json", "**/model.safetensors", "**/predictions/*.csv"),
         ),
     }
@@ -108,8 +182,8 @@ def _build(raw: Path, name: str) -> Callable[[Path], Sequence[object]]:
 
 def attack(
     names: Sequence[str], folder: Path, most: int, seed: int
-) -> Iterator[tuple[str, str, Finding | None]]:
-    """Disturbs the commands; yields name, harm and what went wrong, if anything did.
+) -> Iterator[Outcome]:
+    """Disturbs the commands; yields what comes of it.
 
     Args:
       names: of the commands.
@@ -117,76 +191,92 @@ def attack(
       most: moments a command and harm, drawn by chance where it has more.
       seed: of the draw.
     """
-    commands = make_commands(folder)
-    for name in names:
-        command = commands[name]
-        whole, log = folder / f"{name}-undisturbed", folder / f"{name}.log"
-        _forget(whole, log)
-        _disturbed(folder, whole, log, "count", -1, command).check_returncode()
-        moments = log.read_text().splitlines()
-        expected = _digests(whole, command.results)
-        assert expected, f"{name} has no results"
-        drawn = random.Random(seed).sample(range(len(moments)), min(most, len(moments)))
-        for harm in HARMS:
-            for number in sorted(drawn):
-                reason = _disturb(folder, name, command, harm, number, expected)
-                moment = f"{number} of {len(moments)}: {moments[number]}"
-                finding = Finding(name, harm, moment, reason) if reason else None
-                yield name, harm, finding
+    with Runner(folder) as runner:
+        commands = make_commands(folder, runner)
+        for name in names:
+            yield from _attack_one(name, commands[name], folder, runner, most, seed)
 
 
-def _disturb(
-    folder: Path,
-    name: str,
+def _attack_one(
+    name: str, command: Command, folder: Path, runner: Runner, most: int, seed: int
+) -> Iterator[Outcome]:
+    whole, log = folder / f"{name}-undisturbed", folder / f"{name}.log"
+    copies = folder / f"{name}-copies"
+    _forget(whole, copies, log)
+    job = {"harm": "copy", "folder": str(whole), "log": str(log)}
+    _expect_success(runner.run(command.arguments(whole), copies=str(copies), **job))
+    moments = log.read_text().splitlines()
+    assert len(moments) == len([*copies.iterdir()])
+    expected = _digests(whole, command.results)
+    assert expected, f"{name} has no results"
+    # Without room a removal goes on, until the next moment.
+    writes = [n for n, text in enumerate(moments) if not text.startswith(REMOVALS)]
+    for harm, numbers in zip(HARMS, (range(len(moments)), writes), strict=True):
+        out, log = folder / f"{name}-{harm}", folder / f"{name}-{harm}.log"
+        for number in sorted(
+            random.Random(seed).sample(numbers, min(most, len(numbers)))
+        ):
+            _forget(out, log)
+            if harm == "kill":
+                shutil.copytree(copies / str(number), out, symlinks=True)
+                outcome = "stood", ""
+            else:
+                outcome = _fill(runner, command, expected, out, log, number)
+            if outcome[0] == "stood":
+                outcome = _give_again(runner, command, expected, out)
+            moment = f"{number} of {len(moments)}: {moments[number]}"
+            yield Outcome(name, harm, moment, *outcome)
+
+
+def _fill(
+    runner: Runner,
     command: Command,
-    harm: str,
-    number: int,
     expected: dict[str, str],
-) -> str:
-    """Says what is wrong after a disturbance, or nothing."""
-    out, log = folder / f"{name}-{harm}", folder / f"{name}-{harm}.log"
-    _forget(out, log)
-    try:
-        ended = _disturbed(folder, out, log, harm, number, command)
-        if not log.exists() or not log.read_text():
-            return ""  # Threads take their turns: it had fewer moments this time.
-        if ended.returncode == 0 and _digests(out, command.results) != expected:
-            return "exit code 0 with other results"
-        if harm == "full" and ended.returncode != 0 and "Traceback" in ended.stderr:
-            return "a traceback: " + ended.stderr[-2000:]
-        again = _run(folder, *command.arguments(out))
-    except subprocess.TimeoutExpired:
-        return f"no end within {_SECONDS} s"
-    if again.returncode != 0:
-        return "given again it fails: " + again.stderr[-1000:]
+    out: Path,
+    log: Path,
+    number: int,
+) -> tuple[str, str]:
+    """Returns what comes of a disk without room, and the reason of a finding."""
+    job = {"harm": "full", "number": number, "folder": str(out), "log": str(log)}
+    ended = runner.run(command.arguments(out), **job)
+    if ended.code is None:
+        return "finding", f"no end within {_SECONDS} s"
+    if not log.exists() or not log.read_text():
+        return "not reached", ""
+    if ended.code == 0 and _digests(out, command.results) != expected:
+        return "finding", "exit code 0 with other results"
+    if ended.code != 0 and "Traceback" in ended.said:
+        return "finding", "a traceback: " + ended.said[-2000:]
+    return "stood", ""
+
+
+def _give_again(
+    runner: Runner, command: Command, expected: dict[str, str], out: Path
+) -> tuple[str, str]:
+    """Returns what comes of giving the command again, and the reason of a finding."""
+    again = runner.run(command.arguments(out))
+    if again.code != 0:
+        said = again.said[-1000:]
+        return "finding", f"given again it ends with {again.code}: {said}"
     found = _digests(out, command.results)
     differing = {
         key for key in found.keys() | expected if found.get(key) != expected.get(key)
     }
-    return f"other results: {', '.join(sorted(differing))}" if differing else ""
+    if differing:
+        return "finding", f"other results: {', '.join(sorted(differing))}"
+    return "stood", ""
 
 
-def _disturbed(
-    folder: Path, out: Path, log: Path, harm: str, number: int, command: Command
-) -> subprocess.CompletedProcess[str]:
-    disturb = Path(__file__).with_name("disturb.py")
-    return _run(folder, disturb, harm, number, out, log, *command.arguments(out))
+def _expect_success(ended: Ended) -> None:
+    if ended.code != 0:
+        raise RuntimeError(f"undisturbed it ends with {ended.code}: {ended.said}")
 
 
-def _run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**cached_environment(folder / "xla"), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
-
-
-def _forget(out: Path, log: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    log.unlink(missing_ok=True)
+def _forget(*paths: Path) -> None:
+    for path in paths:
+        if path.is_file():
+            path.unlink()
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _digests(out: Path, patterns: Sequence[str]) -> dict[str, str]:
@@ -219,17 +309,12 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.out.absolute()
     counts: collections.Counter[str] = collections.Counter()
-    findings = []
     names = arguments.command.split(",")
-    for name, harm, finding in attack(names, folder, arguments.most, arguments.seed):
-        counts[f"{name} {harm}"] += 1
-        if finding:
-            findings.append(finding)
-            print(*finding, sep="\n  ", flush=True)
-    for key, count in counts.items():
-        harmed = sum(f"{f.command} {f.harm}" == key for f in findings)
-        print(f"{key}: {count} moments, {harmed} findings")
-    return int(bool(findings))
+    for outcome in attack(names, folder, arguments.most, arguments.seed):
+        counts[f"{outcome.command} {outcome.harm}: {outcome.kind}"] += 1
+        print(*filter(None, outcome), sep="  ", flush=True)
+    print(*(f"{key} {count}" for key, count in sorted(counts.items())), sep="\n")
+    return int(any(key.endswith("finding") for key in counts))
 
 
 if __name__ == "__main__":

@@ -30,4 +30,5 @@ def test_a_command_that_was_killed_or_had_no_room_goes_on(tmp_path, command):
     ended = _attack("chaos.py", f"--command={command}", "--most=2", f"--out={tmp_path}")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{command} full: 2 moments, 0 findings" in ended.stdout
+    assert f"{command} kill: stood 2" in ended.stdout
+    assert f"{command} full: " in ended.stdout
