@@ -13,6 +13,7 @@ import difflib
 import runpy
 import sys
 
+from mammo_jax import __version__
 from mammo_jax.common.folders import shipped
 from tfds_builders import NAMES
 
@@ -43,6 +44,9 @@ def main() -> None:
     name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if name in ("--help", "-h", "help"):
         print(_usage())
+        return
+    if name == "--version":
+        print(f"mammo-jax {__version__}")
         return
     if name == "completion":
         _print_completion(arguments)

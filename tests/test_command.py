@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import mammo_jax
 from mammo_jax.command import COMMANDS, main
 from mammo_jax.common.folders import describe_configurations
 from mammo_jax.config import PRESETS
@@ -90,6 +91,12 @@ def test_choices_are_what_there_is():
         "{" + ",".join(sorted(SCHEMES)) + "}"
         in help_of("mammo_jax.command", "convert-weights")[0]
     )
+
+
+def test_the_version_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mammo-jax", "--version"])
+    main()
+    assert capsys.readouterr().out == f"mammo-jax {mammo_jax.__version__}\n"
 
 
 @pytest.mark.parametrize(("name", "near"), [("trian", "train"), ("x", "predict")])
