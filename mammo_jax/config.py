@@ -261,7 +261,7 @@ PRESETS: dict[str, dict[str, object]] = {
     # and the channel shift are left.
     "phantom": {
         "phantom.cases": 600,
-        "phantom.contrast": 4.5,
+        "phantom.contrast": 6.0,
         # Drawn at the grid's size: shrinking would skip specks.
         "phantom.height": 576,
         # The paper's split takes its test patients from the training release.
