@@ -85,8 +85,7 @@ def leave(error: BaseException) -> None:
     where the process has joined no others, was stopped, or did not fail.
     """
     if is_failure(error) and jax.distributed.is_initialized():
-        time.sleep(_SECONDS_TO_TELL)
-        end_now(error)
+        end_now(error, _SECONDS_TO_TELL)
 
 
 class _Watch:

@@ -10,8 +10,9 @@ import io
 import os
 import signal
 import sys
-import traceback as tracebacks
+import time
 from collections.abc import Callable, Iterator, Mapping
+from traceback import clear_frames, print_exception
 from types import FrameType
 from typing import NoReturn
 
@@ -43,8 +44,8 @@ def of_field(name: str) -> Iterator[None]:
         raise UserError(f"{name}: {error}") from error
 
 
-class RunStoppedError(Exception):
-    """A signal asked the run to stop, and it has stopped at a safe point."""
+class RunStoppedError(BaseException):
+    """A signal asked the run to stop; as `KeyboardInterrupt`, no error of anything."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -52,21 +53,30 @@ class RunStoppedError(Exception):
 
 
 def is_failure(error: BaseException) -> bool:
-    """Tells whether what ends a command by `error` is a failure, and no stop."""
-    return not isinstance(error, SystemExit) or error.code == EXIT_ERROR
+    """Tells whether a command that ends by `error` has failed, and was not stopped."""
+    if isinstance(error, SystemExit):
+        return error.code == EXIT_ERROR
+    return not isinstance(error, (KeyboardInterrupt, RunStoppedError))
 
 
-def end_now(error: BaseException) -> NoReturn:
-    """Ends a process that failed, without waiting for its threads."""
-    if not isinstance(error, SystemExit):
-        tracebacks.print_exception(error)
-    # What is open in them, such as pools of processes, is closed.
-    tracebacks.clear_frames(error.__traceback__)
-    gc.collect()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+def end_now(error: BaseException, seconds: float = 0) -> NoReturn:
+    """Ends a process that failed, without waiting for its threads.
+
+    Args:
+      error: the reason, which is printed; that of a `SystemExit` has been.
+      seconds: between what is printed and the end.
+    """
+    try:
+        if not isinstance(error, SystemExit):
+            print_exception(error)
+        for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    os._exit(EXIT_ERROR)
+        time.sleep(seconds)
+        # Pools of processes that its frames hold are closed.
+        clear_frames(error.__traceback__)
+        gc.collect()
+    finally:
+        os._exit(EXIT_ERROR)
 
 
 def first_line(error: BaseException) -> str:
@@ -92,8 +102,9 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     # Names of files may hold bytes that are no UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
-    before = signal.signal(signal.SIGTERM, _stop) or signal.SIG_DFL
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     try:
+        signal.signal(signal.SIGTERM, _stop)
         code = command() or 0
     except (UserError, OSError) as error:
         if traceback:
@@ -115,4 +126,6 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
 
 
 def _stop(number: int, _: FrameType | None) -> None:
+    # A second one would end the cleaning up.
+    signal.signal(number, signal.SIG_IGN)
     raise RunStoppedError(number, "give the same command again")

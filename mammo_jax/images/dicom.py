@@ -30,7 +30,7 @@ from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
-from mammo_jax.common.errors import UserError, refuse
+from mammo_jax.common.errors import RunStoppedError, UserError, refuse
 from mammo_jax.images import codestreams
 
 # The largest film scan of DDSM has 40 million pixels, a digital mammogram 25.
@@ -428,7 +428,7 @@ def _decode(dataset: Dataset, path: Path) -> np.ndarray:
                 correct_unused_bits=False,  # type: ignore[arg-type]
                 decoding_plugin=_PLUGINS.get(syntax, ""),
             )
-    except (UserError, MemoryError, KeyboardInterrupt, SystemExit):
+    except (UserError, MemoryError, KeyboardInterrupt, RunStoppedError, SystemExit):
         raise
     except NotImplementedError:
         raise UserError(

@@ -202,11 +202,11 @@ def predict(
       Exception: whatever the scoring raised; likewise.
     """
     run = _Run(options, files)
-    ended: Exception | None = None
+    ended: Exception | RunStoppedError | None = None
     with StopRequest() as stop, stop.deferred():
         try:
             _score(scorer, inputs, run, stop)
-        except Exception as error:  # whatever it is, the scores are kept
+        except (Exception, RunStoppedError) as error:  # the scores are kept
             ended = error
         if isinstance(ended, OSError):
             run.make_room()

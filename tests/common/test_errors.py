@@ -3,17 +3,34 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mammo_jax.common.errors import UserError, is_failure, run_command
+from mammo_jax.common.errors import (
+    RunStoppedError,
+    UserError,
+    is_failure,
+    run_command,
+)
 from mammo_jax.common.files import whole_folder
+from mammo_jax.weights import hub, weight_files
 
 
-def test_sigterm_removes_what_is_half_written(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda path: whole_folder(path / "out"),
+        # They make a line of any error of a library's.
+        lambda path: weight_files.reading(path / "weights", "weight file"),
+        lambda _: hub._explained("hf://clinic/model"),
+    ],
+)
+def test_sigterm_ends_a_command_and_leaves_nothing(tmp_path, capsys, inside):
     def command():
-        with whole_folder(tmp_path / "out") as folder:
-            (folder / "half").write_text("half")
+        with inside(tmp_path) as folder:
+            if isinstance(folder, Path):
+                (folder / "half").write_text("half")
             signal.raise_signal(signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -35,16 +52,32 @@ def test_sigterm_removes_what_is_half_written(tmp_path, capsys):
         (SystemExit(1), True),
         (SystemExit(0), False),
         (SystemExit(143), False),
+        (KeyboardInterrupt(), False),
+        (RunStoppedError(15, "it"), False),
     ],
 )
 def test_a_stop_is_no_failure(error, failed):
     assert is_failure(error) == failed
 
 
+def test_a_second_sigterm_does_not_end_the_cleaning_up(tmp_path):
+    def command():
+        try:
+            with whole_folder(tmp_path / "out"):
+                signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command)
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("before", ["", "import os; os.close(2)\n"])
 @pytest.mark.parametrize("error", ["SystemExit(1)", "ValueError('the reason')"])
-def test_a_failed_process_does_not_wait_for_its_threads(error):
+def test_a_failed_process_does_not_wait_for_its_threads(error, before):
     # The thread would take a minute.
-    program = (
+    program = before + (
         "import threading, time\n"
         "from mammo_jax.common.errors import end_now\n"
         "threading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -57,4 +90,5 @@ def test_a_failed_process_does_not_wait_for_its_threads(error):
     )
     assert ended.returncode == 1
     assert ended.stdout == "half a line"
-    assert ("the reason" in ended.stderr) == error.startswith("Value")
+    said = error.startswith("Value") and not before
+    assert ("the reason" in ended.stderr) == said
