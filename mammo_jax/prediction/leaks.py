@@ -11,9 +11,10 @@ from mammo_jax.common.tables import read_cells, spelling
 from mammo_jax.weights import hub
 
 # Columns of prediction tables that name people or their images.
-_COLUMNS = ("patient id", "image index")
-_NAMING = tuple(column.replace(" ", "") for column in _COLUMNS)
-_TABLE = re.compile(r"\.csv(\.part)?$", re.IGNORECASE)
+_NAMING = ("patientid", "imageindex")
+# What may stand between the names of a table's columns.
+_BETWEEN = re.compile(r"[][,;:|(){}\t\n\"']")
+_TABLE = re.compile(r"\.csv", re.IGNORECASE)  # in copies' names, too
 # Characters of one's own codes; shorter words and numbers are in any file.
 _LEAST_CODE, _LEAST_NUMBER = 3, 6
 _ADDRESS = re.compile(rf"(?a:{hub.NAME.pattern})|\bhttps?://[^\s/][^\s,;)\"'<>|\\]*")
@@ -24,7 +25,8 @@ _WORD = r"(?<![^\W_])({})(?![^\W_])"
 _CODES = r"P[_-]\d{5}|case[_-]\d{4,}|[0-9a-f]{16}|\d+(?:\.\d+){5,}"
 _CODE = re.compile(_WORD.format(_CODES), re.IGNORECASE)
 _PATH = re.compile(
-    r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]|\\{1,2}\w+\\)"
+    r"(^|[^\w./-])(/+[^\s/]|~[\w-]*[/\\]|[A-Za-z]:[\\/]"
+    r"|\\{2}[\w.$-]+\\|\\\w[\w .$-]*\\)"
     r"|(?<![\w.])\.\.[/\\]|\$\{?[\w:]+\}?[/\\]|%\w+%[/\\]"
 )
 
@@ -44,11 +46,12 @@ def codes_of(directory: Path) -> set[str]:
         header, rows, _ = read_cells(path, remedy="move it out of the run's directory")
         naming = [at for at, name in enumerate(header) if _names_people(name)]
         codes |= {_words(row[at]) for row in rows for at in naming if at < len(row)}
-    return {code for code in codes if _is_telling(code.replace(" ", ""))}
+    return {code for code in codes if _is_telling(code)}
 
 
 def _is_telling(code: str) -> bool:
-    return len(code) >= (_LEAST_NUMBER if code.isdigit() else _LEAST_CODE)
+    is_number = code.replace(" ", "").isdigit()
+    return len(code) >= (_LEAST_NUMBER if is_number else _LEAST_CODE)
 
 
 def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -> None:
@@ -74,7 +77,7 @@ def _kind(text: str, codes: Collection[str]) -> str:
     words = f" {_words(text)} "
     if _CODE.search(text) or any(f" {code} " in words for code in codes):
         return "a patient's code"
-    if any(f" {column} " in words for column in _COLUMNS) or _names_people(text):
+    if any(map(_names_people, _BETWEEN.split(text))):
         return "rows of a prediction table"
     if _CREDENTIALS.search(text):
         return "credentials"

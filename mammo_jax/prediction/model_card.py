@@ -173,7 +173,7 @@ def _doubt(facts: CardFacts) -> str:
         test is not None and test == splits.get("validation_split")
     ):
         return (
-            "**The test images chose the epoch, too, as well as the threshold and the "
+            "**The test images chose the epoch, as well as the threshold and the "
             "calibration: their AUC is too high.**"
         )
     return ""

@@ -63,8 +63,8 @@ def share_model(directory: Path, out: Path, licence: str | None) -> str:
 
     Raises:
       UserError: the directory holds no model, or `out` something; the licence is none,
-        or contradicts the model's own; or a patient's code, a path or what is no JSON
-        is in a file.
+        or contradicts the model's own; or a file holds a patient's code, a path, or a
+        number that JSON has not.
     """
     out = out.expanduser().absolute()
     model = load_model(directory)

@@ -348,6 +348,8 @@ def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
             "f" * 64,
             "2017",
             *("score 3-0", "19_2 of them", r"a\_b", r"\*", "a patient's image"),
+            "No patient ID is in this file.",
+            "Split by patient_id, not by image.",
         ),
     ],
 )
@@ -624,11 +626,13 @@ def test_nothing_is_hidden_in_the_header_of_the_weights(run, tmp_path):
         ("Müller", "u\u0308ber Mu\u0308ller"),
         ("Doe^Jane", "of Doe Jane"),
         ("p-77-x", "P_77_X"),
+        ("12-345", "12_345"),
+        ("A-1", "of A 1"),
     ],
 )
 def test_codes_are_found_however_they_are_written(run, tmp_path, code, text):
     table = f"image_index,PatientID\nim1,{code}\n"
-    (run / "TEST.CSV.part").write_text(table)
+    (run / "TEST.CSV.part.bak").write_text(table)
     change(run / "metrics.json", "note", value=text)
     with pytest.raises(UserError, match="a patient's code"):
         sharing.share_model(run, tmp_path / "out", None)
@@ -640,7 +644,24 @@ def test_codes_are_found_however_they_are_written(run, tmp_path, code, text):
         ("image_index,patient_id\n1,Anna", "rows of a prediction table"),
         ("https:///home/jane/x", "a path"),
         ("in \\Users\\jane", "a path"),
-        ('["patient_id", 1]', "rows of a prediction table"),
+        *(
+            (text, "rows of a prediction table")
+            for text in (
+                '["patient_id", 1]',
+                "PatientID,score\nx,0.5",
+                "ImageIndex\tscore",
+                "score;Patient ID",
+            )
+        ),
+        *(
+            (text, "a path")
+            for text in (
+                r"\\fs-01\data\jane",
+                r"\\nas.hospital.de\share\x",
+                r"\\srv01$\x",
+                r"\Program Files\x",
+            )
+        ),
     ],
 )
 def test_tables_and_paths_within_texts_are_found(run, tmp_path, text, kind):
