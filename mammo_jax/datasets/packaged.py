@@ -19,11 +19,11 @@ from mammo_jax.images.png import decode_png
 
 # Errors of the libraries that read a packaged data set, where it is damaged.
 DAMAGES = (
-    ValueError,
+    ArithmeticError,
     LookupError,
-    TypeError,
-    OSError,
     RuntimeError,
+    TypeError,
+    ValueError,
     message.DecodeError,
     json_format.Error,
 )
@@ -60,7 +60,7 @@ class Examples:
         self,
         records: Sequence[bytes],
         image_shape: tuple[int, int],
-        refusal: Callable[[str], Exception] = UserError,
+        refusal: Callable[[str], UserError],
     ):
         self.records, self.image_shape = records, image_shape
         self._refusal = refusal
@@ -93,6 +93,9 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
     fields = _PATCH_FIELDS if "centre" in features else _WHOLE_FIELDS
     example = {name: _read(features, name, field) for name, field in fields.items()}
     example["image"] = decode_png(example["image"], *image_shape)
+    number_of_labels = len(PATCH_CLASSES) if "centre" in example else 2
+    if not 0 <= example["label"] < number_of_labels:
+        raise ValueError("its label is of no class")
     if "centre" in example:
         # Patches of one image are told apart by their centre.
         row, column = example.pop("centre")
@@ -103,7 +106,10 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
         raise ValueError("a region's class is none of the patches'")
     kinds = {PATCH_CLASSES[number].partition("_")[0] for number in classes}
     boxes = example.pop("rois/bbox").reshape(-1, 2, 2)
-    areas = (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
+    sides = boxes[:, 1] - boxes[:, 0]
+    if (sides < 0).any():
+        raise ValueError("a region's box ends before it begins")
+    areas = sides.prod(axis=1)
     example["abnormality_types"] = ";".join(sorted(kinds))
     # Squeezing an image to the grid changes the shares of its sides, not of its area.
     share = areas.max(initial=0) / (image_shape[0] * image_shape[1])

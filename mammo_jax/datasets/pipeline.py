@@ -111,7 +111,7 @@ def open_dataset(name: str, data_dir: str) -> Dataset:
             class_names=tuple(builder.info.features["label"].names),
             grid=Grid(*(packing[field] for field in Grid._fields)),
         )
-    except DAMAGES as error:
+    except (*DAMAGES, OSError) as error:
         raise unreadable(str(error)) from error
 
 

@@ -126,7 +126,7 @@ def test_an_example_that_lacks_something_is_refused(record, missing):
 def test_an_example_with_no_or_several_labels_is_refused(record, count):
     example = tf_example_pb2.Example.FromString(record)
     example.features.feature["label"].int64_list.value[:] = [1] * count
-    examples = Examples([example.SerializeToString()], SHAPE)
+    examples = Examples([example.SerializeToString()], SHAPE, UserError)
     with pytest.raises(UserError, match=f"its feature label has {count} values"):
         list(examples)
 
@@ -141,9 +141,34 @@ def test_an_example_with_a_region_of_no_class_is_refused(record, number):
 
 
 def test_a_damaged_example_is_named(record):
-    examples = Examples([record, record[:-100]], SHAPE, lambda text: UserError(text))
-    with pytest.raises(UserError, match=r"^example 1: "):
+    records = [record, record[:-100]]
+    examples = Examples(records, SHAPE, lambda text: UserError(f"set x, {text}"))
+    with pytest.raises(UserError, match=r"^set x, example 1: "):
         list(examples)
+
+
+@pytest.mark.parametrize("feature", ["label", "breast_density"])
+def test_numbers_beyond_all_are_refused(record, feature):
+    example = tf_example_pb2.Example.FromString(record)
+    example.features.feature[feature].int64_list.value[:] = [2**40]
+    with pytest.raises(UserError, match="example 0: "):
+        Examples([example.SerializeToString()], SHAPE, UserError)[0]
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_of_no_class_is_refused(record, label):
+    example = tf_example_pb2.Example.FromString(record)
+    example.features.feature["label"].int64_list.value[:] = [label]
+    with pytest.raises(ValueError, match="its label is of no class"):
+        parse_example(example.SerializeToString(), SHAPE)
+
+
+def test_a_box_that_ends_before_it_begins_is_refused(record):
+    example = tf_example_pb2.Example.FromString(record)
+    box = example.features.feature["rois/bbox"].int64_list.value
+    box[:4] = [box[2], box[1], box[0], box[3]]
+    with pytest.raises(ValueError, match="a region's box ends before it begins"):
+        parse_example(example.SerializeToString(), SHAPE)
 
 
 def test_a_damaged_example_is_refused(record):
@@ -154,7 +179,7 @@ def test_a_damaged_example_is_refused(record):
 
 
 def test_examples_count_from_the_end_and_end(record):
-    examples = Examples([record, record], SHAPE)
+    examples = Examples([record, record], SHAPE, UserError)
     assert examples[-1]["image_id"] == examples[0]["image_id"]
     assert len(list(examples)) == 2
     with pytest.raises(IndexError):

@@ -211,6 +211,13 @@ def test_a_damaged_dataset_is_refused_with_the_way_out(phantom_data, tmp_path):
         pipeline.open_dataset(WHOLE, str(tmp_path))
 
 
+def test_damage_that_shows_later_is_refused_with_the_way_out(phantom_data):
+    source = pipeline.open_dataset(WHOLE, str(phantom_data)).sources["train"]
+    source.records = [source.records[0], b"damaged"]
+    with pytest.raises(UserError, match=rf"{WHOLE} in .*example 1: .*build-dataset"):
+        _ = source[1]
+
+
 def test_whole_images_say_what_sub_groups_are_made_by(dataset, phantom_data):
     source = dataset.sources["train"]
     (batch,) = pipeline.evaluation_batches(source, len(source), threads=1)
