@@ -253,23 +253,6 @@ def test_weights_that_were_fetched_and_not_looked_at_are_not_kept(
     assert found.read_bytes() == (run / "model.safetensors").read_bytes()
 
 
-def test_a_library_that_asks_in_another_way_is_not_trusted(server, monkeypatch):
-    ask = file_download.get_hf_file_metadata
-    monkeypatch.setattr(file_download, "_get_metadata_or_catch_error", _other(ask))
-    with pytest.raises(UserError, match=r"in a way that is not looked at; install"):
-        hub.find_directory(NAME)
-
-
-def _other(ask):
-    """Returns the library's function as one that does not call `ask` by its name."""
-    found = file_download._get_metadata_or_catch_error
-    names = {**vars(file_download)}
-    code = type(found)(found.__code__, names, None, found.__defaults__)
-    code.__kwdefaults__ = found.__kwdefaults__
-    names["get_hf_file_metadata"] = ask
-    return code
-
-
 def test_what_only_some_commands_read_is_fetched_when_it_is_asked_for(
     server, run, tmp_path
 ):
