@@ -2,11 +2,11 @@
 
     python tests/attack/chaos.py --command=build,predict,evaluate,train --out=chaos
 
-Every command runs undisturbed once, and its folder is copied at each moment (see
-`disturb`): that is what a kill would leave. It runs once more for each moment from
-which on its disk has no room, at which it must end by itself with one line. After each
-harm the command is given again in the same folder. That must end well and with the same
-bytes as if nothing had happened.
+Every command runs undisturbed, and runs once more while its folder is copied at each
+moment (see `disturb`): these are the files that a kill would leave. It runs again for
+each moment from which on its disk has no room, and must end by itself with one line.
+After each harm the command is given again in the same folder. That must end well and
+with the same bytes as if nothing had happened.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from mammo_jax.phantom import write_cbis_ddsm
 
 _SECONDS = 240
 HARMS = ("kill", "full")
-# Threads take their turns, so that a moment is not there every time.
+# Threads take their turns, so that a run may not reach a moment.
 OUTCOMES = ("stood", "not reached", "finding")
 # A checkpoint within an epoch, after epochs, and at the end of each kind of stage.
 _TRAINING = {
@@ -90,7 +90,7 @@ class Ended(NamedTuple):
 
 
 class Runner:
-    """Run commands in forks of one process.
+    """A process in whose forks commands run.
 
     Args:
       folder: for what they compile and print.
@@ -99,16 +99,17 @@ class Runner:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self._output = folder / "output.txt"
+        self._environment = {
+            **cached_environment(folder / "xla"),
+            "JAX_PLATFORMS": "cpu",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self._server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("disturb.py")],
             cwd=REPOSITORY,
-            env={
-                **cached_environment(folder / "xla"),
-                **{"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"},
-            },
+            env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 
@@ -117,6 +118,22 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         self._server.communicate()
+
+    def run_alone(self, arguments: Sequence[object]) -> Ended:
+        """Runs a command in a process of its own, with hashes and addresses of its own.
+
+        Args:
+          arguments: see `Job`.
+        """
+        ended = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return Ended(ended.returncode, ended.stdout)
 
     def run(self, arguments: Sequence[object], **harm: Any) -> Ended:
         """Runs a command to its end, or to the end of its time.
@@ -200,15 +217,16 @@ def attack(
 def _attack_one(
     name: str, command: Command, folder: Path, runner: Runner, most: int, seed: int
 ) -> Iterator[Outcome]:
-    whole, log = folder / f"{name}-undisturbed", folder / f"{name}.log"
-    copies = folder / f"{name}-copies"
-    _forget(whole, copies, log)
-    job = {"harm": "copy", "folder": str(whole), "log": str(log)}
-    _expect_success(runner.run(command.arguments(whole), copies=str(copies), **job))
+    alone, copied = folder / f"{name}-undisturbed", folder / f"{name}-copied"
+    copies, log = folder / f"{name}-copies", folder / f"{name}.log"
+    _forget(alone, copied, copies, log)
+    _expect_success(runner.run_alone(command.arguments(alone)))
+    expected = _digests(alone, command.results)
+    assert expected, f"{name} has no results"
+    job = {"harm": "copy", "folder": str(copied), "log": str(log)}
+    _expect_success(runner.run(command.arguments(copied), copies=str(copies), **job))
     moments = log.read_text().splitlines()
     assert len(moments) == len([*copies.iterdir()])
-    expected = _digests(whole, command.results)
-    assert expected, f"{name} has no results"
     # Without room a removal goes on, until the next moment.
     writes = [n for n, text in enumerate(moments) if not text.startswith(REMOVALS)]
     for harm, numbers in zip(HARMS, (range(len(moments)), writes), strict=True):

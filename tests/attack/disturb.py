@@ -3,8 +3,8 @@
     python disturb.py
 
 Reads a `Job` in JSON from each line of its input, runs it, and answers with the exit
-code; the code is null where the time was over. What programs import is imported once:
-each is a fork of this process, and otherwise runs as by `python PROGRAM`.
+code; the code is null if it took too long. What programs import is imported once: a
+program runs in a fork of this process, and otherwise as by `python PROGRAM`.
 """
 
 import errno
@@ -88,7 +88,7 @@ def _watch(job: Job) -> None:
     """Harms this process at the job's moment."""
     descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     moments = itertools.count()
-    one_by_one = threading.Lock()
+    one_by_one = threading.RLock()  # A finalizer may come in between.
 
     def watch(event: str, details: tuple[Any, ...]) -> None:
         path = _touched(event, details)
@@ -139,7 +139,7 @@ def _exit_code(process: int, job: Job) -> int | None:
     """
     end = time.monotonic() + job.seconds
     copies = 0
-    while True:
+    while time.monotonic() < end:
         changed, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
         if changed and os.WIFSTOPPED(status):
             copy = _copy(job, copies)
@@ -151,11 +151,10 @@ def _exit_code(process: int, job: Job) -> int | None:
             os.kill(process, signal.SIGCONT)
         elif changed:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            return None
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return None
 
 
 def main() -> None:
