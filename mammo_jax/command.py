@@ -7,6 +7,8 @@
 configurations and their presets are. `mammo-jax completion bash` prints what makes a
 shell complete the names of commands; put it into ~/.bashrc by
 `source <(mammo-jax completion bash)`, or into ~/.zshrc with `zsh`.
+
+  mammo-jax --version
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """The scales at which the rows are run: the paper's own, and a small one on phantoms.
 
-The phantoms have the lesions of the demo's (preset `phantom` in `mammo_jax.config`) at a
-lower contrast, drawn twice as large; the stages have fewer steps.
+The phantoms are those of the demo (preset `phantom` in `mammo_jax.config`) with lesions
+of a lower contrast, drawn twice as large; the stages have fewer steps.
 """
 
 import dataclasses

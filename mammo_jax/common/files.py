@@ -43,7 +43,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     If not, nothing is left of it, nor of the folders that were made above it.
 
     Raises:
-      UserError: `path` is there and no empty folder or a link, or cannot be made.
+      UserError: `path` is a link, or there and no empty folder; or it cannot be made.
     """
     path = Path(path).expanduser().absolute()
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")

@@ -48,7 +48,7 @@ def parse_block(
 
     Raises:
       UserError: the text is not in that notation, or a number in it is zero or has
-        more than five digits, that of repetitions more than two.
+        more than five digits, or the number of repetitions more than two.
     """
     pattern, example, _ = BLOCKS[kind]
     match = re.fullmatch(pattern, str(text).replace(" ", ""))

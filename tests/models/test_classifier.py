@@ -178,6 +178,8 @@ def test_a_heatmap_model_refuses_images_of_another_size(size):
         ({"image_size": (0, 896)}, r"image_size is \(0, 896\)"),
         ({"image_size": ("a", 1)}, "image_size is"),
         ({"image_size": "big"}, "image_size"),
+        ({"width": None}, "width has no value"),
+        ({"top": {"pool": None}}, "top.pool has no value"),
         ({"top": 5}, "config.model.top is 5"),
         ({"top": {"pool": 0}}, "top.pool is 0; it must be at least 1"),
         ({"top": {"pool": -1}}, "top.pool is -1"),
