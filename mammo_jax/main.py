@@ -85,6 +85,13 @@ def show_own_messages() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("absl").setLevel(logging.WARNING)
     logging.getLogger("mammo_jax").setLevel(logging.INFO)
+    sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(found: "sys.UnraisableHookArgs") -> None:
+    # TensorStore's threads call back to the closed loop of a checkpoint that failed.
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def _train() -> None:
