@@ -21,6 +21,7 @@ _MADE_BY = "mammo_jax.evaluate"
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints it."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m mammo_jax.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -120,6 +121,8 @@ def summary(figures: Mapping[str, Any]) -> str:
     )
     if figures["auc"]["value"] is None:
         lines.append("AUC undefined: the images are all of one class")
+    elif figures["auc"]["patients_95"] is None:
+        lines.append("no interval of the AUC: too few patients of one class")
     if "validation_not_used" in figures:
         lines.append(figures["validation_not_used"])
     youden = (figures.get("operating_points") or {}).get("Youden")

@@ -37,4 +37,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_or_exit)
+    run_command(lambda: app.run(main, flags_parser=parse_or_exit))

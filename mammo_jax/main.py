@@ -189,4 +189,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_or_exit)
+    # Reading the configuration takes seconds, too, in which it may be stopped.
+    run_command(lambda: app.run(main, flags_parser=parse_or_exit))

@@ -24,7 +24,9 @@ _NO_CONNECTION = re.compile("Connection|Timeout|resolve|unreachable", re.IGNOREC
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("locks", nargs="+", type=Path, help="files with exact versions")
     return parser.parse_args(arguments)

@@ -17,6 +17,7 @@ from tfds_builders import NAMES
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         description=__doc__,
         epilog=NAMES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,7 +75,11 @@ def main(options: argparse.Namespace) -> int:
         options.num_workers,
         None if options.beam is None else shlex.split(options.beam),
     )
-    print(f"{report.path}{' was already built' if report.was_there else ''}")
+    was_there = (
+        " was already built (the raw files were not looked at; remove that folder to"
+        " build it anew)"
+    )
+    print(f"{report.path}{was_there if report.was_there else ''}")
     for split, count in report.splits.items():
         print(f"  {split}: {count} examples")
     for repair, count in report.metadata["repairs"].items():

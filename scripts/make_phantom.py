@@ -17,7 +17,9 @@ _LAYOUTS = ("cbis_ddsm", "inbreast")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--layout", required=True, choices=_LAYOUTS)
     parser.add_argument("--cases", type=int, required=True, help="number of patients")

@@ -32,7 +32,9 @@ from mammo_jax.images.dicom import read_header
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tables", required=True, help="folder with the four tables")
     parser.add_argument("--out", required=True, help="new folder for images and tables")

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 import mammo_jax
 from mammo_jax.command import COMMANDS, main
-from mammo_jax.common.folders import describe_configurations
+from mammo_jax.common.folders import describe_configurations, shipped
 from mammo_jax.config import PRESETS
 from mammo_jax.phantom import LAYOUTS
 from mammo_jax.weights.weight_names import SCHEMES
@@ -91,6 +92,14 @@ def test_choices_are_what_there_is():
         "{" + ",".join(sorted(SCHEMES)) + "}"
         in help_of("mammo_jax.command", "convert-weights")[0]
     )
+
+
+@pytest.mark.parametrize("script", ["make_phantom.py", "build_dataset.py"])
+def test_options_are_not_shortened(capsys, script):
+    parse = runpy.run_path(str(shipped("scripts") / script))["parse_arguments"]
+    with pytest.raises(SystemExit):
+        parse(["--hel"])
+    assert "usage" in capsys.readouterr().err
 
 
 def test_the_version_is_told(monkeypatch, capsys):

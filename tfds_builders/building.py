@@ -78,10 +78,10 @@ def build(
     # TFDS writes beside and renames: a folder with this file is whole.
     if Path(builder.data_dir, "dataset_info.json").exists():
         return _report(builder, was_there=True)
-    if not manual_dir.is_dir():
+    if not manual_dir.is_dir() or not any(manual_dir.iterdir()):
         raise UserError(
-            f"{manual_dir}: no such folder; --manual_dir names the folder with the raw"
-            " files"
+            f"{manual_dir}: no such folder, or empty; --manual_dir names the folder"
+            " with the raw files"
         )
     pipeline_options = None if beam_options is None else make_beam_options(beam_options)
     with _only_build(builder.work_dir.parent):

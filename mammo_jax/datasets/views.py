@@ -238,7 +238,7 @@ def check_image(path: Path, mammogram: Mammogram) -> None:
     """Refuses what cannot be a whole mammogram.
 
     Raises:
-      UserError: it is raw, of a part, tiny, of one grey, or of another shape.
+      UserError: it is raw, of a part, tiny, of one or two greys, or of another shape.
     """
     rows, columns = mammogram.pixels.shape
     lowest, highest = _ASPECTS
@@ -250,11 +250,22 @@ def check_image(path: Path, mammogram: Mammogram) -> None:
             f"{path}: {rows}x{columns} pixels are no whole mammogram; get the"
             " original": min(rows, columns) < _MIN_SIDE,
             f"{path}: the image is blank; get the original": darkest == brightest,
+            f"{path}: has two grey values only, as a lesion's mask; get the"
+            " mammogram": _is_mask(mammogram.pixels, darkest, brightest),
             f"{path}: {rows}x{columns} pixels (height x width) are not the shape of a"
             " mammogram; turn it upright, or cut it to one breast": (
                 not lowest <= rows / columns <= highest
             ),
         }
+    )
+
+
+def _is_mask(
+    pixels: UInt16[np.ndarray, "rows columns"], darkest: float, brightest: float
+) -> bool:
+    few = pixels[::16, ::16]  # That decides it for nearly every mammogram.
+    return all(
+        ((part == darkest) | (part == brightest)).all() for part in (few, pixels)
     )
 
 

@@ -185,6 +185,7 @@ def test_the_second_copy_stands_in_for_a_damaged_first(tmp_path):
     ("image", "message"),
     [
         (np.full((HEIGHT, WIDTH), 9, np.uint16), "the image is blank"),
+        (np.eye(HEIGHT, WIDTH, dtype=np.uint16), "has two grey values only"),
         (draw_image()[:20, :20].copy(), "20x20 pixels are no whole mammogram"),
     ],
 )

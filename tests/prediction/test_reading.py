@@ -45,6 +45,10 @@ def _blank(path: Path) -> None:
     write_dicom(path, np.full(SHAPE, 7, np.uint16))
 
 
+def _mask(path: Path) -> None:
+    write_dicom(path, np.pad(np.full((9, 9), 255, np.uint16), ((50, 41), (20, 31))))
+
+
 def _text(path: Path) -> None:
     path.write_text("no image at all")
 
@@ -63,6 +67,7 @@ def _colour_picture(path: Path) -> None:
         ("a.dcm", _several_frames, "3 frames"),
         ("a.dcm", _tiny, "no whole mammogram"),
         ("a.dcm", _blank, "blank"),
+        ("a.dcm", _mask, "two grey values only"),
         ("a.dcm", _text, "not a DICOM file"),
         ("a.png", _text, "not a PNG"),
         ("a.png", _colour_picture, "colour"),

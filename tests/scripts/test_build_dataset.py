@@ -109,6 +109,13 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
     assert done.stderr.count("\n") == 1
 
 
+def test_an_empty_folder_is_one_line(tmp_path):
+    done = run(NAME, f"--manual_dir={tmp_path}", f"--data_dir={tmp_path / 'data'}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path}: no such folder, or empty")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_disk_without_room_ends_in_one_line_and_the_build_goes_on(raw, tmp_path):
     """Room for the finished images, which are files of their own, but not for all."""
     arguments = (NAME, f"--manual_dir={raw}", f"--data_dir={tmp_path}")
