@@ -116,8 +116,8 @@ def test_the_messages_of_troubleshooting_are_the_programs():
     cells = re.findall(r"^\| (`.+?) \| ", page.read_text(encoding="utf-8"), re.M)
     messages = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
     assert len(messages) > 20
-    # XLA's, GNU OpenMP's and the system's own.
-    others = ("RESOURCE_EXHAUSTED", "libgomp", "No space left")
+    # XLA's, GNU OpenMP's, uv's and the system's own.
+    others = ("RESOURCE_EXHAUSTED", "libgomp", "invalid peer", "No space left")
     for message in messages:
         words = _words_of(message)
         size = min(3, len(words))
