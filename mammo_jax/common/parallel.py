@@ -120,7 +120,10 @@ def _run_until_death(
     try:
         while todo or waiting:
             while todo and len(waiting) < most:
-                waiting.append((todo[0], pool.submit(function, todo[0])))
+                # A worker that is being started would not find its queue any more.
+                with _signals_deferred():
+                    future = pool.submit(function, todo[0])
+                waiting.append((todo[0], future))
                 todo.popleft()
             result = waiting[0][1].result()
             waiting.popleft()
@@ -153,6 +156,29 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM wait for the end of what is inside.
+
+    Blocked in this thread, others would take them, and Python's main thread act.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.getsignal(n) or signal.SIG_DFL for n in numbers}
+    for number in numbers:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def _module_of(function: Callable[..., object]) -> str:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,22 @@ def test_where_forking_is_not_safe_workers_are_spawned(monkeypatch):
 
 def _fail(*arguments):
     raise AssertionError
+
+
+def test_ctrl_c_waits_for_a_worker_that_is_being_started(monkeypatch):
+    finished = []
+    submit = ProcessPoolExecutor.submit
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        future = submit(*arguments)
+        finished.append(future)
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel_map(abs, [1, 2, 3], 2))
+    assert len(finished) == 1
+    # The next one acts at once again.
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
