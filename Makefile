@@ -77,7 +77,7 @@ test-cuda: setup-test $(CUDA_TARGET)/.installed  ## Compile for a GPU and check 
 fuzz: setup-test  ## Feed 20,000 damaged files to the readers (minutes).
 	$(RUN) tests/attack/fuzz.py --files=20000 --out=build/fuzz
 
-chaos: setup-test  ## Kill commands, and fill their disk, at every write (hours).
+chaos: setup-test  ## Kill commands, and fill their disk, at every write (two hours).
 	$(RUN) tests/attack/chaos.py --out=build/chaos
 
 bench: $(PEERS_VENV)/.installed  ## Measure beside PyTorch, Keras and others (about an hour, idle).
