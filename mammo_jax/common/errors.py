@@ -67,10 +67,12 @@ def end_now(error: BaseException, seconds: float = 0) -> NoReturn:
       seconds: between what is printed and the end.
     """
     try:
-        if not isinstance(error, SystemExit):
-            print_exception(error)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            if not isinstance(error, SystemExit):
+                print_exception(error)
+            sys.stderr.flush()
         time.sleep(seconds)
         # Pools of processes that its frames hold are closed.
         clear_frames(error.__traceback__)

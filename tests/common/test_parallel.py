@@ -180,9 +180,14 @@ def test_ctrl_c_waits_for_a_worker_that_is_being_started(monkeypatch):
         return future
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        list(parallel_map(abs, [1, 2, 3], 2))
-    assert len(finished) == 1
-    # The next one acts at once again.
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    # Another test may have left the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(parallel_map(abs, [1, 2, 3], 2))
+        assert len(finished) == 1
+        # The next one acts at once again.
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -56,7 +56,7 @@ def _model(name, **more):
     return variables.split(model)
 
 
-def _class_maps(graphdef, params, stats):
+def _step(graphdef):
     step = class_map.make_class_map_step(
         graphdef,
         window=2,
@@ -65,20 +65,41 @@ def _class_maps(graphdef, params, stats):
         flips=flips.NO_FLIP,
         at_once=True,
     )
-    return jax.tree.map(np.asarray, jax.jit(step)(params, stats, IMAGES))
+    compiled = jax.jit(step)
+    return lambda *values: jax.tree.map(np.asarray, compiled(*values, IMAGES))
+
+
+def _class_maps(graphdef, params, stats):
+    return _step(graphdef)(params, stats)
+
+
+def _rounded_anew(values):
+    """Values that differ in their last bit, as those of a folded network do."""
+    rng = np.random.default_rng(1)
+    return {
+        name: value
+        * rng.choice([1 - 2**-24, 1 + 2**-23], value.shape).astype("float32")
+        for name, value in values.items()
+    }
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_scores_and_maps_are_those_of_the_layers_themselves(name):
     graphdef, params, stats = _model(name)
-    expected = _class_maps(graphdef, params, stats)
+    compute = _step(graphdef)
+    expected = compute(params, stats)
+    rounded = compute(_rounded_anew(params), _rounded_anew(stats))
     folded, fewer = fold(graphdef, params, stats)
     assert stats
     assert not [path for path in fewer if "/bn" in path]
     found = _class_maps(folded, fewer, {})
     # Scores that are all but certain would show nothing.
     assert 1e-3 < expected.scores.min() < expected.scores.max() < 1 - 1e-3
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5, rtol=0)
+    # In a deep network of random values rounding alone may move more on a processor.
+    noise = np.abs(rounded.scores - expected.scores).max()
+    assert noise < 1e-4
+    most = max(1e-5, 4 * noise)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=most, rtol=0)
     np.testing.assert_allclose(found.maps, expected.maps, atol=1e-4, rtol=1e-4)
 
 
