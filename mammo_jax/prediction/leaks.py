@@ -12,7 +12,7 @@ from mammo_jax.weights import hub
 
 # Columns of prediction tables that name people or their images.
 _NAMING = ("patientid", "imageindex")
-# What may stand between the names of a table's columns.
+# Signs between the names of a table's columns.
 _BETWEEN = re.compile(r"[][,;:|(){}\t\n\"']")
 _TABLE = re.compile(r"\.csv", re.IGNORECASE)  # in copies' names, too
 # Characters of one's own codes; shorter words and numbers are in any file.
