@@ -242,6 +242,8 @@ def _attack_one(
                 outcome = _fill(runner, command, expected, out, log, number)
             if outcome[0] == "stood":
                 outcome = _give_again(runner, command, expected, out)
+            if outcome[0] == "finding":  # Kept, to be looked at.
+                shutil.copytree(out, f"{out}-{number}", dirs_exist_ok=True)
             moment = f"{number} of {len(moments)}: {moments[number]}"
             yield Outcome(name, harm, moment, *outcome)
 
