@@ -86,8 +86,8 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
       of `mammo_jax.evaluation.predictions`.
 
     Raises:
-      google.protobuf.message.DecodeError, ValueError: it is damaged, or not of this
-        project.
+      google.protobuf.message.DecodeError, ValueError, OverflowError: it is damaged, or
+        not of this project.
     """
     features = tf_example_pb2.Example.FromString(record).features.feature
     fields = _PATCH_FIELDS if "centre" in features else _WHOLE_FIELDS
@@ -101,14 +101,21 @@ def parse_example(record: bytes, image_shape: tuple[int, int]) -> Example:
         row, column = example.pop("centre")
         example["image_id"] += f"_{row}_{column}"
         return example
-    classes = example.pop("rois/class")
-    if not all(0 <= number < len(PATCH_CLASSES) for number in classes):
-        raise ValueError("a region's class is none of the patches'")
-    kinds = {PATCH_CLASSES[number].partition("_")[0] for number in classes}
-    boxes = example.pop("rois/bbox").reshape(-1, 2, 2)
+    classes, corners = example.pop("rois/class"), example.pop("rois/bbox")
+    # The first class is the background's.
+    if not all(0 < number < len(PATCH_CLASSES) for number in classes):
+        raise ValueError("a region's class is no lesion's")
+    if len(corners) != 4 * len(classes):
+        raise ValueError("its regions have not a class and a box each")
+    boxes = corners.reshape(-1, 2, 2)
+    if (boxes < 0).any() or (boxes > image_shape).any():
+        raise ValueError("a region's box is not within the image")
     sides = boxes[:, 1] - boxes[:, 0]
     if (sides < 0).any():
         raise ValueError("a region's box ends before it begins")
+    if not 0 <= example["breast_density"] <= 4:
+        raise ValueError("its breast density is none")
+    kinds = {PATCH_CLASSES[number].partition("_")[0] for number in classes}
     areas = sides.prod(axis=1)
     example["abnormality_types"] = ";".join(sorted(kinds))
     # Squeezing an image to the grid changes the shares of its sides, not of its area.
@@ -122,6 +129,11 @@ def _read(features: Any, name: str, field: Field) -> Any:
         raise ValueError(f"its feature {name} is missing")
     is_number = field.dtype is np.int32
     feature = features[name]
+    if feature.WhichOneof("kind") not in (
+        "int64_list" if is_number else "bytes_list",
+        None,  # an empty one
+    ):
+        raise ValueError(f"its feature {name} is of another type")
     values = feature.int64_list.value if is_number else feature.bytes_list.value
     if is_number and field.shape:
         return np.array(values, np.int64)

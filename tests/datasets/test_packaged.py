@@ -131,12 +131,12 @@ def test_an_example_with_no_or_several_labels_is_refused(record, count):
         list(examples)
 
 
-@pytest.mark.parametrize("number", [-1, 5])
+@pytest.mark.parametrize("number", [-1, 0, 5])
 def test_an_example_with_a_region_of_no_class_is_refused(record, number):
     example = tf_example_pb2.Example.FromString(record)
     classes = example.features.feature["rois/class"].int64_list.value
     classes[0] = number
-    with pytest.raises(ValueError, match="a region's class is none"):
+    with pytest.raises(ValueError, match="a region's class is no lesion's"):
         parse_example(example.SerializeToString(), SHAPE)
 
 
@@ -160,6 +160,33 @@ def test_a_label_of_no_class_is_refused(record, label):
     example = tf_example_pb2.Example.FromString(record)
     example.features.feature["label"].int64_list.value[:] = [label]
     with pytest.raises(ValueError, match="its label is of no class"):
+        parse_example(example.SerializeToString(), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "message"),
+    [
+        ("rois/class", [1, 2, 3], "not a class and a box each"),
+        ("rois/bbox", [0, 0, 6400, 4800], "not within the image"),
+        ("rois/bbox", [-600, -600, 0, 0], "not within the image"),
+        ("rois/bbox", [0, 0, 2**32, 2**32], "not within the image"),
+        ("breast_density", [9], "its breast density is none"),
+    ],
+)
+def test_numbers_that_no_image_has_are_refused(record, feature, values, message):
+    example = tf_example_pb2.Example.FromString(record)
+    features = example.features.feature
+    features["rois/class"].int64_list.value[:] = [1]
+    features["rois/bbox"].int64_list.value[:] = [0, 0, 9, 9]
+    features[feature].int64_list.value[:] = values
+    with pytest.raises(ValueError, match=message):
+        parse_example(example.SerializeToString(), SHAPE)
+
+
+def test_a_feature_of_another_type_is_refused(record):
+    example = tf_example_pb2.Example.FromString(record)
+    example.features.feature["rois/class"].float_list.value[:] = [1.0]
+    with pytest.raises(ValueError, match="rois/class is of another type"):
         parse_example(example.SerializeToString(), SHAPE)
 
 
