@@ -12,8 +12,8 @@ from mammo_jax.weights import hub
 
 # Columns of prediction tables that name people or their images.
 _NAMING = ("patientid", "imageindex")
-# Signs between the names of a table's columns.
-_BETWEEN = re.compile(r"[][,;:|(){}\t\n\"']")
+# Signs between the names of a table's columns, and around them.
+_BETWEEN, _AROUND = re.compile(r"[,;|]|\s{2,}|[\t\n\r]"), " \ufeff[](){}\"'"
 _TABLE = re.compile(r"\.csv", re.IGNORECASE)  # in copies' names, too
 # Characters of one's own codes; shorter words and numbers are in any file.
 _LEAST_CODE, _LEAST_NUMBER = 3, 6
@@ -41,6 +41,11 @@ def codes_of(directory: Path) -> set[str]:
     """
     codes = set[str]()
     for path in sorted(directory.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise UserError(
+                f"{path} is a link to a folder, whose tables are not looked through; "
+                "remove it, or copy the folder"
+            )
         if not _TABLE.search(path.name) or not path.is_file():
             continue
         header, rows, _ = read_cells(path, remedy="move it out of the run's directory")
@@ -74,10 +79,11 @@ def refuse_leaks(name: str, content: Any, codes: Collection[str], remedy: str) -
 
 
 def _kind(text: str, codes: Collection[str]) -> str:
+    text = _folded(text)
     words = f" {_words(text)} "
     if _CODE.search(text) or any(f" {code} " in words for code in codes):
         return "a patient's code"
-    if any(map(_names_people, _BETWEEN.split(text))):
+    if any(_names_people(cell.strip(_AROUND)) for cell in _BETWEEN.split(text)):
         return "rows of a prediction table"
     if _CREDENTIALS.search(text):
         return "credentials"
@@ -90,8 +96,16 @@ def _names_people(column: str) -> bool:
 
 def _words(text: str) -> str:
     """Returns the words of a text in one case and form, with a blank between them."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.split(r"[\W_]+", folded)).strip()
+    return " ".join(re.split(r"[\W_]+", _folded(text).casefold())).strip()
+
+
+def _folded(text: str) -> str:
+    """Returns a text in one form, with one kind of dash and no invisible signs."""
+    kinds = {"Pd": "-", "Cf": ""}
+    return "".join(
+        kinds.get(unicodedata.category(sign), sign)
+        for sign in unicodedata.normalize("NFKC", text)
+    )
 
 
 def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, str]]:

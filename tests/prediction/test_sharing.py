@@ -350,6 +350,8 @@ def test_a_folder_named_after_a_patient_is_refused(run, tmp_path):
             *("score 3-0", "19_2 of them", r"a\_b", r"\*", "a patient's image"),
             "No patient ID is in this file.",
             "Split by patient_id, not by image.",
+            "the column 'patient_id'",
+            "(patient ID) is left out",
         ),
     ],
 )
@@ -366,6 +368,20 @@ def test_short_codes_are_in_any_file(run, tmp_path):
         sharing.share_model(run, tmp_path / "out", None)
     change(run / "metrics.json", "note", value="3-0 and 19_2")
     sharing.share_model(run, tmp_path / "out", None)
+
+
+def test_tables_behind_a_link_are_not_taken_for_none(run, tmp_path):
+    elsewhere = shutil.move(run / "predictions", tmp_path / "elsewhere")
+    (run / "predictions").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="predictions is a link to a folder"):
+        sharing.share_model(run, tmp_path / "out", None)
+
+
+@pytest.mark.parametrize("code", ["P\u201100016", "P\u00ad_00016"])
+def test_codes_are_found_behind_other_dashes(run, tmp_path, code):
+    change(run / "metrics.json", "note", value=code)
+    with pytest.raises(UserError, match="a patient's code"):
+        sharing.share_model(run, tmp_path / "out", None)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json"])
@@ -628,6 +644,7 @@ def test_nothing_is_hidden_in_the_header_of_the_weights(run, tmp_path):
         ("p-77-x", "P_77_X"),
         ("12-345", "12_345"),
         ("A-1", "of A 1"),
+        ("Anderson", "of Ander\u00adson"),
     ],
 )
 def test_codes_are_found_however_they_are_written(run, tmp_path, code, text):
@@ -651,6 +668,8 @@ def test_codes_are_found_however_they_are_written(run, tmp_path, code, text):
                 "PatientID,score\nx,0.5",
                 "ImageIndex\tscore",
                 "score;Patient ID",
+                "image_index  patient_id  label\n im1  p1  0",
+                "score,\ufeffpatient\u00a0id",
             )
         ),
         *(
