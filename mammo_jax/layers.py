@@ -3,6 +3,7 @@
 Example: python -m mammo_jax.layers --config=configs/whole_res.py
 """
 
+import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -37,4 +38,7 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: app.run(main, flags_parser=parse_or_exit))
+    run_command(
+        lambda: app.run(main, flags_parser=parse_or_exit),
+        traceback="--traceback" in sys.argv,
+    )

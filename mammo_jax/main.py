@@ -190,4 +190,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     # Reading the configuration takes seconds, too, in which it may be stopped.
-    run_command(lambda: app.run(main, flags_parser=parse_or_exit))
+    run_command(
+        lambda: app.run(main, flags_parser=parse_or_exit),
+        traceback="--traceback" in sys.argv,
+    )

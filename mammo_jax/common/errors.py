@@ -5,6 +5,7 @@ Everything that can go wrong from the outside (files, tables, options) raises
 """
 
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -18,6 +19,8 @@ from typing import NoReturn
 
 # Exit code of every command that fails; signals follow the shell's 128 + number.
 EXIT_ERROR = 1
+_SECONDS_TO_CLEAN_UP = 10.0
+_AGAIN = "give the same command again"
 
 
 class UserError(Exception):
@@ -66,10 +69,11 @@ def end_now(error: BaseException, seconds: float = 0) -> NoReturn:
       error: the reason, which is printed; that of a `SystemExit` has been.
       seconds: between what is printed and the end.
     """
+    closed = (OSError, ValueError, AttributeError)
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*closed):
             sys.stdout.flush()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*closed):
             if not isinstance(error, SystemExit):
                 print_exception(error)
             sys.stderr.flush()
@@ -105,11 +109,15 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    arrived: list[float] = []
     try:
-        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGTERM, functools.partial(_stop, arrived))
         code = command() or 0
-    except (UserError, OSError) as error:
-        if traceback:
+    except Exception as error:
+        if arrived:  # A library in another language told it as an error of its own.
+            print(f"stopped: {_AGAIN}", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
+        if traceback or not isinstance(error, (UserError, OSError)):
             raise
         text = str(error)
         if isinstance(error, OSError):
@@ -127,7 +135,9 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     sys.exit(code)
 
 
-def _stop(number: int, _: FrameType | None) -> None:
-    # A second one would end the cleaning up.
-    signal.signal(number, signal.SIG_IGN)
-    raise RunStoppedError(number, "give the same command again")
+def _stop(arrived: list[float], number: int, _: FrameType | None) -> None:
+    now = time.monotonic()
+    # A second one would end the cleaning up; the first may be lost in a finalizer.
+    if not arrived or now - arrived[-1] > _SECONDS_TO_CLEAN_UP:
+        arrived.append(now)
+        raise RunStoppedError(number, _AGAIN)

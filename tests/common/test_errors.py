@@ -1,5 +1,6 @@
 """How commands end."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mammo_jax.common import errors
 from mammo_jax.common.errors import (
     RunStoppedError,
     UserError,
@@ -58,6 +60,33 @@ def test_sigterm_ends_a_command_and_leaves_nothing(tmp_path, capsys, inside):
 )
 def test_a_stop_is_no_failure(error, failed):
     assert is_failure(error) == failed
+
+
+def test_a_sigterm_that_a_finalizer_lost_can_be_sent_again(monkeypatch):
+    monkeypatch.setattr(errors, "_SECONDS_TO_CLEAN_UP", 0.0)
+
+    def command():
+        with contextlib.suppress(RunStoppedError):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it was not stopped")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command)
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
+def test_a_stop_that_a_library_tells_as_an_error_is_a_stop(capsys):
+    def command():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except RunStoppedError as error:
+            raise ValueError("INTERNAL: RunStoppedError") from error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped: give the same command again\n"
 
 
 def test_a_second_sigterm_does_not_end_the_cleaning_up(tmp_path):
