@@ -73,9 +73,13 @@ def check_request(
     """Refuses what is not there, before any work.
 
     Raises:
-      UserError: an unknown table, figure, row or preset, or no seed.
+      UserError: an unknown table, figure, row or preset, or no seed; a row at the
+        original resolution on phantoms.
     """
     rows = by_name(all_rows)
+    scale = scales.SCALES.get(preset)
+    if scale is not None:  # Phantoms have no other resolution than the grid's.
+        rows = {name: row for name, row in rows.items() if not row.original}
     known_tables = (*TABLES, ENSEMBLE)
     for flag, given, allowed in (
         ("table", tables, known_tables),
@@ -103,7 +107,7 @@ def check_request(
         figures=tuple(figures),
         chosen=tuple(name for name in rows if name in chosen),
         seeds=seeds,
-        setting=Setting(preset, out, data_dir, scales.SCALES[preset]),
+        setting=Setting(preset, out, data_dir, scale),
     )
 
 

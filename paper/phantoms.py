@@ -51,19 +51,23 @@ def prepare(
     for trunk, number in missing_trunks(folder, trunks, scale):
         pretraining = folder / _PRETRAINING
         raw = _draw(pretraining / "raw", _PRETRAINING, scale)
-        _package(raw, pretraining, f"{_PRETRAINING_SET}_h{scale.height}")
+        _package(raw, pretraining, _pretraining_set(scale))
         _pretrain(folder, trunk, number, scale, train)
 
 
 def _settings(layout: str, scale: Scale) -> dict[str, Any]:
     drawn = scale.phantoms
-    cases, seed = {
-        "cbis_ddsm": (drawn.cases, drawn.seed),
-        "inbreast": (drawn.inbreast_cases, drawn.seed + 1),
-        _PRETRAINING: (drawn.pretraining_cases, drawn.seed + 2),
-    }[layout]
+    own = {
+        "cbis_ddsm": {"cases": drawn.cases, "test_share": drawn.test_share},
+        "inbreast": {"cases": drawn.inbreast_cases},
+        _PRETRAINING: {"cases": drawn.pretraining_cases, "test_share": 0.0},
+    }
     look = {"height": drawn.height, "contrast": drawn.contrast}
-    return {"cases": cases, "seed": seed, **look}
+    return {**own[layout], "seed": drawn.seed + [*own].index(layout), **look}
+
+
+def _pretraining_set(scale: Scale) -> str:
+    return f"{_PRETRAINING_SET}_h{scale.phantoms.height}"
 
 
 def _draw(raw: Path, layout: str, scale: Scale) -> Path:
@@ -102,7 +106,7 @@ def pretraining_config(
     config.pretrained = ""
     config.stages = stage_table("patch_random")
     config.data.data_dir = str(folder / _PRETRAINING)
-    config.data.dataset = f"{_PRETRAINING_SET}_h{scale.height}"
+    config.data.dataset = _pretraining_set(scale)
     config.update_from_flattened_dict(dict(scale.fields["patch"]))
     config.update_from_flattened_dict(dict(scale.pretraining))
     for group in config.stages.stage1.rates:

@@ -72,7 +72,7 @@ class Row:
 
     @property
     def original(self) -> bool:
-        """True at the original resolution: phantoms as high as they are drawn."""
+        """True at the original resolution, which phantoms do not have."""
         return self.preset == _FULL
 
 

@@ -1,7 +1,8 @@
 """The scales at which the rows are run: the paper's own, and a small one on phantoms.
 
 The phantoms are those of the demo (preset `phantom` in `mammo_jax.config`) with lesions
-of a lower contrast, drawn twice as large; the stages have fewer steps.
+of a lower contrast and a test release of their own, which only scores: the rows take
+CBIS-DDSM's official split there. The stages have fewer steps.
 """
 
 import dataclasses
@@ -19,15 +20,17 @@ from paper.rows import PAPER_HEIGHT, Row, dataset_at
 class Phantoms:
     """The phantoms to draw (`mammo_jax.phantom`): patients of each set, and how.
 
-    `height` is in pixels, `contrast` the lesions'. The three sets have the seeds from
-    `seed` on, so that no patient is in two.
+    `test_share` of the `cases` are in the test release. `height` is in pixels, that of
+    the grid, since shrinking would skip specks; `contrast` is the lesions'. The three
+    sets have the seeds from `seed` on, so that no patient is in two.
     """
 
-    cases: int = 400
+    cases: int = 800
+    test_share: float = 0.5
     inbreast_cases: int = 115
     pretraining_cases: int = 300
-    height: int = 1152
-    contrast: float = 4.5
+    height: int = 288
+    contrast: float = 9.0
     seed: int = 0
 
 
@@ -37,7 +40,6 @@ class Scale:
 
     Attributes:
       phantoms: the data.
-      height: rows of the images' grid.
       width: share of the channels of all layers, in the paper's.
       fields: fields of the configuration by kind of row; a row's own fields win, but
         for those about the length of the training.
@@ -48,13 +50,12 @@ class Scale:
       pretraining_rates: the highest learning rate of each trunk's.
       trunks: number of each kind that are pretrained; seeds take them in turn, so that
         what another pretraining would change is in every interval.
-      stride: of the trunks in pixels, where the paper's is 32. On half the paper's
-        height half of it, so that maps have as many positions, and a position sees as
-        much of the image.
+      stride: of the trunks in pixels, where the paper's is 32. On a quarter of the
+        paper's height a quarter of it, so that maps have as many positions, and a
+        position sees as much of the image.
     """
 
     phantoms: Phantoms
-    height: int
     width: float
     fields: Mapping[str, Mapping[str, Any]]
     stages: Mapping[str, Mapping[str, tuple[int, float]]]
@@ -62,7 +63,7 @@ class Scale:
     pretraining: Mapping[str, Any]
     pretraining_rates: Mapping[str, float]
     trunks: int = 4
-    stride: int = 16
+    stride: int = 8
 
 
 _MODEL = {
@@ -84,15 +85,14 @@ _WHOLE = _MODEL | {
     "batch_size": 4,
     "accum_steps": 1,
     "eval_batch_size": 8,
-    "steps_per_epoch": 80,
+    "steps_per_epoch": 120,
 }
 PHANTOM = Scale(
     phantoms=Phantoms(),
-    height=576,
-    width=0.0625,
+    width=0.125,
     fields={
         "patch": _MODEL
-        | {"accum_steps": 1, "steps_per_epoch": 40, "eval_batch_size": 64},
+        | {"accum_steps": 1, "steps_per_epoch": 80, "eval_batch_size": 64},
         "whole": _WHOLE,
         # A tree may split as large a share of the images as in the paper.
         "forest": _WHOLE | {"forest.min_samples_split": 80},
@@ -103,12 +103,14 @@ PHANTOM = Scale(
         "patch_s1": {"stage1": (1, 1e-3), "stage2": (1, 1e-3), "stage3": (1, 1e-3)},
         "patch_random": {"stage1": (3, 4e-3)},
         "patch_random_s1": {"stage1": (3, 4e-3)},
-        "whole": {"stage1": (3, 1e-3), "stage2": (1, 3e-4)},
+        "whole": {"stage1": (6, 3e-3), "stage2": (1, 1e-4)},
         "whole_extended": {"stage1": (2, 1e-4)},
-        "whole_one_stage": {"stage1": (4, 1e-3)},
+        "whole_one_stage": {"stage1": (7, 3e-3)},
         "transfer": {"stage1": (3, 1e-4)},
     },
-    decay={"patch_random": "cosine", "patch_random_s1": "cosine"},
+    decay=dict.fromkeys(
+        ("patch_random", "patch_random_s1", "whole", "whole_one_stage"), "cosine"
+    ),
     pretraining={
         "steps_per_epoch": 200,
         "stages.stage1.epochs": 4,
@@ -137,11 +139,12 @@ def apply_scale(
     The row's own fields are put in last, but for those about the training's length.
     Data and weights are in `folder`; the run's `seed` chooses the pretrained trunk.
     """
-    height = scale.phantoms.height if row.original else scale.height
+    height = scale.phantoms.height
     width = height * _PAPER_WIDTH // PAPER_HEIGHT
     patch = height * 224 // PAPER_HEIGHT
     config.data.data_dir = str(data_dir(folder))
-    config.data.dataset = dataset_at(row.dataset, height)
+    dataset = row.dataset.replace("/paper_", "/official_")
+    config.data.dataset = dataset_at(dataset, height)
     config.model.width = scale.width
     # YaroslavNet's is twice the others'.
     stride = config.model.stride * scale.stride // _PAPER_STRIDE

@@ -100,7 +100,7 @@ def test_rows_behind_a_closed_gate_are_not_run_and_the_document_says_why(
         run_directory.write_json(directory / "metrics.json", metrics)
 
     def measure(directory, dataset, data_dir):
-        assert dataset == "cbis_ddsm/paper_whole_h576"
+        assert dataset == "cbis_ddsm/official_whole_h288"
         cut_out, slid = areas[directory.parent.name]
         return {"lesions": 40, "malignant": 20, "cut_out": cut_out, "slid": slid}
 

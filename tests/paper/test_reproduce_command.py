@@ -59,7 +59,6 @@ def tiny(scale):
         phantoms=scales.Phantoms(
             cases=30, inbreast_cases=40, pretraining_cases=20, height=288
         ),
-        height=288,
         fields=fields,
         stages={
             name: {stage: (1, rate) for stage, (_, rate) in stages.items()}

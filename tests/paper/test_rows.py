@@ -126,12 +126,12 @@ def test_yaroslavnet_is_the_preset_in_both_stages():
     assert patch == preset.patch
 
 
-def test_yaroslavnet_has_as_many_positions_at_half_the_size():
+def test_yaroslavnet_has_as_many_positions_on_phantoms():
     row = KNOWN["patch_yaroslav_s10"]
     config = row_config(row, KNOWN)
     apply_scale(config, row, PHANTOM, Path(), seed=0)
-    # 112 pixels by a stride of 32, as 224 by 64.
-    assert (config.model.stride, config.model.top.window) == (32, 3)
+    # 56 pixels by a stride of 16, as 224 by 64.
+    assert (config.model.stride, config.model.top.window) == (16, 3)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "heatmap" in row.top])
