@@ -5,6 +5,7 @@
 Each run is the whole demo, patch classifier included, with a seed of its own on the
 same phantoms. GPUs round what goes into a convolution to the 10 bits of TF32; `tf32`
 does so on a CPU. Finished runs are kept: the same command goes on where it was stopped.
+With `--table=mammo_jax/training/demo_spread.json` the demo shows them beside its own.
 """
 
 import argparse
@@ -22,9 +23,12 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
+from ml_collections import ConfigDict
 
-from mammo_jax.common.run_directory import METRICS_FILE, read_json
+from mammo_jax.common.run_directory import METRICS_FILE, read_json, write_json
+from mammo_jax.config import apply_preset, whole_config
 from mammo_jax.cpu import onednn, xla_convolution
+from mammo_jax.training.demo_spread import settings_of
 
 _ROUNDINGS = ("float32", "tf32")
 # Bits of a float32's fraction that TF32 has not.
@@ -59,33 +63,60 @@ def rounded_convolutions() -> Iterator[None]:
         yield
 
 
+def _demo(data_dir: Path, seed: int) -> ConfigDict:
+    config = apply_preset(whole_config(), "phantom")
+    config.seed = seed
+    config.data.data_dir = str(data_dir)
+    return config
+
+
 def _train(out: Path, rounding: str, seed: int) -> None:
     """Runs the demo in this process."""
     from mammo_jax.common.compilation_cache import use_compilation_cache
-    from mammo_jax.config import apply_preset, whole_config
     from mammo_jax.main import show_own_messages
     from mammo_jax.training.run import train_and_evaluate
 
     show_own_messages()
     use_compilation_cache()
-    config = apply_preset(whole_config(), "phantom")
-    config.seed = seed
-    config.data.data_dir = str(out / "data")
     with rounded_convolutions() if rounding == "tf32" else contextlib.nullcontext():
-        train_and_evaluate(config, _workdir(out, rounding, seed))
+        train_and_evaluate(_demo(out / "data", seed), _workdir(out, rounding, seed))
 
 
 def _workdir(out: Path, rounding: str, seed: int) -> Path:
     return out / f"{rounding}_seed{seed}"
 
 
+def _measure(out: Path, rounding: str, seed: int) -> dict[str, Any]:
+    """Runs the demo in a process of its own, and returns its row of the table."""
+    command = (sys.executable, "-m", "benchmarks.demo_spread", f"--out={out}")
+    run = ("--run", rounding, str(seed))
+    subprocess.run([*command, *run], check=True, stdout=sys.stderr)
+    workdir = _workdir(out, rounding, seed)
+    metrics = read_json(workdir / METRICS_FILE)
+    patch, test = read_json(workdir / "patch" / METRICS_FILE), metrics["test"]
+    figures = {
+        "patch_auc": patch["test"]["auc"],
+        "validation_auc": metrics["validation"]["auc"],
+        "test_auc": test["auc"],
+        "test_auc_95_low": test["auc_95_low"],
+        "test_auc_95_high": test["auc_95_high"],
+    }
+    return {
+        "rounding": rounding,
+        "seed": seed,
+        **{name: round(value, 4) for name, value in figures.items()},
+        "test_images": test["images"],
+    }
+
+
 def main() -> None:
-    """Runs what is missing, and prints the table."""
+    """Runs what is missing, prints the table, and writes it where it is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each rounding")
+    parser.add_argument("--table", type=Path, help="file to write the table to")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -94,31 +125,24 @@ def main() -> None:
         return
     print("| rounding | seed | patch AUC | validation AUC | test AUC | its interval |")
     print("| --- | ---: | ---: | ---: | ---: | --- |")
-    found = []
+    runs = []
     for seed, rounding in itertools.product(range(arguments.seeds), _ROUNDINGS):
-        # In a process of its own: its memory is its own, too.
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "benchmarks.demo_spread"),
-                *(f"--out={arguments.out}", "--run", rounding, str(seed)),
-            ],
-            check=True,
-            stdout=sys.stderr,
-        )
-        workdir = _workdir(arguments.out, rounding, seed)
-        metrics = read_json(workdir / METRICS_FILE)
-        patch, test = read_json(workdir / "patch" / METRICS_FILE), metrics["test"]
-        found.append(test["auc"])
+        run = _measure(arguments.out, rounding, seed)
+        runs.append(run)
         print(
-            f"| {rounding} | {seed} | {patch['test']['auc']:.3f} | "
-            f"{metrics['validation']['auc']:.3f} | {test['auc']:.3f} | "
-            f"{test['auc_95_low']:.3f} to {test['auc_95_high']:.3f} |",
+            f"| {rounding} | {seed} | {run['patch_auc']:.3f} | "
+            f"{run['validation_auc']:.3f} | {run['test_auc']:.3f} | "
+            f"{run['test_auc_95_low']:.3f} to {run['test_auc_95_high']:.3f} |",
             flush=True,
         )
+    found, test_images = [run["test_auc"] for run in runs], runs[0]["test_images"]
     print(
         f"\nLowest {min(found):.3f}, median {statistics.median(found):.3f}, highest "
-        f"{max(found):.3f} of {len(found)} runs on {test['images']} test images."
+        f"{max(found):.3f} of {len(found)} runs on {test_images} test images."
     )
+    if arguments.table:
+        config = settings_of(_demo(arguments.out / "data", 0))
+        write_json(arguments.table, {"config": config, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mammo_jax.common.errors import UserError, end_now, is_failure, run_command
 from mammo_jax.common.folders import describe_configurations, with_config_file
@@ -124,6 +124,7 @@ def _train() -> None:
         metrics = train_and_evaluate(config, workdir)
     if is_main_process():
         _show(metrics, workdir / "metrics.json")
+        _show_spread(metrics["test"], config)
 
 
 def _show(metrics: dict[str, Any], path: Path) -> None:
@@ -143,6 +144,22 @@ def _show(metrics: dict[str, Any], path: Path) -> None:
     )
     if metrics.get("test_images_chose_the_epoch"):
         print("these images also chose the epoch: other images are judged less well")
+
+
+def _show_spread(test: dict[str, Any], config: ConfigDict) -> None:
+    """Prints, for the demo, what another seed or rounding would have given."""
+    from mammo_jax.training.demo_spread import read_spread, widen
+
+    spread = read_spread(config)
+    if spread and test["auc_95_low"] is not None:
+        low, high = widen(
+            test["auc"], (test["auc_95_low"], test["auc_95_high"]), spread
+        )
+        print(
+            f"another training gives another AUC, {min(spread):.3f} to "
+            f"{max(spread):.3f} in {len(spread)} runs; with that the 95 % interval is "
+            f"{low:.3f} to {high:.3f}"
+        )
 
 
 def parse_or_exit(argv: Sequence[str]) -> list[str]:
