@@ -10,57 +10,21 @@ With `--table=mammo_jax/training/demo_spread.json` the demo shows them beside it
 
 import argparse
 import contextlib
-import functools
 import itertools
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float32
 from ml_collections import ConfigDict
 
+from benchmarks.tf32 import rounded_convolutions
 from mammo_jax.common.run_directory import METRICS_FILE, read_json, write_json
 from mammo_jax.config import apply_preset, whole_config
-from mammo_jax.cpu import onednn, xla_convolution
 from mammo_jax.training.demo_spread import settings_of
 
 _ROUNDINGS = ("float32", "tf32")
-# Bits of a float32's fraction that TF32 has not.
-_DROPPED = 13
-
-
-def round_to_tf32(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
-    """Rounds to a fraction of 10 bits, ties to even."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    odd = (bits >> _DROPPED) & 1
-    kept = (bits + (2 ** (_DROPPED - 1) - 1) + odd) >> _DROPPED << _DROPPED
-    return jax.lax.bitcast_convert_type(kept, jnp.float32)
-
-
-@contextlib.contextmanager
-def rounded_convolutions() -> Iterator[None]:
-    """Rounds what convolutions, and their gradients, take as inputs on a CPU."""
-
-    def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*arrays: Array, **geometry: Any) -> Any:
-            return function(*map(round_to_tf32, arrays), **geometry)
-
-        return call
-
-    with contextlib.ExitStack() as stack:
-        for kernels, name in itertools.product(
-            (onednn, xla_convolution), ("convolve", "gradients")
-        ):
-            function = rounded(getattr(kernels, name))
-            stack.enter_context(mock.patch.object(kernels, name, function))
-        yield
 
 
 def _demo(data_dir: Path, seed: int) -> ConfigDict:

@@ -210,17 +210,16 @@ def _draw(
     return {name: path for name, path in drawn.items() if path is not None}
 
 
-def write_results(request: Request, path: Path) -> None:
+def write_results(request: Request, path: Path, again: Path | None = None) -> None:
     """Writes the whole account of what is finished in the preset's folder as Markdown.
 
+    `again` is a second `--out`, of the same rows run once more.
+
     Raises:
-      UserError: a finished run has another configuration.
+      UserError: a finished run has another configuration; nothing is in `again`.
     """
     rows, setting = request.rows, request.setting
-    there = {name: _seeds_there(setting.folder / name) for name in rows}
-    plan = runs.plan_runs(there, rows, setting)
-    runs.check_finished(plan)
-    found = runs.finished_runs(plan)
+    found = _finished(request)
     everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
     cells = {"gate": gate.gate_table(found), **_tables(everything, found)}
     measured = [claims.find(claim, found, setting) for claim in claims.CLAIMS]
@@ -228,6 +227,14 @@ def write_results(request: Request, path: Path) -> None:
     cells["claims"] = result_tables.claim_table(findings)
     designs = [claims.find(claim, found, setting) for claim in claims.DESIGN_CLAIMS]
     cells["designs"] = result_tables.claim_table(designs)
+    if again is not None:
+        anew = dataclasses.replace(setting, out=again)
+        second = _finished(dataclasses.replace(request, setting=anew))
+        if not second:
+            raise UserError(f"{anew.folder}: holds no finished run of the rows")
+        cells["replication"] = result_tables.replication_table(
+            [*rows.values()], (found, setting), (second, anew)
+        )
     drawn = _draw(tuple(FIGURES), found, path.parent / "docs", "results_")
     pictures = {
         _CAPTIONS[name]: file.relative_to(path.parent).as_posix()
@@ -237,6 +244,15 @@ def write_results(request: Request, path: Path) -> None:
     with replace_file(path) as partial:
         text = result_tables.results_text(cells, setting, pictures)
         partial.write_text(text, encoding="utf-8")
+
+
+def _finished(request: Request) -> Found:
+    """Returns all finished runs, whichever rows were asked for."""
+    rows, setting = request.rows, request.setting
+    there = {name: _seeds_there(setting.folder / name) for name in rows}
+    plan = runs.plan_runs(there, rows, setting)
+    runs.check_finished(plan)
+    return runs.finished_runs(plan)
 
 
 def _seeds_there(folder: Path) -> int:

@@ -22,6 +22,7 @@ TITLES = {
     "ours": "Beyond the paper: designs of this project, the same budget",
     "claims": "The paper's claims",
     "designs": "Designs of this project against the paper's best top",
+    "replication": "A second set of runs, and whether it lies within the first's 95 %",
 }
 NOT_RUN, NOTHING = "not run", "-"
 _HOW = (
@@ -77,6 +78,29 @@ def _scored_cells(name: str, found: Found, setting: Setting) -> Sequence[str]:
     if not scored:
         return (NOT_RUN, NOTHING, NOTHING)
     return _effect_cells(effects.auc_effect(setting.replicates(scored)))
+
+
+def replication_table(
+    rows: Sequence[Row], first: tuple[Found, Setting], second: tuple[Found, Setting]
+) -> Cells:
+    """Returns the cells of the table of rows that were run a second time."""
+    header = ("row", "first", "95 %", "replicates", "second", "replicates", "within")
+    cells: list[Sequence[str]] = [header]
+    for row in rows:
+        both = [found.get(row.name, ()) for found, _ in (first, second)]
+        if not all(both):
+            continue
+        once, again = (
+            measure(runs, setting)
+            for runs, (_, setting) in zip(both, (first, second), strict=True)
+        )
+        value, _, replicates = _effect_cells(again)
+        verdict = NOTHING
+        if once.interval:
+            low, high = once.interval
+            verdict = "yes" if low <= again.value <= high else "no"
+        cells.append((row.name, *_effect_cells(once), value, replicates, verdict))
+    return cells
 
 
 def untransferred_table(

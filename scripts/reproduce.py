@@ -62,6 +62,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="write what is finished in OUT as Markdown, with the paper's claims",
     )
     parser.add_argument(
+        "--replication",
+        type=Path,
+        metavar="DIR",
+        help="a second OUT: --write_results tells whether its rows came out as in OUT",
+    )
+    parser.add_argument(
         "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
@@ -98,7 +104,7 @@ def main(options: argparse.Namespace) -> None:
     text, failures = command.reproduce(request)
     print(text)
     if options.write_results:
-        command.write_results(request, options.write_results)
+        command.write_results(request, options.write_results, options.replication)
         print(f"written to {options.write_results}")
     if failures:
         reasons = "; ".join(f"{run}: {why}" for run, why in failures.items())

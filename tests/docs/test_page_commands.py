@@ -61,6 +61,10 @@ def _check_python(command: Command) -> None:
     if any(argument.startswith("--config=") for argument in command.arguments):
         _parse_config_command(command.arguments)
         return
+    if target == "benchmarks.tf32":  # It runs another program.
+        program, *arguments = command.arguments
+        _check_python(Command(f"python {program}", arguments))
+        return
     if path.parent.name in ("benchmarks", "attack"):
         _parse_by_source(path, command.arguments)
         return

@@ -11,6 +11,8 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
+from mammo_jax.common import run_directory
+from mammo_jax.common.errors import UserError
 from mammo_jax.evaluation.prediction_table import read_table
 from paper import (
     claims,
@@ -180,6 +182,37 @@ def test_rows_are_measured_compared_and_missing_ones_named(tmp_path):
     (finding,) = (f for f in findings if f.text == text)
     assert finding.effect.replicates == 4
     assert verdicts([finding])[0][2] == "for"
+
+
+def test_a_second_set_of_runs_lies_within_the_firsts_interval_or_not(tmp_path):
+    rows = {"resnet50_s10_forest": 1.0, "vgg16_s10_vgg_512x1": 1.0}
+    first = finished_request(tmp_path / "first", rows)
+    # The forest's second runs are as good as its first, the other's far better.
+    again = {**rows, "vgg16_s10_vgg_512x1": 4.0}
+    second = finished_request(tmp_path / "second", again, seeds=4)
+    header, *cells = result_tables.replication_table(
+        [*first.rows.values()],
+        *((runs.finished_runs(r.plan), r.setting) for r in (first, second)),
+    )
+    by_name = {row: dict(zip(header[1:], rest, strict=True)) for row, *rest in cells}
+    # Their patch classifiers were finished, too.
+    assert {*rows} < {*by_name}
+    verdicts = {name: by_name[name]["within"] for name in rows}
+    assert verdicts == {"resnet50_s10_forest": "yes", "vgg16_s10_vgg_512x1": "no"}
+    found = runs.finished_runs(second.plan)["vgg16_s10_vgg_512x1"]
+    aucs = [reference_auc(effects.test_table(run)) for run in found]
+    assert by_name["vgg16_s10_vgg_512x1"]["second"] == f"{np.mean(aucs):.3f}"
+
+
+def test_a_replication_without_runs_is_refused(tmp_path):
+    request = finished_request(tmp_path / "first", {"resnet50_s10_forest": 1.0})
+    results, nothing = tmp_path / "RESULTS.md", tmp_path / "nothing"
+    for run in request.plan:
+        config = run_directory.as_json(run.config)
+        run_directory.write_json(run.directory / "config.json", config)
+    with pytest.raises(UserError, match="nothing/phantom: holds no finished run"):
+        command.write_results(request, results, nothing)
+    assert not results.exists()
 
 
 def test_a_claim_with_too_few_trunks_is_not_judged(tmp_path):

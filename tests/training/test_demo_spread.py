@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.demo_spread import round_to_tf32, rounded_convolutions
+from benchmarks.tf32 import round_to_tf32, rounded_convolutions
 from mammo_jax import main
 from mammo_jax.common.run_directory import read_json
 from mammo_jax.config import apply_preset, whole_config
