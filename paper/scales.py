@@ -1,8 +1,9 @@
 """The scales at which the rows are run: the paper's own, and a small one on phantoms.
 
-The phantoms are those of the demo (preset `phantom` in `mammo_jax.config`) with lesions
-of a lower contrast and a test release of their own, which only scores: the rows take
-CBIS-DDSM's official split there. The stages have fewer steps.
+The phantoms are drawn as the demo's (preset `phantom` in `mammo_jax.config`) at half
+their height, with lesions of 9 times the contrast. The rows take CBIS-DDSM's official
+split there, with a test release of as many patients as train. The settings were chosen
+on phantoms of seeds 20 to 22, which no row draws.
 """
 
 import dataclasses
@@ -95,7 +96,7 @@ PHANTOM = Scale(
         | {"accum_steps": 1, "steps_per_epoch": 80, "eval_batch_size": 64},
         "whole": _WHOLE,
         # A tree may split as large a share of the images as in the paper.
-        "forest": _WHOLE | {"forest.min_samples_split": 80},
+        "forest": _WHOLE | {"forest.min_samples_split": 120},
         "transfer": _WHOLE | {"steps_per_epoch": 20},
     },
     stages={
