@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="file to write the table to")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error("--seeds must be at least 1")
     if arguments.run:
         rounding, seed = arguments.run
         _train(arguments.out, rounding, int(seed))

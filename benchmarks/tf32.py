@@ -11,6 +11,7 @@ import itertools
 import runpy
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -39,7 +40,9 @@ def rounded_convolutions() -> Iterator[None]:
     def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arrays: Array, **geometry: Any) -> Any:
-            return function(*map(round_to_tf32, arrays), **geometry)
+            # bfloat16 has fewer bits than TF32.
+            read = (round_to_tf32(x) if x.dtype == jnp.float32 else x for x in arrays)
+            return function(*read, **geometry)
 
         return call
 
@@ -54,7 +57,7 @@ def rounded_convolutions() -> Iterator[None]:
 
 def main() -> None:
     """Runs the program that its arguments name, with the arguments behind it."""
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
         sys.exit(__doc__)
     sys.argv = sys.argv[1:]
     with rounded_convolutions():

@@ -150,16 +150,18 @@ def _show_spread(test: dict[str, Any], config: ConfigDict) -> None:
     """Prints, for the demo, what another seed or rounding would have given."""
     from mammo_jax.training.demo_spread import read_spread, widen
 
+    figures = [test[name] for name in ("auc", "auc_95_low", "auc_95_high")]
     spread = read_spread(config)
-    if spread and test["auc_95_low"] is not None:
-        low, high = widen(
-            test["auc"], (test["auc_95_low"], test["auc_95_high"]), spread
-        )
-        print(
-            f"another training gives another AUC, {min(spread):.3f} to "
-            f"{max(spread):.3f} in {len(spread)} runs; with that the 95 % interval is "
-            f"{low:.3f} to {high:.3f}"
-        )
+    if not spread or any(value is None or not 0 < value < 1 for value in figures):
+        return
+    auc, *interval = figures
+    low, high = widen(auc, (interval[0], interval[1]), spread)
+    runs = [found for of_seed in spread for found in of_seed]
+    print(
+        f"another training gives another AUC, {min(runs):.3f} to {max(runs):.3f} in "
+        f"{len(runs)} runs; 95 % interval of the mean over trainings and patients "
+        f"{low:.3f} to {high:.3f}"
+    )
 
 
 def parse_or_exit(argv: Sequence[str]) -> list[str]:

@@ -73,12 +73,12 @@ def check_request(
     """Refuses what is not there, before any work.
 
     Raises:
-      UserError: an unknown table, figure, row or preset, or no seed; a row at the
-        original resolution on phantoms.
+      UserError: an unknown table, figure, row or preset, or no seed; on phantoms also
+        a row at the original resolution, which they do not have.
     """
     rows = by_name(all_rows)
     scale = scales.SCALES.get(preset)
-    if scale is not None:  # Phantoms have no other resolution than the grid's.
+    if scale is not None:
         rows = {name: row for name, row in rows.items() if not row.original}
     known_tables = (*TABLES, ENSEMBLE)
     for flag, given, allowed in (
@@ -216,7 +216,7 @@ def write_results(request: Request, path: Path, again: Path | None = None) -> No
     `again` is a second `--out`, of the same rows run once more.
 
     Raises:
-      UserError: a finished run has another configuration; nothing is in `again`.
+      UserError: a finished run has another configuration; nothing common is in `again`.
     """
     rows, setting = request.rows, request.setting
     found = _finished(request)
@@ -225,13 +225,20 @@ def write_results(request: Request, path: Path, again: Path | None = None) -> No
     measured = [claims.find(claim, found, setting) for claim in claims.CLAIMS]
     findings = [*measured, *gradients.find(found, setting)]
     cells["claims"] = result_tables.claim_table(findings)
-    designs = [claims.find(claim, found, setting) for claim in claims.DESIGN_CLAIMS]
+    designs = [
+        claims.find(claim, found, setting)
+        for claim in claims.DESIGN_CLAIMS
+        if rows.keys() >= {*claim.first, *claim.second}
+    ]
     cells["designs"] = result_tables.claim_table(designs)
     if again is not None:
         anew = dataclasses.replace(setting, out=again)
         second = _finished(dataclasses.replace(request, setting=anew))
-        if not second:
-            raise UserError(f"{anew.folder}: holds no finished run of the rows")
+        if not found.keys() & second.keys():
+            raise UserError(
+                f"{anew.folder}: holds no finished run of a row that is finished in "
+                f"{setting.folder}"
+            )
         cells["replication"] = result_tables.replication_table(
             [*rows.values()], (found, setting), (second, anew)
         )

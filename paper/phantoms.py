@@ -57,13 +57,20 @@ def prepare(
 
 def _settings(layout: str, scale: Scale) -> dict[str, Any]:
     drawn = scale.phantoms
-    own = {
-        "cbis_ddsm": {"cases": drawn.cases, "test_share": drawn.test_share},
-        "inbreast": {"cases": drawn.inbreast_cases},
-        _PRETRAINING: {"cases": drawn.pretraining_cases, "test_share": 0.0},
+    own: dict[str, dict[str, Any]] = {
+        "cbis_ddsm": {
+            "cases": drawn.cases,
+            "test_share": drawn.test_share,
+            "seed": drawn.seed,
+        },
+        "inbreast": {"cases": drawn.inbreast_cases, "seed": drawn.seed + 1},
+        _PRETRAINING: {
+            "cases": drawn.pretraining_cases,
+            "test_share": 0.0,
+            "seed": drawn.seed + 2,
+        },
     }
-    look = {"height": drawn.height, "contrast": drawn.contrast}
-    return {**own[layout], "seed": drawn.seed + [*own].index(layout), **look}
+    return {**own[layout], "height": drawn.height, "contrast": drawn.contrast}
 
 
 def _pretraining_set(scale: Scale) -> str:

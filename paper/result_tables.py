@@ -1,5 +1,6 @@
 """The tables: every row's figure beside the paper's, ensembles, claims, RESULTS.md."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -84,7 +85,10 @@ def replication_table(
     rows: Sequence[Row], first: tuple[Found, Setting], second: tuple[Found, Setting]
 ) -> Cells:
     """Returns the cells of the table of rows that were run a second time."""
-    header = ("row", "first", "95 %", "replicates", "second", "replicates", "within")
+    header = (
+        *("row", "first", "95 %", "replicates"),
+        *("second", "its replicates", "within"),
+    )
     cells: list[Sequence[str]] = [header]
     for row in rows:
         both = [found.get(row.name, ()) for found, _ in (first, second)]
@@ -96,8 +100,8 @@ def replication_table(
         )
         value, _, replicates = _effect_cells(again)
         verdict = NOTHING
-        if once.interval:
-            low, high = once.interval
+        low, high = once.interval or (math.nan, math.nan)
+        if math.isfinite(high - low) and math.isfinite(again.value):
             verdict = "yes" if low <= again.value <= high else "no"
         cells.append((row.name, *_effect_cells(once), value, replicates, verdict))
     return cells

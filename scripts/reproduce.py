@@ -10,7 +10,7 @@ it was stopped, and runs nothing twice. The rows are in configs/paper_rows.py.
 import argparse
 from pathlib import Path
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.errors import UserError, refuse, run_command
 from mammo_jax.common.memory import give_back_large_blocks
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
@@ -79,6 +79,9 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(
             "--plan runs and writes nothing; leave it out, or --write_results"
         )
+    again = options.replication and options.replication.expanduser()
+    if again:
+        _check_replication(again, options)
     give_back_large_blocks()  # before JAX has threads
     # Imported late: `--help` answers at once.
     from mammo_jax.common.devices import start_devices
@@ -104,11 +107,27 @@ def main(options: argparse.Namespace) -> None:
     text, failures = command.reproduce(request)
     print(text)
     if options.write_results:
-        command.write_results(request, options.write_results, options.replication)
+        command.write_results(request, options.write_results, again)
         print(f"written to {options.write_results}")
     if failures:
         reasons = "; ".join(f"{run}: {why}" for run, why in failures.items())
         raise UserError(f"{len(failures)} runs failed: {reasons}")
+
+
+def _check_replication(again: Path, options: argparse.Namespace) -> None:
+    """Refuses, before any work, what could not be compared."""
+    refuse(
+        {
+            "--replication is for --write_results; add --write_results=FILE": (
+                not options.write_results
+            ),
+            f"--replication={again} holds no folder {options.preset}; it names the "
+            "--out of a second set of runs": not (again / options.preset).is_dir(),
+            "--replication and --out are the same folder; give that of a second set": (
+                again.absolute() == options.out.expanduser().absolute()
+            ),
+        }
+    )
 
 
 def _split(text: str) -> list[str]:

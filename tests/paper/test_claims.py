@@ -199,6 +199,7 @@ def test_a_second_set_of_runs_lies_within_the_firsts_interval_or_not(tmp_path):
     assert {*rows} < {*by_name}
     verdicts = {name: by_name[name]["within"] for name in rows}
     assert verdicts == {"resnet50_s10_forest": "yes", "vgg16_s10_vgg_512x1": "no"}
+    assert {cells["its replicates"] for cells in by_name.values()} == {"4"}
     found = runs.finished_runs(second.plan)["vgg16_s10_vgg_512x1"]
     aucs = [reference_auc(effects.test_table(run)) for run in found]
     assert by_name["vgg16_s10_vgg_512x1"]["second"] == f"{np.mean(aucs):.3f}"
@@ -210,7 +211,7 @@ def test_a_replication_without_runs_is_refused(tmp_path):
     for run in request.plan:
         config = run_directory.as_json(run.config)
         run_directory.write_json(run.directory / "config.json", config)
-    with pytest.raises(UserError, match="nothing/phantom: holds no finished run"):
+    with pytest.raises(UserError, match="nothing/phantom: holds no finished"):
         command.write_results(request, results, nothing)
     assert not results.exists()
 

@@ -65,7 +65,7 @@ def test_paper_rows_keep_the_papers_scale(tmp_path):
     request = command.check_request(ROWS, preset="paper", out=tmp_path, tables=["2"])
     for planned in request.plan:
         assert planned.config.model.width == 1.0
-        assert not planned.config.data.dataset.endswith("_h576")
+        assert planned.config.data.dataset == planned.row.dataset
     config = request.plan[-1].config
     assert config.forest.trees == 500
 
