@@ -216,10 +216,16 @@ def write_results(request: Request, path: Path, again: Path | None = None) -> No
     `again` is a second `--out`, of the same rows run once more.
 
     Raises:
-      UserError: a finished run has another configuration; nothing common is in `again`.
+      UserError: nothing is finished; a finished run has another configuration; nothing
+        common is in `again`.
     """
     rows, setting = request.rows, request.setting
     found = _finished(request)
+    if not found:
+        raise UserError(
+            f"{setting.folder}: holds no finished run; run the rows first, without "
+            "--write_results"
+        )
     everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
     cells = {"gate": gate.gate_table(found), **_tables(everything, found)}
     measured = [claims.find(claim, found, setting) for claim in claims.CLAIMS]

@@ -59,7 +59,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--write_results",
         type=Path,
         metavar="FILE",
-        help="write what is finished in OUT as Markdown, with the paper's claims",
+        help="run nothing; write what is finished in OUT as Markdown, with the paper's"
+        " claims",
     )
     parser.add_argument(
         "--replication",
@@ -104,11 +105,12 @@ def main(options: argparse.Namespace) -> None:
     if options.plan:
         print(command.describe(request))
         return
-    text, failures = command.reproduce(request)
-    print(text)
     if options.write_results:
         command.write_results(request, options.write_results, again)
         print(f"written to {options.write_results}")
+        return
+    text, failures = command.reproduce(request)
+    print(text)
     if failures:
         reasons = "; ".join(f"{run}: {why}" for run, why in failures.items())
         raise UserError(f"{len(failures)} runs failed: {reasons}")

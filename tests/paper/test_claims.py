@@ -205,6 +205,13 @@ def test_a_second_set_of_runs_lies_within_the_firsts_interval_or_not(tmp_path):
     assert by_name["vgg16_s10_vgg_512x1"]["second"] == f"{np.mean(aucs):.3f}"
 
 
+def test_results_of_nothing_are_refused(tmp_path):
+    request = command.check_request(ROWS, preset="phantom", out=tmp_path / "nothing")
+    with pytest.raises(UserError, match="nothing/phantom: holds no finished run; run"):
+        command.write_results(request, tmp_path / "RESULTS.md")
+    assert not (tmp_path / "nothing").exists()
+
+
 def test_a_replication_without_runs_is_refused(tmp_path):
     request = finished_request(tmp_path / "first", {"resnet50_s10_forest": 1.0})
     results, nothing = tmp_path / "RESULTS.md", tmp_path / "nothing"
