@@ -1,8 +1,8 @@
 """Writer and reader of 16-bit grey PNG, with libdeflate.
 
-OpenCV's libpng spends nearly all its time in zlib. With libdeflate the files are no
-larger, and are written and read in less than half the time; reading is most of what an
-input pipeline does. Files that are laid out in another way go to OpenCV.
+OpenCV's libpng spends nearly all its time in zlib. With libdeflate files in one piece
+are as large and as fast to write, and are read in less than half the time; reading is
+most of what an input pipeline does. Files of another layout go to OpenCV.
 """
 
 import struct
@@ -34,8 +34,8 @@ def encode_png(
     rows[:, 1:] = values
     if compress:
         np.subtract(values[:, 2:], values[:, :-2], out=rows[:, 3:])
-    # ISA-L, which is faster, gives other bytes for the same image once in thousands.
     content = rows.tobytes()
+    # ISA-L, which is faster, gives other bytes for the same image once in thousands.
     packed = imagecodecs.deflate_encode(content, 1) if compress else None
     pixels = _chunk(b"IDAT", bytes(packed or zlib.compress(content, 0)))
     return _start(height, width) + pixels + _chunk(b"IEND", b"")
