@@ -263,7 +263,7 @@ def _finished(request: Request) -> Found:
     """Returns all finished runs, whichever rows were asked for."""
     rows, setting = request.rows, request.setting
     there = {name: _seeds_there(setting.folder / name) for name in rows}
-    plan = runs.plan_runs(there, rows, setting)
+    plan = [run for run in runs.plan_runs(there, rows, setting) if run.finished]
     runs.check_finished(plan)
     return runs.finished_runs(plan)
 

@@ -90,7 +90,14 @@ class PlannedRun:
     @property
     def figures(self) -> dict[str, Any]:
         """The content of the finished run's `metrics.json`."""
-        return run_directory.read_json(self.directory / run_directory.METRICS_FILE)
+        path = self.directory / run_directory.METRICS_FILE
+        found = run_directory.read_json(path)
+        if not isinstance(found.get("test"), dict):
+            raise UserError(
+                f"{path} is damaged, it holds no test figures; remove its folder and "
+                "run the row again"
+            )
+        return found
 
     @property
     def seconds(self) -> float:

@@ -106,8 +106,9 @@ def main(options: argparse.Namespace) -> None:
         print(command.describe(request))
         return
     if options.write_results:
-        command.write_results(request, options.write_results, again)
-        print(f"written to {options.write_results}")
+        results = options.write_results.expanduser()
+        command.write_results(request, results, again)
+        print(f"written to {results}")
         return
     text, failures = command.reproduce(request)
     print(text)
@@ -126,7 +127,7 @@ def _check_replication(again: Path, options: argparse.Namespace) -> None:
             f"--replication={again} holds no folder {options.preset}; it names the "
             "--out of a second set of runs": not (again / options.preset).is_dir(),
             "--replication and --out are the same folder; give that of a second set": (
-                again.absolute() == options.out.expanduser().absolute()
+                again.resolve() == options.out.expanduser().resolve()
             ),
         }
     )

@@ -35,7 +35,7 @@ def encode_png(
     if compress:
         np.subtract(values[:, 2:], values[:, :-2], out=rows[:, 3:])
     content = rows.tobytes()
-    # ISA-L, which is faster, gives other bytes for the same image once in thousands.
+    # ISA-L, which is faster, once packed the same rows into other bytes in a build.
     packed = imagecodecs.deflate_encode(content, 1) if compress else None
     pixels = _chunk(b"IDAT", bytes(packed or zlib.compress(content, 0)))
     return _start(height, width) + pixels + _chunk(b"IEND", b"")

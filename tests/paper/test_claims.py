@@ -205,6 +205,15 @@ def test_a_second_set_of_runs_lies_within_the_firsts_interval_or_not(tmp_path):
     assert by_name["vgg16_s10_vgg_512x1"]["second"] == f"{np.mean(aucs):.3f}"
 
 
+@pytest.mark.parametrize("content", ["{}", '{"test": null}', "[]", ""])
+def test_figures_of_a_damaged_run_name_its_file(content, tmp_path):
+    request = finished_request(tmp_path, {"resnet50_s10_forest": 1.0}, seeds=1)
+    path = request.plan[0].directory / "metrics.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json (is damaged|cannot be read)"):
+        _ = request.plan[0].figures
+
+
 def test_results_of_nothing_are_refused(tmp_path):
     request = command.check_request(ROWS, preset="phantom", out=tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing/phantom: holds no finished run; run"):

@@ -53,11 +53,13 @@ def test_a_plan_and_results_at_once_are_refused(tmp_path):
         ("", "second", "--replication is for --write_results"),
         ("R.md", "nowhere", "nowhere holds no folder paper; it names the --out"),
         ("R.md", ".", "--replication and --out are the same folder"),
+        ("R.md", "linked", "--replication and --out are the same folder"),
     ],
 )
 def test_a_replication_is_checked_before_any_work(results, again, said, tmp_path):
     for folder in ("second/paper", "paper"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path)
     written = [f"--write_results={tmp_path / results}"] if results else []
     done = run(f"--out={tmp_path}", f"--replication={tmp_path / again}", *written)
     assert done.returncode == 1
