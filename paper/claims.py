@@ -238,7 +238,7 @@ def find(claim: Claim, found: Found, setting: Setting) -> Finding:
     why, effect = missing_scores(by_name, setting), None
     if not why:
         first, second = (
-            setting.replicates(effects.joined(by_name, side))
+            [*effects.joined(by_name, side).values()]
             for side in (claim.first, claim.second)
         )
         if claim.metric == "accuracy":
@@ -256,7 +256,7 @@ def missing_scores(by_name: Mapping[str, Mapping[int, Any]], setting: Setting) -
     gone = [name for name, scores in by_name.items() if not scores]
     if gone:
         return f"not run: {', '.join(gone)}"
-    return setting.missing_replicates(effects.joined(by_name, ()))
+    return setting.missing_seeds(effects.joined(by_name, ()))
 
 
 def _accuracies(row: str, found: Found, setting: Setting) -> dict[int, list[float]]:

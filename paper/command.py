@@ -183,14 +183,14 @@ def _tables(request: Request, found: Found) -> dict[str, result_tables.Cells]:
     rows, setting = request.rows, request.setting
     if not request.tables and not request.figures:
         named = [rows[name] for name in request.chosen if name in found]
-        return {"rows": result_tables.row_table(named, found, setting)}
+        return {"rows": result_tables.row_table(named, found)}
     cells = {}
     for table in request.tables:
         if table == ENSEMBLE:
             cells[table] = result_tables.ensemble_table(rows, found, setting)
             continue
         shown = [row for row in rows.values() if row.table == table]
-        cells[table] = result_tables.row_table(shown, found, setting)
+        cells[table] = result_tables.row_table(shown, found)
         if table == "4":
             before = result_tables.untransferred_table(rows, found, setting)
             cells["untransferred"] = before
@@ -246,7 +246,7 @@ def write_results(request: Request, path: Path, again: Path | None = None) -> No
                 f"{setting.folder}"
             )
         cells["replication"] = result_tables.replication_table(
-            [*rows.values()], (found, setting), (second, anew)
+            [*rows.values()], found, second
         )
     drawn = _draw(tuple(FIGURES), found, path.parent / "docs", "results_")
     pictures = {

@@ -1,8 +1,8 @@
 """Effects: differences of mean figures, with one interval for readers and cases.
 
-A replicate is what was trained anew: a pretrained trunk with all that grew from it, or
-a seed where there is but one trunk. All read the same test images, so that an effect
-varies with the replicates ("readers") and with the patients ("cases"). Both are in one
+A replicate is what was trained anew with another seed, on phantoms with the pretrained
+trunk. All read the same test images, so that an effect varies with the replicates
+("readers") and with the patients ("cases"). Both are in one
 interval: that of Obuchowski and Rockette (1995) with the degrees of freedom of
 Hillis (2007), from the variance of the replicates and from the covariance that they
 have through the patients, which is DeLong's summed over patients.

@@ -127,15 +127,14 @@ def _compare(trunk: str, other: str, found: Found, setting: Setting) -> Finding:
         read_sizes(DESIGNS[trunk][title], found) for title in (_SOFTMAX, other)
     )
     differences = {
-        seed: [_mean_log(sizes) - _mean_log(compared[seed])]
+        seed: _mean_log(sizes) - _mean_log(compared[seed])
         for seed, sizes in softmax.items()
         if seed in compared
     }
-    why = setting.missing_replicates(differences) if differences else "not run"
+    why = setting.missing_seeds(differences) if differences else "not run"
     effect = None
     if not why:
-        groups = setting.replicates(differences)
-        effect = effects.effect_of([float(np.mean(group)) for group in groups])
+        effect = effects.effect_of([*differences.values()])
     text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
     measured = (
         "log10 of the size of the log-odds' Jacobian by the last feature map, mean of "

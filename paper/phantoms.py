@@ -48,11 +48,11 @@ def prepare(
     for name in sorted(datasets):
         layout = name.partition("/")[0]
         _package(_draw(data / "raw" / layout, layout, scale), data, name)
-    for trunk, number in missing_trunks(folder, trunks, scale):
+    for trunk, seed in missing_trunks(folder, trunks, scale):
         pretraining = folder / _PRETRAINING
         raw = _draw(pretraining / "raw", _PRETRAINING, scale)
         _package(raw, pretraining, _pretraining_set(scale))
-        _pretrain(folder, trunk, number, scale, train)
+        _pretrain(folder, trunk, seed, scale, train)
 
 
 def _settings(layout: str, scale: Scale) -> dict[str, Any]:
@@ -102,12 +102,10 @@ def _package(raw: Path, data: Path, name: str) -> None:
     build(name, manual_dir=raw, data_dir=data)
 
 
-def pretraining_config(
-    folder: Path, trunk: str, number: int, scale: Scale
-) -> ConfigDict:
+def pretraining_config(folder: Path, trunk: str, seed: int, scale: Scale) -> ConfigDict:
     """Returns the configuration of the patch classifier that stands in for ImageNet."""
     config = patch_config()
-    config.seed = number
+    config.seed = seed
     config.model.trunk = trunk
     config.model.width, config.model.stride = scale.width, scale.stride
     config.pretrained = ""
@@ -124,40 +122,36 @@ def pretraining_config(
 def missing_trunks(
     folder: Path, trunks: Iterable[tuple[str, int]], scale: Scale
 ) -> list[tuple[str, int]]:
-    """Returns the trunks that are not pretrained yet; several seeds share one.
+    """Returns the trunks, with their seeds, that are not pretrained yet.
 
     Raises:
       UserError: one was pretrained with another configuration, or none says with which.
     """
     missing = []
-    for trunk, number in sorted(
-        {(trunk, seed % scale.trunks) for trunk, seed in trunks}
-    ):
-        weights = scales.weights_file(folder, trunk, number)
+    for trunk, seed in sorted({*trunks}):
+        weights = scales.weights_file(folder, trunk, seed)
         if not weights.exists():
-            missing.append((trunk, number))
+            missing.append((trunk, seed))
             continue
-        directory = _pretraining_folder(folder, trunk, number)
+        directory = _pretraining_folder(folder, trunk, seed)
         record = directory / run_directory.CONFIG_FILE
         if not record.exists():
             raise UserError(
                 f"{weights} is there, but not {record}, which says how it was "
                 "pretrained; delete the weights, or use another --out"
             )
-        wanted = pretraining_config(folder, trunk, number, scale)
+        wanted = pretraining_config(folder, trunk, seed, scale)
         check_same(run_directory.read_json(record), wanted, directory)
     return missing
 
 
-def _pretraining_folder(folder: Path, trunk: str, number: int) -> Path:
-    return folder / _PRETRAINING / f"{trunk}_{number}"
+def _pretraining_folder(folder: Path, trunk: str, seed: int) -> Path:
+    return folder / _PRETRAINING / f"{trunk}_{seed}"
 
 
-def _pretrain(
-    folder: Path, trunk: str, number: int, scale: Scale, train: Train
-) -> None:
-    config = pretraining_config(folder, trunk, number, scale)
-    directory = _pretraining_folder(folder, trunk, number)
+def _pretrain(folder: Path, trunk: str, seed: int, scale: Scale, train: Train) -> None:
+    config = pretraining_config(folder, trunk, seed, scale)
+    directory = _pretraining_folder(folder, trunk, seed)
     train(config, directory)
     _, params, stats = load_variables(directory)
     phantoms = _settings(_PRETRAINING, scale)
@@ -167,5 +161,5 @@ def _pretrain(
         params | stats,
         f"patch classes of phantoms, {phantoms['cases']} patients of seed "
         f"{phantoms['seed']}",
-        scales.weights_file(folder, trunk, number),
+        scales.weights_file(folder, trunk, seed),
     )

@@ -27,36 +27,35 @@ TITLES = {
 }
 NOT_RUN, NOTHING = "not run", "-"
 _HOW = (
-    "An interval is of 95 %, over replicates and patients together; of accuracies and "
-    "gradients over replicates alone. A replicate is a pretrained trunk, with the mean "
-    "over the seeds that share it; where all have one trunk, a seed. A claim's p-value "
-    "is corrected for the number of claims in its table (Holm); one that lacks rows "
-    "or replicates is not judged. The validation images of a transfer also choose its "
-    "epoch, as in the paper."
+    "An interval is of 95 %, over seeds and patients together; of accuracies and "
+    "gradients over seeds alone. On phantoms each seed has a pretrained trunk of its "
+    "own. A claim's p-value is corrected for the number of claims in its table (Holm); "
+    "one that lacks rows or seeds is not judged. The validation images of a transfer "
+    "also choose its epoch, as in the paper."
 )
 Cells = Sequence[Sequence[str]]
 
 
-def measure(runs: Sequence[PlannedRun], setting: Setting) -> Effect:
+def measure(runs: Sequence[PlannedRun]) -> Effect:
     """Returns the mean test figure of a row's finished runs."""
-    metric, groups = runs[0].row.metric, setting.replicates({r.seed: [r] for r in runs})
-    values = [[run.figures["test"][metric] for run in group] for group in groups]
-    if metric == "auc" and not any(None in group for group in values):
-        return effects.auc_effect([[*map(effects.test_table, g)] for g in groups])
-    return effects.effect_of([float(np.mean(np.array(g, float))) for g in values])
+    metric = runs[0].row.metric
+    values = [run.figures["test"][metric] for run in runs]
+    if metric == "auc" and None not in values:
+        return effects.auc_effect([[effects.test_table(run)] for run in runs])
+    return effects.effect_of([math.nan if x is None else float(x) for x in values])
 
 
-def row_table(rows: Sequence[Row], found: Found, setting: Setting) -> Cells:
+def row_table(rows: Sequence[Row], found: Found) -> Cells:
     """Returns the cells of a table of rows, the header first."""
     header = (
-        *("model", "paper", "measured", "95 %", "replicates"),
+        *("model", "paper", "measured", "95 %", "seeds"),
         *("best epoch (paper)", "s/run"),
     )
-    cells = (_row_cells(row, found.get(row.name, ()), setting) for row in rows)
+    cells = (_row_cells(row, found.get(row.name, ())) for row in rows)
     return [header, *cells]
 
 
-def _row_cells(row: Row, runs: Sequence[PlannedRun], setting: Setting) -> Sequence[str]:
+def _row_cells(row: Row, runs: Sequence[PlannedRun]) -> Sequence[str]:
     paper = NOTHING if row.paper is None else f"{row.paper:.2f}"
     if not runs:
         return (row.label, paper, NOT_RUN, *[NOTHING] * 4)
@@ -65,7 +64,7 @@ def _row_cells(row: Row, runs: Sequence[PlannedRun], setting: Setting) -> Sequen
         mean = np.mean([run.figures["best_epoch"] for run in runs])
         epoch = f"{mean:.1f} ({row.paper_epoch or NOTHING})"
     seconds = f"{np.mean([run.seconds for run in runs]):.0f}"
-    return (row.label, paper, *_effect_cells(measure(runs, setting)), epoch, seconds)
+    return (row.label, paper, *_effect_cells(measure(runs)), epoch, seconds)
 
 
 def _effect_cells(effect: Effect, form: str = ".3f") -> tuple[str, str, str]:
@@ -78,32 +77,23 @@ def _scored_cells(name: str, found: Found, setting: Setting) -> Sequence[str]:
     scored = rescoring.scores(name, found, setting)
     if not scored:
         return (NOT_RUN, NOTHING, NOTHING)
-    return _effect_cells(effects.auc_effect(setting.replicates(scored)))
+    return _effect_cells(effects.auc_effect([*scored.values()]))
 
 
-def replication_table(
-    rows: Sequence[Row], first: tuple[Found, Setting], second: tuple[Found, Setting]
-) -> Cells:
+def replication_table(rows: Sequence[Row], first: Found, second: Found) -> Cells:
     """Returns the cells of the table of rows that were run a second time."""
-    header = (
-        *("row", "first", "95 %", "replicates"),
-        *("second", "its replicates", "within"),
-    )
+    header = ("row", "first", "95 %", "seeds", "second", "its seeds", "within")
     cells: list[Sequence[str]] = [header]
     for row in rows:
-        both = [found.get(row.name, ()) for found, _ in (first, second)]
-        if not all(both):
+        if not (row.name in first and row.name in second):
             continue
-        once, again = (
-            measure(runs, setting)
-            for runs, (_, setting) in zip(both, (first, second), strict=True)
-        )
-        value, _, replicates = _effect_cells(again)
+        once, again = (measure(found[row.name]) for found in (first, second))
+        value, _, seeds = _effect_cells(again)
         verdict = NOTHING
         low, high = once.interval or (math.nan, math.nan)
         if math.isfinite(high - low) and math.isfinite(again.value):
             verdict = "yes" if low <= again.value <= high else "no"
-        cells.append((row.name, *_effect_cells(once), value, replicates, verdict))
+        cells.append((row.name, *_effect_cells(once), value, seeds, verdict))
     return cells
 
 
@@ -116,14 +106,14 @@ def untransferred_table(
         (rows[model].label, *_scored_cells(f"before: {row}", found, setting))
         for model, row in pairs
     )
-    return [("model", "measured", "95 %", "replicates"), *cells]
+    return [("model", "measured", "95 %", "seeds"), *cells]
 
 
 def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> Cells:
     """Returns the cells of the table of section 4."""
     header = (
         *("model", "paper", "paper, flips", "measured"),
-        *("with flips", "95 % with flips", "replicates"),
+        *("with flips", "95 % with flips", "seeds"),
     )
     cells: list[Sequence[str]] = [header]
     for ensemble in ENSEMBLES:
@@ -148,7 +138,7 @@ def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> C
 
 def claim_table(findings: Sequence[claims.Finding]) -> Cells:
     """Returns the cells of a table of claims, judged together."""
-    header = ("claim", "measured", "effect", "95 %", "replicates", "p", "verdict")
+    header = ("claim", "measured", "effect", "95 %", "seeds", "p", "verdict")
     cells: list[Sequence[str]] = [header]
     for finding, p_value, verdict in claims.verdicts(findings):
         shown: Sequence[str] = [NOTHING] * 4

@@ -26,9 +26,12 @@ Gate = Callable[[str], str]
 Value = TypeVar("Value")
 # The errors of one run: wrong data, a full disk, no memory left.
 _FAILURES = (UserError, OSError, RuntimeError, MemoryError)
-# The plan names these paths by itself, so that a folder of results may be moved.
+# Of these paths the last two parts count, so that a folder of results may be moved.
 _PATHS = ("init_from", "pretrained")
 _SHOWN = 5
+# A claim is judged by at least so many seeds: of ImageNet's one trunk, and of as many
+# pretrained trunks.
+_FEWEST_SEEDS, _FEWEST_TRUNKS = 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +51,14 @@ class Setting:
         """The directory of the preset's results."""
         return self.out / self.preset
 
-    def replicates(self, by_seed: Mapping[int, Sequence[Value]]) -> list[list[Value]]:
-        """Joins the values of seeds that share a pretrained trunk: one replicate.
-
-        What is trained from one trunk is not independent; its mean over seeds is.
-        """
-        groups: dict[int, list[Value]] = {}
-        for seed, values in by_seed.items():
-            trunk = seed if self.scale is None else seed % self.scale.trunks
-            groups.setdefault(trunk, []).extend(values)
-        return [groups[number] for number in sorted(groups)]
-
-    def missing_replicates(self, by_seed: Mapping[int, Sequence[Any]]) -> str:
-        """Says what the design lacks; empty where nothing is missing."""
-        needed, what = 2, "seeds"
-        if self.scale is not None:
-            needed, what = self.scale.trunks, "pretrained trunks"
-        there = len(self.replicates(by_seed))
-        return "" if there >= needed else f"run with {there} of {needed} {what}"
+    def missing_seeds(self, by_seed: Mapping[int, Any]) -> str:
+        """Says how many seeds a claim lacks; empty where there are enough."""
+        needed = _FEWEST_SEEDS if self.scale is None else _FEWEST_TRUNKS
+        return (
+            ""
+            if len(by_seed) >= needed
+            else f"run with {len(by_seed)} of {needed} seeds"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +217,8 @@ def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None
     Raises:
       UserError: names `path`, what was made, and the fields that differ.
     """
-    wanted = _without_paths(run_directory.as_json(config))
-    different = list(run_directory.differences(_without_paths(there), wanted))
+    wanted = _without_folders(run_directory.as_json(config))
+    different = list(run_directory.differences(_without_folders(there), wanted))
     if different:
         raise UserError(
             f"{path} holds a run with another configuration: "
@@ -233,9 +226,14 @@ def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None
         )
 
 
-def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if name not in _PATHS}
-    return {**kept, "data": {**kept.get("data", {}), "data_dir": ""}}
+def _without_folders(values: Mapping[str, Any]) -> dict[str, Any]:
+    last = {name: Path(values.get(name) or "").parts[-2:] for name in _PATHS}
+    data = {**values.get("data", {}), "data_dir": ""}
+    return {
+        **values,
+        **{name: "/".join(parts) for name, parts in last.items()},
+        "data": data,
+    }
 
 
 def describe_plan(plan: Sequence[PlannedRun]) -> str:

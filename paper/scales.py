@@ -49,8 +49,6 @@ class Scale:
       decay: the fall of the rates of each table of stages; the row's own if left out.
       pretraining: fields of the pretraining's configuration.
       pretraining_rates: the highest learning rate of each trunk's.
-      trunks: number of each kind that are pretrained; seeds take them in turn, so that
-        what another pretraining would change is in every interval.
       stride: of the trunks in pixels, where the paper's is 32. On a quarter of the
         paper's height a quarter of it, so that maps have as many positions, and a
         position sees as much of the image.
@@ -63,7 +61,6 @@ class Scale:
     decay: Mapping[str, str]
     pretraining: Mapping[str, Any]
     pretraining_rates: Mapping[str, float]
-    trunks: int = 4
     stride: int = 8
 
 
@@ -138,7 +135,8 @@ def apply_scale(
     """Changes a row's configuration, without its patch stage, to a smaller scale.
 
     The row's own fields are put in last, but for those about the training's length.
-    Data and weights are in `folder`; the run's `seed` chooses the pretrained trunk.
+    Data and weights are in `folder`. Each `seed` has a pretrained trunk of its own, so
+    that what another pretraining would change is in every interval.
     """
     height = scale.phantoms.height
     width = height * _PAPER_WIDTH // PAPER_HEIGHT
@@ -158,7 +156,7 @@ def apply_scale(
     top.fc = tuple(_channels(count, scale.width) for count in top.fc)
     if row.kind == "patch":
         config.model.image_size = (patch, patch)
-        weights = weights_file(folder, row.trunk, seed % scale.trunks)
+        weights = weights_file(folder, row.trunk, seed)
         config.pretrained = str(weights) if row.pretrained else ""
     config.update_from_flattened_dict(dict(scale.fields[row.kind]))
     if row.stages:
@@ -172,9 +170,9 @@ def data_dir(folder: Path) -> Path:
     return folder / "data"
 
 
-def weights_file(folder: Path, trunk: str, number: int) -> Path:
+def weights_file(folder: Path, trunk: str, seed: int) -> Path:
     """Returns the file of a trunk that was pretrained on phantoms with a seed."""
-    return folder / "weights" / f"{trunk}_{number}.safetensors"
+    return folder / "weights" / f"{trunk}_{seed}.safetensors"
 
 
 def _narrow(block: str, width: float) -> str:

@@ -22,7 +22,6 @@ from paper import (
     rescoring,
     result_tables,
     runs,
-    scales,
 )
 from paper.claims import Finding, verdicts
 from paper.effects import Effect
@@ -147,7 +146,7 @@ def find_all(found, setting):
 
 
 def finished_request(out, rows, seeds=8):
-    """Finished runs of given separations, two seeds on each of four trunks."""
+    """Finished runs of given separations."""
     request = command.check_request(
         ROWS, preset="phantom", out=out, names=list(rows), seeds=seeds
     )
@@ -166,13 +165,11 @@ def test_rows_are_measured_compared_and_missing_ones_named(tmp_path):
     strong = dict.fromkeys(claims._RESIDUAL, 6.0)
     request = finished_request(tmp_path, {**strong, weak: 0.0})
     found = runs.finished_runs(request.plan)
-    header, cells = result_tables.row_table(
-        [request.rows[weak]], found, request.setting
-    )
+    header, cells = result_tables.row_table([request.rows[weak]], found)
     aucs = [reference_auc(effects.test_table(run)) for run in found[weak]]
     assert cells[header.index("measured")] == f"{np.mean(aucs):.3f}"
     assert cells[header.index("paper")] == "0.73"
-    assert cells[header.index("replicates")] == "4"
+    assert cells[header.index("seeds")] == "8"
     findings = find_all(found, request.setting)
     judged = {f.text: said for f, _, said in verdicts(findings)}
     assert judged[
@@ -180,7 +177,7 @@ def test_rows_are_measured_compared_and_missing_ones_named(tmp_path):
     ] == ("not run: resnet50_s10_heatmap_1x1, resnet50_s10_heatmap_5x5")
     text = "The all-convolutional top beats heatmap + random forest"
     (finding,) = (f for f in findings if f.text == text)
-    assert finding.effect.replicates == 4
+    assert finding.effect.replicates == 8
     assert verdicts([finding])[0][2] == "for"
 
 
@@ -192,14 +189,14 @@ def test_a_second_set_of_runs_lies_within_the_firsts_interval_or_not(tmp_path):
     second = finished_request(tmp_path / "second", again, seeds=4)
     header, *cells = result_tables.replication_table(
         [*first.rows.values()],
-        *((runs.finished_runs(r.plan), r.setting) for r in (first, second)),
+        *(runs.finished_runs(request.plan) for request in (first, second)),
     )
     by_name = {row: dict(zip(header[1:], rest, strict=True)) for row, *rest in cells}
     # Their patch classifiers were finished, too.
     assert {*rows} < {*by_name}
     verdicts = {name: by_name[name]["within"] for name in rows}
     assert verdicts == {"resnet50_s10_forest": "yes", "vgg16_s10_vgg_512x1": "no"}
-    assert {cells["its replicates"] for cells in by_name.values()} == {"4"}
+    assert {cells["its seeds"] for cells in by_name.values()} == {"4"}
     found = runs.finished_runs(second.plan)["vgg16_s10_vgg_512x1"]
     aucs = [reference_auc(effects.test_table(run)) for run in found]
     assert by_name["vgg16_s10_vgg_512x1"]["second"] == f"{np.mean(aucs):.3f}"
@@ -232,32 +229,16 @@ def test_a_replication_without_runs_is_refused(tmp_path):
     assert not results.exists()
 
 
-def test_a_claim_with_too_few_trunks_is_not_judged(tmp_path):
+def test_a_claim_with_too_few_seeds_is_not_judged(tmp_path):
     rows = {**dict.fromkeys(claims._RESIDUAL, 6.0), "resnet50_s10_forest": 0.0}
     request = finished_request(tmp_path, rows, seeds=3)
     found = runs.finished_runs(request.plan)
     judged = verdicts(find_all(found, request.setting))
     said = {f.text: verdict for f, _, verdict in judged}
     assert said["The all-convolutional top beats heatmap + random forest"] == (
-        "run with 3 of 4 pretrained trunks"
+        "run with 3 of 4 seeds"
     )
     assert not {"for", "against"} & {*said.values()}
-
-
-def test_seeds_of_one_trunk_are_no_replicates(tmp_path):
-    # Only the trunks differ; taken alone, eight seeds would be far too sure.
-    setting = runs.Setting("phantom", tmp_path, scale=scales.PHANTOM)
-    rng, covered, too_sure = np.random.default_rng(0), 0, 0
-    for _ in range(400):
-        by_trunk = rng.normal(size=4)
-        by_seed = {seed: [by_trunk[seed % 4]] for seed in range(8)}
-        groups = setting.replicates(by_seed)
-        low, high = effects.effect_of([np.mean(group) for group in groups]).interval
-        covered += low <= 0 <= high
-        low, high = effects.effect_of([v for (v,) in by_seed.values()]).interval
-        too_sure += not low <= 0 <= high
-    assert 0.92 <= covered / 400 <= 0.98
-    assert too_sure / 400 > 0.1
 
 
 def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path):

@@ -114,7 +114,7 @@ def test_the_claim_compares_rows_on_the_log_scale(tmp_path):
     assert len(findings) == 4
     for finding in findings:
         assert finding.effect.value == pytest.approx(-2)
-        assert finding.effect.replicates == 4
+        assert finding.effect.replicates == 8
     assert {said for *_, said in verdicts(findings)} == {"for"}
     del found[gradients.ROWS[0]]
     assert gradients.find(found, setting)[0].missing == "not run"

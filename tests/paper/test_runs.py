@@ -52,12 +52,12 @@ def test_every_run_stands_after_the_one_it_starts_from(tmp_path):
     ]
 
 
-def test_rows_of_claims_have_two_seeds_for_each_trunk_on_phantoms(tmp_path):
+def test_rows_of_claims_have_eight_seeds_on_phantoms(tmp_path):
     counts = {}
     for planned in request_for(tmp_path).plan:
         counts[planned.row.name] = counts.get(planned.row.name, 0) + 1
     assert {*counts} == {name for name, row in KNOWN.items() if not row.original}
-    assert counts["resnet50_s10_forest"] == 2 * scales.PHANTOM.trunks
+    assert counts["resnet50_s10_forest"] == 8
     assert counts["patch_vgg19_s30"] == 1
 
 
@@ -146,18 +146,31 @@ def test_the_plan_tells_rows_and_steps(tmp_path):
     assert text.endswith("5 runs, 5 to run")
 
 
-def test_seeds_take_the_pretrained_trunks_in_turn(tmp_path):
+def test_every_seed_has_a_pretrained_trunk_of_its_own(tmp_path):
     request = request_for(tmp_path, names=["patch_vgg16_s10"], seeds=8)
     weights = [Path(planned.config.pretrained).stem for planned in request.plan]
-    assert weights == [f"vgg16_{seed % 4}" for seed in range(8)]
-    replicates = request.setting.replicates({r.seed: [r.seed] for r in request.plan})
-    assert replicates == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert not request.setting.missing_replicates(dict.fromkeys(range(8), ()))
-    lacking = request.setting.missing_replicates({0: (), 1: (), 4: ()})
-    assert lacking == "run with 2 of 4 pretrained trunks"
+    assert weights == [f"vgg16_{seed}" for seed in range(8)]
+    enough = dict.fromkeys(range(4))
+    assert not request.setting.missing_seeds(enough)
+    assert request.setting.missing_seeds({0: 1, 4: 1}) == "run with 2 of 4 seeds"
     paper = runs.Setting("paper", tmp_path)
-    assert paper.replicates({0: [0], 4: [4]}) == [[0], [4]]
-    assert paper.missing_replicates({0: ()}) == "run with 1 of 2 seeds"
+    assert not paper.missing_seeds({0: 1, 4: 1})
+    assert paper.missing_seeds({0: 1}) == "run with 1 of 2 seeds"
+
+
+@pytest.mark.parametrize("field", ["pretrained", "init_from"])
+def test_a_finished_run_that_started_from_another_seed_is_refused(field, tmp_path):
+    # An earlier version had seeds 1 and 5 start from one trunk.
+    row = {"pretrained": "patch_vgg16_s10", "init_from": "vgg16_s10_vgg_512x1"}[field]
+    (*_, planned) = request_for(tmp_path, names=[row], seeds=6).plan
+    config = planned.config.copy_and_resolve_references()
+    assert "5" in config[field]
+    finish(config, planned.directory)
+    runs.check_finished([planned])
+    config[field] = config[field].replace("5", "1")
+    finish(config, planned.directory)
+    with pytest.raises(UserError, match=f"{field} is .*1.* there and .*5.* here"):
+        runs.check_finished([planned])
 
 
 def test_results_of_two_versions_are_not_mixed(tmp_path, monkeypatch):
