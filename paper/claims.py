@@ -9,15 +9,15 @@ without runs included. The claims about this project's own designs are judged li
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from paper import effects, rescoring
+from paper import effects, gradients, rescoring
 from paper.effects import Effect, Ends
 from paper.rescoring import ENSEMBLES, Ensemble
-from paper.runs import Found, Setting
+from paper.runs import Found
 
 FOR, AGAINST, UNDECIDED = "for", "against", "undecided"
 _LEVEL = 0.05
@@ -51,7 +51,7 @@ class Claim:
     """A sentence about the mean of some scores less that of others.
 
     `first` and `second` name them, see `rescoring.scores`; `holds` are the effects,
-    lowest and highest, between which it is true; `metric` is "AUC" or "accuracy".
+    lowest and highest, between which it is true; `metric` is a key of `_READERS`.
     """
 
     text: str
@@ -162,6 +162,18 @@ CLAIMS = (
         tuple(f"before: {row}" for row in rescoring.TRANSFER_ROWS),
     ),
     *(claim for ensemble in ENSEMBLES for claim in _ensemble_claims(ensemble)),
+    *(
+        Claim(
+            f"The heatmap's softmax throttles the gradient ({trunk}, against {other})",
+            (designs[gradients.SOFTMAX],),
+            (row,),
+            (-math.inf, 0.0),
+            "log10 of the Jacobian",
+        )
+        for trunk, designs in gradients.DESIGNS.items()
+        for other, row in designs.items()
+        if other != gradients.SOFTMAX
+    ),
 )
 
 # Designs of this project, with the paper's best top and the same steps and batches.
@@ -230,35 +242,44 @@ def verdicts(findings: Sequence[Finding]) -> list[tuple[Finding, float, str]]:
     return judged
 
 
-def find(claim: Claim, found: Found, setting: Setting) -> Finding:
-    """Measures a claim by the finished runs."""
-    read: Any = _accuracies if claim.metric == "accuracy" else rescoring.scores
+def find(claim: Claim, found: Found, fewest_seeds: int) -> Finding:
+    """Measures a claim by the finished runs, if these have as many seeds."""
+    read = _READERS[claim.metric]
     names = (*claim.first, *claim.second)
-    by_name = {name: read(name, found, setting) for name in names}
-    why, effect = missing_scores(by_name, setting), None
+    by_name = {name: read(name, found) for name in names}
+    why, effect = missing_scores(by_name, fewest_seeds), None
     if not why:
         first, second = (
             [*effects.joined(by_name, side).values()]
             for side in (claim.first, claim.second)
         )
-        if claim.metric == "accuracy":
+        if claim.metric == "AUC":
+            effect = effects.auc_effect(first, second)
+        else:
             pairs = zip(first, second, strict=True)
             effect = effects.effect_of(
                 [float(np.mean(a) - np.mean(b)) for a, b in pairs]
             )
-        else:
-            effect = effects.auc_effect(first, second)
     return Finding(claim.text, claim.measured, claim.holds, effect, why)
 
 
-def missing_scores(by_name: Mapping[str, Mapping[int, Any]], setting: Setting) -> str:
+def missing_scores(by_name: Mapping[str, Mapping[int, Any]], fewest_seeds: int) -> str:
     """Says which scores are not there, or of too few seeds; empty if none lacks."""
     gone = [name for name, scores in by_name.items() if not scores]
     if gone:
         return f"not run: {', '.join(gone)}"
-    return setting.missing_seeds(effects.joined(by_name, ()))
+    seeds = len(effects.joined(by_name, ()))
+    return "" if seeds >= fewest_seeds else f"run with {seeds} of {fewest_seeds} seeds"
 
 
-def _accuracies(row: str, found: Found, setting: Setting) -> dict[int, list[float]]:
+def _accuracies(row: str, found: Found) -> dict[int, list[float]]:
     runs = found.get(row, ())
     return {run.seed: [run.figures["test"]["accuracy"]] for run in runs}
+
+
+# A metric's reader: figures, or tables of scores, of a name by seed.
+_READERS: dict[str, Callable[[str, Found], Mapping[int, Sequence[Any]]]] = {
+    "AUC": rescoring.scores,
+    "accuracy": _accuracies,
+    "log10 of the Jacobian": gradients.read_logarithms,
+}

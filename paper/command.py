@@ -153,9 +153,9 @@ def reproduce(
     failures = runs.run_all(plan, train, lambda start: gate.check_gate(start, plan))
     found = runs.finished_runs(plan)
     if ENSEMBLE in request.tables:
-        rescoring.FLIPS.score_all(found, setting)
+        rescoring.FLIPS.score_all(found)
     if "4" in request.tables:
-        rescoring.UNTRANSFERRED.score_all(found, setting)
+        rescoring.UNTRANSFERRED.score_all(found)
     if "appendix" in request.figures:
         gradients.measure_all(found)
     parts = []
@@ -180,19 +180,19 @@ def _prepare(request: Request, plan: Sequence[PlannedRun], train: Train) -> None
 
 
 def _tables(request: Request, found: Found) -> dict[str, result_tables.Cells]:
-    rows, setting = request.rows, request.setting
+    rows = request.rows
     if not request.tables and not request.figures:
         named = [rows[name] for name in request.chosen if name in found]
         return {"rows": result_tables.row_table(named, found)}
     cells = {}
     for table in request.tables:
         if table == ENSEMBLE:
-            cells[table] = result_tables.ensemble_table(rows, found, setting)
+            cells[table] = result_tables.ensemble_table(rows, found)
             continue
         shown = [row for row in rows.values() if row.table == table]
         cells[table] = result_tables.row_table(shown, found)
         if table == "4":
-            before = result_tables.untransferred_table(rows, found, setting)
+            before = result_tables.untransferred_table(rows, found)
             cells["untransferred"] = before
     return cells
 
@@ -228,15 +228,15 @@ def write_results(request: Request, path: Path, again: Path | None = None) -> No
         )
     everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
     cells = {"gate": gate.gate_table(found), **_tables(everything, found)}
-    measured = [claims.find(claim, found, setting) for claim in claims.CLAIMS]
-    findings = [*measured, *gradients.find(found, setting)]
-    cells["claims"] = result_tables.claim_table(findings)
-    designs = [
-        claims.find(claim, found, setting)
-        for claim in claims.DESIGN_CLAIMS
-        if rows.keys() >= {*claim.first, *claim.second}
-    ]
-    cells["designs"] = result_tables.claim_table(designs)
+    fewest = scales.FEWEST_SEEDS[setting.preset]
+    for name, written in (("claims", claims.CLAIMS), ("designs", claims.DESIGN_CLAIMS)):
+        findings = [
+            claims.find(claim, found, fewest)
+            for claim in written
+            # Phantoms lack the row of the original resolution.
+            if name == "claims" or rows.keys() >= {*claim.first, *claim.second}
+        ]
+        cells[name] = result_tables.claim_table(findings)
     if again is not None:
         anew = dataclasses.replace(setting, out=again)
         second = _finished(dataclasses.replace(request, setting=anew))

@@ -6,7 +6,6 @@ images. A loss's gradient would measure how well a design fits, too: the residua
 factor of it. The designs start from the same patch classifiers.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,19 @@ from mammo_jax.training.experiment import open_experiment
 from mammo_jax.training.state import Arrays
 from mammo_jax.weights import conversion
 from mammo_jax.weights.model_directory import load_variables
-from paper import effects
-from paper.claims import Finding
-from paper.runs import Found, PlannedRun, Setting
+from paper.runs import Found, PlannedRun
 
 # In a run's directory: the mean sizes, by `WHEN`.
 JACOBIAN_FILE = "jacobian.json"
 WHEN = ("start", "best epoch")
 JacobianNorms = Callable[[Arrays, Arrays, Array], Float[Array, " batch"]]
-_SOFTMAX, _RELU = "heatmap, softmax", "heatmap, ReLU"
-_CONVOLUTIONAL = "all-convolutional"
+SOFTMAX = "heatmap, softmax"
 # The rows of each trunk, by what lies between its last feature map and the loss.
 DESIGNS = {
     trunk: {
-        _CONVOLUTIONAL: f"{trunk}_s10_{best}",
-        _SOFTMAX: f"{trunk}_s10_heatmap_1x1",
-        _RELU: f"{trunk}_s10_heatmap_1x1_relu",
+        "all-convolutional": f"{trunk}_s10_{best}",
+        SOFTMAX: f"{trunk}_s10_heatmap_1x1",
+        "heatmap, ReLU": f"{trunk}_s10_heatmap_1x1_relu",
     }
     for trunk, best in {
         "resnet50": "residual_512-512-1024x2",
@@ -66,6 +62,16 @@ def read_sizes(row: str, found: Found) -> dict[int, list[float]]:
     paths = {run.seed: run.directory / JACOBIAN_FILE for run in found.get(row, ())}
     read = {s: run_directory.read_json(p) for s, p in paths.items() if p.exists()}
     return {seed: [sizes[when] for when in WHEN] for seed, sizes in read.items()}
+
+
+def read_logarithms(row: str, found: Found) -> dict[int, list[float]]:
+    """Reads the mean log10 of a row's sizes by seed, as a list of one."""
+    # A Jacobian that is nought to the last bit has the smallest number's logarithm.
+    least = np.finfo(np.float32).tiny
+    return {
+        seed: [float(np.log10(np.maximum(sizes, least)).mean())]
+        for seed, sizes in read_sizes(row, found).items()
+    }
 
 
 def _measure(run: PlannedRun) -> dict[str, float]:
@@ -111,38 +117,3 @@ def make_jacobian_norms(graphdef: Any, pixel_mean: float) -> JacobianNorms:
 
     result: JacobianNorms = norms
     return result
-
-
-def find(found: Found, setting: Setting) -> list[Finding]:
-    """Measures the appendix's claim for each trunk."""
-    return [
-        _compare(trunk, other, found, setting)
-        for trunk in DESIGNS
-        for other in (_CONVOLUTIONAL, _RELU)
-    ]
-
-
-def _compare(trunk: str, other: str, found: Found, setting: Setting) -> Finding:
-    softmax, compared = (
-        read_sizes(DESIGNS[trunk][title], found) for title in (_SOFTMAX, other)
-    )
-    differences = {
-        seed: _mean_log(sizes) - _mean_log(compared[seed])
-        for seed, sizes in softmax.items()
-        if seed in compared
-    }
-    why = setting.missing_seeds(differences) if differences else "not run"
-    effect = None
-    if not why:
-        effect = effects.effect_of([*differences.values()])
-    text = f"The heatmap's softmax throttles the gradient ({trunk}, against {other})"
-    measured = (
-        "log10 of the size of the log-odds' Jacobian by the last feature map, mean of "
-        "the start and the best epoch, softmax less other"
-    )
-    return Finding(text, measured, (-math.inf, 0.0), effect, why)
-
-
-def _mean_log(sizes: list[float]) -> float:
-    # A Jacobian that is nought to the last bit has the smallest number's logarithm.
-    return float(np.log10(np.maximum(sizes, np.finfo(np.float32).tiny)).mean())

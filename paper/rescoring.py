@@ -19,7 +19,7 @@ from mammo_jax.weights.model_description import WEIGHTS_FILE
 from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.published import file_digest
 from paper import effects
-from paper.runs import Found, PlannedRun, Setting
+from paper.runs import Found, PlannedRun
 
 _RESIDUAL = "residual_512-512-1024x2"
 
@@ -83,19 +83,20 @@ class Rescoring:
         model = Path(run.config.init_from) if self.before else run.directory
         return model / WEIGHTS_FILE
 
-    def file(self, run: PlannedRun, setting: Setting) -> Path:
+    def file(self, run: PlannedRun) -> Path:
         """Returns the file of a run's scores."""
-        return setting.folder / self.folder / run.row.name / f"seed{run.seed}.csv"
+        results = run.directory.parents[1]
+        return results / self.folder / run.row.name / f"seed{run.seed}.csv"
 
-    def is_done(self, run: PlannedRun, setting: Setting) -> bool:
+    def is_done(self, run: PlannedRun) -> bool:
         """Tells whether the scores are there, and of the model as it is now."""
-        table, weights = self.file(run, setting), self.weights(run)
+        table, weights = self.file(run), self.weights(run)
         noted = _digest_file(table)
         if not (table.exists() and weights.exists() and noted.exists()):
             return False
         return noted.read_text("utf-8") == file_digest(weights, "sha256")
 
-    def score_all(self, found: Found, setting: Setting) -> None:
+    def score_all(self, found: Found) -> None:
         """Scores the finished runs of the rows, where that is not done.
 
         Raises:
@@ -103,17 +104,17 @@ class Rescoring:
         """
         with StopRequest() as stop:
             for run in (run for row in self.rows for run in found.get(row, ())):
-                if not self.is_done(run, setting):
-                    self._score(run, setting, stop)
+                if not self.is_done(run):
+                    self._score(run, stop)
 
-    def _score(self, run: PlannedRun, setting: Setting, stop: StopRequest) -> None:
+    def _score(self, run: PlannedRun, stop: StopRequest) -> None:
         config = run.config.copy_and_resolve_references()
         config.tta = self.flips
         experiment = open_experiment(config)
         digest = file_digest(self.weights(run), "sha256")
         _, params, stats = load_variables(self.weights(run).parent)
         scores = scoring.predict(experiment, params, stats, "test", stop)
-        table = self.file(run, setting)
+        table = self.file(run)
         # The digest goes first and comes last: it is never beside another's scores.
         _digest_file(table).unlink(missing_ok=True)
         write_predictions(table, scores)
@@ -137,7 +138,7 @@ _JOINED: dict[str, tuple[str, Callable[[list[PredictionTable]], PredictionTable]
 }
 
 
-def scores(name: str, found: Found, setting: Setting) -> effects.BySeed:
+def scores(name: str, found: Found) -> effects.BySeed:
     """Reads scores of the test images by seed.
 
     Args:
@@ -145,13 +146,12 @@ def scores(name: str, found: Found, setting: Setting) -> effects.BySeed:
         from; "mean: TITLE" of an ensemble with flips, "best: TITLE" of its best model,
         "mean without flips: TITLE".
       found: the finished runs.
-      setting: theirs.
     """
     kind, _, of = name.rpartition(": ")
     if kind in _JOINED:
         prefix, join = _JOINED[kind]
         rows = next(each.rows for each in ENSEMBLES if each.title == of)
-        parts = {row: scores(f"{prefix}{row}", found, setting) for row in rows}
+        parts = {row: scores(f"{prefix}{row}", found) for row in rows}
         return {
             seed: [join([*tables])]
             for seed, tables in effects.joined(parts, rows).items()
@@ -161,7 +161,5 @@ def scores(name: str, found: Found, setting: Setting) -> effects.BySeed:
         return {run.seed: [effects.test_table(run)] for run in runs}
     again = _AGAIN[kind]
     return {
-        run.seed: [read_table(again.file(run, setting))]
-        for run in runs
-        if again.is_done(run, setting)
+        run.seed: [read_table(again.file(run))] for run in runs if again.is_done(run)
     }

@@ -73,8 +73,8 @@ def _effect_cells(effect: Effect, form: str = ".3f") -> tuple[str, str, str]:
     return format(effect.value, form), shown, str(effect.replicates)
 
 
-def _scored_cells(name: str, found: Found, setting: Setting) -> Sequence[str]:
-    scored = rescoring.scores(name, found, setting)
+def _scored_cells(name: str, found: Found) -> Sequence[str]:
+    scored = rescoring.scores(name, found)
     if not scored:
         return (NOT_RUN, NOTHING, NOTHING)
     return _effect_cells(effects.auc_effect([*scored.values()]))
@@ -97,19 +97,17 @@ def replication_table(rows: Sequence[Row], first: Found, second: Found) -> Cells
     return cells
 
 
-def untransferred_table(
-    rows: Mapping[str, Row], found: Found, setting: Setting
-) -> Cells:
+def untransferred_table(rows: Mapping[str, Row], found: Found) -> Cells:
     """Returns the cells of the table of the models before transfer."""
     pairs = zip(rescoring.TRANSFERRED, rescoring.TRANSFER_ROWS, strict=True)
     cells = (
-        (rows[model].label, *_scored_cells(f"before: {row}", found, setting))
+        (rows[model].label, *_scored_cells(f"before: {row}", found))
         for model, row in pairs
     )
     return [("model", "measured", "95 %", "seeds"), *cells]
 
 
-def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> Cells:
+def ensemble_table(rows: Mapping[str, Row], found: Found) -> Cells:
     """Returns the cells of the table of section 4."""
     header = (
         *("model", "paper", "paper, flips", "measured"),
@@ -130,8 +128,8 @@ def ensemble_table(rows: Mapping[str, Row], found: Found, setting: Setting) -> C
             ),
         ]
         for label, plain, flips, *paper in names:
-            measured = _scored_cells(plain, found, setting)[0]
-            flipped = _scored_cells(flips, found, setting)
+            measured = _scored_cells(plain, found)[0]
+            flipped = _scored_cells(flips, found)
             cells.append((f"{title}: {label}", *paper, measured, *flipped))
     return cells
 

@@ -29,9 +29,6 @@ _FAILURES = (UserError, OSError, RuntimeError, MemoryError)
 # Of these paths the last two parts count, so that a folder of results may be moved.
 _PATHS = ("init_from", "pretrained")
 _SHOWN = 5
-# A claim is judged by at least so many seeds: of ImageNet's one trunk, and of as many
-# pretrained trunks.
-_FEWEST_SEEDS, _FEWEST_TRUNKS = 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +47,6 @@ class Setting:
     def folder(self) -> Path:
         """The directory of the preset's results."""
         return self.out / self.preset
-
-    def missing_seeds(self, by_seed: Mapping[int, Any]) -> str:
-        """Says how many seeds a claim lacks; empty where there are enough."""
-        needed = _FEWEST_SEEDS if self.scale is None else _FEWEST_TRUNKS
-        return (
-            ""
-            if len(by_seed) >= needed
-            else f"run with {len(by_seed)} of {needed} seeds"
-        )
 
 
 @dataclasses.dataclass(frozen=True)

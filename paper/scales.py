@@ -119,6 +119,8 @@ PHANTOM = Scale(
 )
 # The seeds that a preset runs unless told otherwise; the paper trained once.
 SEEDS = {"paper": 1, "phantom": 8}
+# A claim is judged by at least so many: of ImageNet's one trunk, and of as many trunks.
+FEWEST_SEEDS = {"paper": 2, "phantom": 4}
 SCALES: dict[str, Scale | None] = {"paper": None, "phantom": PHANTOM}
 
 _PAPER_WIDTH, _PAPER_STRIDE = 896, 32

@@ -141,8 +141,8 @@ def test_every_claim_is_about_rows_that_exist():
     assert {*by_name(ROWS)} >= {*gradients.ROWS}
 
 
-def find_all(found, setting):
-    return [claims.find(claim, found, setting) for claim in claims.CLAIMS]
+def find_all(found):
+    return [claims.find(claim, found, 4) for claim in claims.CLAIMS]
 
 
 def finished_request(out, rows, seeds=8):
@@ -170,7 +170,7 @@ def test_rows_are_measured_compared_and_missing_ones_named(tmp_path):
     assert cells[header.index("measured")] == f"{np.mean(aucs):.3f}"
     assert cells[header.index("paper")] == "0.73"
     assert cells[header.index("seeds")] == "8"
-    findings = find_all(found, request.setting)
+    findings = find_all(found)
     judged = {f.text: said for f, _, said in verdicts(findings)}
     assert judged[
         "Max-pooling the heatmap, and smaller FC layers, harm (resnet50)"
@@ -233,7 +233,7 @@ def test_a_claim_with_too_few_seeds_is_not_judged(tmp_path):
     rows = {**dict.fromkeys(claims._RESIDUAL, 6.0), "resnet50_s10_forest": 0.0}
     request = finished_request(tmp_path, rows, seeds=3)
     found = runs.finished_runs(request.plan)
-    judged = verdicts(find_all(found, request.setting))
+    judged = verdicts(find_all(found))
     said = {f.text: verdict for f, _, verdict in judged}
     assert said["The all-convolutional top beats heatmap + random forest"] == (
         "run with 3 of 4 seeds"
@@ -247,18 +247,18 @@ def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path)
     request = finished_request(tmp_path, separations)
     found = runs.finished_runs(request.plan)
     why = "not run: flips: resnet50_"
-    texts = [f.missing for f in find_all(found, request.setting)]
+    texts = [f.missing for f in find_all(found)]
     assert sum(text.startswith(why) for text in texts) == 1
     flips = {}
     for number, (row, separation) in enumerate(separations.items()):
         for run in found[row]:
-            path = rescoring.FLIPS.file(run, request.setting)
+            path = rescoring.FLIPS.file(run)
             table = write_table(path, separation + 0.2, 500 + 10 * run.seed + number)
             (run.directory / "model.safetensors").write_text(f"{row} {run.seed}")
             digest = hashlib.sha256(f"{row} {run.seed}".encode()).hexdigest()
             path.with_suffix(".sha256").write_text(digest)
             flips.setdefault(run.seed, []).append(table)
-    effects_of = {f.text: f.effect for f in find_all(found, request.setting)}
+    effects_of = {f.text: f.effect for f in find_all(found)}
     means, bests = [], []
     for tables in flips.values():
         by_image = [dict(zip(t.image_ids, t.scores, strict=True)) for t in tables]
@@ -271,13 +271,13 @@ def test_the_mean_of_models_is_compared_with_their_mean_and_their_best(tmp_path)
     for text, expected in (("helps", means), ("beats the best of them", bests)):
         found_effect = effects_of[f"Averaging models {text} (CBIS-DDSM)"]
         assert found_effect.value == pytest.approx(np.mean(expected))
-    table = result_tables.ensemble_table(request.rows, found, request.setting)
+    table = result_tables.ensemble_table(request.rows, found)
     assert table[4][0] == "CBIS-DDSM: mean of the 3"
     # A copied model is the same; one that was trained anew since is scored anew.
     run = found[ensemble.rows[0]][0]
     os.utime(run.directory / "metrics.json", (2e9, 2e9))
-    assert rescoring.FLIPS.is_done(run, request.setting)
+    assert rescoring.FLIPS.is_done(run)
     (run.directory / "model.safetensors").write_text("trained anew")
     os.utime(run.directory / "model.safetensors", (0, 0))
     os.utime(run.directory / "metrics.json", (0, 0))
-    assert not rescoring.FLIPS.is_done(run, request.setting)
+    assert not rescoring.FLIPS.is_done(run)

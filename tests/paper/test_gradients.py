@@ -12,11 +12,11 @@ from mammo_jax.common.run_directory import write_json
 from mammo_jax.datasets.pipeline import open_dataset
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.models.network_input import network_input
-from paper import gradients, scales
+from paper import claims, gradients
 from paper.claims import verdicts
 from paper.gradients import make_jacobian_norms
 from paper.rows import by_name, load_rows
-from paper.runs import PlannedRun, Setting
+from paper.runs import PlannedRun
 
 KNOWN = by_name(load_rows(Path(__file__).parents[2] / "configs" / "paper_rows.py"))
 
@@ -109,12 +109,13 @@ def test_the_claim_compares_rows_on_the_log_scale(tmp_path):
             write_json(directory / gradients.JACOBIAN_FILE, values)
             run = PlannedRun(KNOWN[row], seed, directory, ConfigDict())
             found[row].append(run)
-    setting = Setting("phantom", tmp_path, scale=scales.PHANTOM)
-    findings = gradients.find(found, setting)
+    written = [claim for claim in claims.CLAIMS if "softmax" in claim.text]
+    findings = [claims.find(claim, found, 4) for claim in written]
     assert len(findings) == 4
     for finding in findings:
         assert finding.effect.value == pytest.approx(-2)
         assert finding.effect.replicates == 8
     assert {said for *_, said in verdicts(findings)} == {"for"}
     del found[gradients.ROWS[0]]
-    assert gradients.find(found, setting)[0].missing == "not run"
+    missing = claims.find(written[0], found, 4).missing
+    assert missing == f"not run: {gradients.ROWS[0]}"

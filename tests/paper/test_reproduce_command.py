@@ -113,7 +113,7 @@ def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path, monkeypatch):
     assert "VGG16 (s10), heatmap 1x1" in text
     assert all(planned.finished for planned in request.plan)
     found = runs.finished_runs(request.plan)
-    rescoring.UNTRANSFERRED.score_all(found, request.setting)
+    rescoring.UNTRANSFERRED.score_all(found)
     row = "inbreast_vgg16_s10_vgg_512x1_20patients"
     scored = rescoring.scores(f"before: {row}", found, request.setting)
     ((before,),) = scored.values()
