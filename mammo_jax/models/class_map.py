@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Array, Float, UInt16
 
 from mammo_jax.datasets.labels import PATCH_CLASSES
@@ -110,7 +111,7 @@ def strength(
     are malignant.
     """
     if config.top.kind in PATCH_KINDS:
-        return np.asarray(1 / (1 + np.exp(-maps)))
+        return np.asarray(scipy.special.expit(maps))
     return np.asarray(np.clip(maps / _CERTAIN, -1, 1))
 
 

@@ -126,6 +126,9 @@ def test_strength_of_odds_and_of_probabilities():
     np.testing.assert_allclose(
         class_map.strength(np.log([0.25, 1, 9]), _config("patch")), [0.2, 0.5, 0.9]
     )
+    with np.errstate(over="raise"):
+        sure = class_map.strength(np.float32([-200, 200]), _config("patch"))
+    assert sure.tolist() == [0, 1]
 
 
 GRID = (512, 384)
