@@ -21,6 +21,7 @@ from typing import NoReturn
 EXIT_ERROR = 1
 _SECONDS_TO_CLEAN_UP = 10.0
 _AGAIN = "give the same command again"
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class UserError(Exception):
@@ -99,7 +100,8 @@ def _in_one_line(text: str) -> str:
 def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
     """Runs `command` and exits: one clear line for a `UserError`, no traceback.
 
-    What it has half written is removed after SIGTERM as well.
+    What it has half written is removed after SIGTERM as well, and when the terminal is
+    closed (SIGHUP), unless `nohup` has the command go on.
 
     Args:
       command: does the work; returns an exit code, None meaning 0.
@@ -108,10 +110,12 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     # Names of files may hold bytes that are no UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    before = {n: signal.getsignal(n) or signal.SIG_DFL for n in _ENDS}
     arrived: list[float] = []
     try:
         signal.signal(signal.SIGTERM, functools.partial(_stop, arrived))
+        if before[signal.SIGHUP] != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         code = command() or 0
     except Exception as error:
         if arrived:  # A library in another language told it as an error of its own.
@@ -131,7 +135,8 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
         print("stopped: interrupted from the keyboard", file=sys.stderr)
         code = 128 + signal.SIGINT
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     sys.exit(code)
 
 

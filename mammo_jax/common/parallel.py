@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 
 # Tasks handed out ahead of the one awaited, for each worker.
 _TASKS_AHEAD = 4
+_OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
 
 class Limits(NamedTuple):
@@ -146,13 +147,14 @@ def _start_fork_server(function: Callable[..., object]) -> BaseContext:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C in the processes that are started inside.
+    """Blocks Ctrl-C, and a terminal's end, in the processes that are started inside.
 
-    It goes to all of a terminal's processes; this one ends the others.
+    They go to all of a terminal's processes; this one ends the others.
     """
-    resource_tracker.ensure_running()  # It would let Ctrl-C through again.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
     try:
+        resource_tracker.ensure_running()  # Python's own; it lets Ctrl-C through again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -189,7 +191,8 @@ def _module_of(function: Callable[..., object]) -> str:
 
 def begin_worker() -> None:
     """Prepares a worker process: Ctrl-C is its parent's, with which it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _OF_A_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
     keep_freed_blocks()

@@ -47,6 +47,21 @@ def test_sigterm_ends_a_command_and_leaves_nothing(tmp_path, capsys, inside):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_ends_a_command_unless_it_is_to_go_on(capsys, ignored):
+    # `nohup` ignores it before the command begins.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: signal.raise_signal(signal.SIGHUP))
+        expected = signal.SIG_IGN if ignored else signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == expected
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.value.code == (0 if ignored else 128 + signal.SIGTERM)
+    assert ("stopped: " in capsys.readouterr().err) != ignored
+
+
 @pytest.mark.parametrize(
     ("error", "failed"),
     [

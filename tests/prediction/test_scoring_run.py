@@ -275,7 +275,8 @@ def test_scores_of_other_flips_are_not_replaced(calibrated, folder, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
 )
 def test_a_stopped_prediction_keeps_its_scores(
     model, tmp_path, capsys, monkeypatch, number, code
