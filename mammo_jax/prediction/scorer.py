@@ -1,6 +1,6 @@
 """Scoring of images by several models: the mean of their scores and class maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -80,18 +80,30 @@ class Scorer:
         return lowered.compile()
 
     def score(self, images: Sequence[Input]) -> list[Result]:
-        """Scores at most a batch of images, filled up with copies of the last."""
+        """Scores at most a batch of images."""
+        return self.begin(images)()
+
+    def begin(self, images: Sequence[Input]) -> Callable[[], list[Result]]:
+        """Begins to score at most a batch of images, filled up with copies of the last.
+
+        Returns:
+          A function that waits for the results.
+        """
         padded = [*images, *[images[-1]] * (self.batch_size - len(images))]
         results = []
         for model, step in zip(self._models, self._steps, strict=True):
             grid = model.description.grid
             batch = np.stack([image.grids[grid] for image in padded])
             results.append(step.result()(model.params, {}, batch))
-        found = jax.tree.map(np.asarray, results)
-        return [
-            self._sum_up(jax.tree.map(lambda x, at=at: x[:, at], found), image)
-            for at, image in enumerate(images)
-        ]
+
+        def finish() -> list[Result]:
+            found = jax.tree.map(np.asarray, results)
+            return [
+                self._sum_up(jax.tree.map(lambda x, at=at: x[:, at], found), image)
+                for at, image in enumerate(images)
+            ]
+
+        return finish
 
     def _sum_up(self, found: Sequence[class_map.ClassMaps], image: Input) -> Result:
         """Averages over the models, each with an axis of flips."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from mammo_jax.common.ahead import one_behind
 from mammo_jax.common.errors import RunStoppedError, UserError
 from mammo_jax.common.files import remove_leftovers, replace_file
 from mammo_jax.common.progress import progress
@@ -208,6 +209,7 @@ def predict(
             _score(scorer, inputs, run, stop)
         except (Exception, RunStoppedError) as error:  # the scores are kept
             ended = error
+        said = f"{len(run.rows)} of {files} files were scored"
         if isinstance(ended, OSError):
             run.make_room()
         try:
@@ -216,7 +218,7 @@ def predict(
             if isinstance(ended, OSError):
                 why = str(ended.strerror)
             elif isinstance(ended, RunStoppedError):
-                why = str(ended)
+                why = said
             run.finish(f"Incomplete: {why}." if ended else "")
         except OSError as error:
             ended = ended or error
@@ -227,7 +229,7 @@ def predict(
             " give the same command again"
         ) from ended
     if isinstance(ended, RunStoppedError):
-        where = f"{ended}; their scores are in {options.out}"
+        where = f"{said}; their scores are in {options.out}"
         raise RunStoppedError(stop.signal_number or 0, where)
     if ended is not None:
         raise ended
@@ -244,9 +246,11 @@ def _score(
 ) -> None:
     with progress(None, "scoring", total=run.files, unit="image") as bar:
         images = _only_images(inputs, run, bar, stop)
-        while batch := list(itertools.islice(images, scorer.batch_size)):
-            found = scorer.score(batch)
-            for image, scored in zip(batch, found, strict=True):
+        batches = iter(lambda: list(itertools.islice(images, scorer.batch_size)), [])
+        # The rows and overlays of a batch are written while the next one is scored.
+        begun = ((batch, scorer.begin(batch)) for batch in batches)
+        for batch, results in one_behind(begun):
+            for image, scored in zip(batch, results(), strict=True):
                 run.add(image, scored)
                 bar.update()
 
@@ -378,7 +382,7 @@ def _only_images(
     found: Iterable[Input | Problem], run: _Run, bar: tqdm.tqdm, stop: StopRequest
 ) -> Iterator[Input]:
     for one in found:
-        stop.raise_if_set(f"{len(run.rows)} of {run.files} files were scored")
+        stop.raise_if_set("")  # More may be scored until the end.
         one = run.check(one) if isinstance(one, Input) else one
         if isinstance(one, Input):
             yield one

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from mammo_jax.common.ahead import one_behind
 from mammo_jax.common.devices import gather_rows, is_main_process
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.progress import progress
@@ -105,24 +106,14 @@ def collect(
       fetch: gets the rows of a result, for which it waits.
     """
     parts: list[Columns] = []
-    pending: tuple[Batch, Mapping[str, Any]] | None = None
-
-    def finish(batch: Batch, found: Mapping[str, Any]) -> None:
-        true = batch["weight"] > 0
-        columns = {k: x for k, x in batch.items() if k not in ("image", "weight")}
-        columns |= {key: fetch(x) for key, x in found.items()}
-        parts.append({key: np.asarray(x)[true] for key, x in columns.items()})
-        bar.update(int(true.sum()))
-        after_batch()
-
     with progress(None, description, total=total, unit="image") as bar:
-        for batch in batches:
-            # A batch is finished only when the next is begun: the device has work.
-            pending, begun = (batch, results(batch)), pending
-            if begun:
-                finish(*begun)
-        if pending:
-            finish(*pending)
+        for batch, found in one_behind((batch, results(batch)) for batch in batches):
+            true = batch["weight"] > 0
+            columns = {k: x for k, x in batch.items() if k not in ("image", "weight")}
+            columns |= {key: fetch(x) for key, x in found.items()}
+            parts.append({key: np.asarray(x)[true] for key, x in columns.items()})
+            bar.update(int(true.sum()))
+            after_batch()
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

@@ -221,15 +221,15 @@ def test_a_full_disk_takes_the_overlay_of_the_row_that_is_missing(
 def _disturb_the_second_of_three_batches(folder, monkeypatch, disturb):
     for seed in range(5):  # Batches of two.
         cv2.imwrite(str(folder / f"{seed}.png"), make_breast(seed))
-    score, batches = Scorer.score, []
+    begin, batches = Scorer.begin, []
 
     def disturbed(self, images):
         batches.append(images)
         if len(batches) == 2:
             disturb(images)
-        return score(self, images)
+        return begin(self, images)
 
-    monkeypatch.setattr(Scorer, "score", disturbed)
+    monkeypatch.setattr(Scorer, "begin", disturbed)
 
 
 def test_a_scoring_that_fails_keeps_its_scores(model, tmp_path, capsys, monkeypatch):
