@@ -60,12 +60,6 @@ class Claim:
     holds: Ends = _POSITIVE
     metric: str = "AUC"
 
-    @property
-    def measured(self) -> str:
-        """What is measured, in words."""
-        first, second = (", ".join(rows) for rows in (self.first, self.second))
-        return f"mean {self.metric} of {first} less that of {second}"
-
 
 def _ensemble_claims(ensemble: Ensemble) -> tuple[Claim, ...]:
     title = ensemble.title
@@ -204,7 +198,6 @@ class Finding:
     """The runs' answer to a claim: its effect, or None and what is `missing`."""
 
     text: str
-    measured: str
     holds: Ends
     effect: Effect | None
     missing: str = ""
@@ -260,7 +253,7 @@ def find(claim: Claim, found: Found, fewest_seeds: int) -> Finding:
             effect = effects.effect_of(
                 [float(np.mean(a) - np.mean(b)) for a, b in pairs]
             )
-    return Finding(claim.text, claim.measured, claim.holds, effect, why)
+    return Finding(claim.text, claim.holds, effect, why)
 
 
 def missing_scores(by_name: Mapping[str, Mapping[int, Any]], fewest_seeds: int) -> str:

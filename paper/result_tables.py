@@ -29,9 +29,11 @@ NOT_RUN, NOTHING = "not run", "-"
 _HOW = (
     "An interval is of 95 %, over seeds and patients together; of accuracies and "
     "gradients over seeds alone. On phantoms each seed has a pretrained trunk of its "
-    "own. A claim's p-value is corrected for the number of claims in its table (Holm); "
-    "one that lacks rows or seeds is not judged. The validation images of a transfer "
-    "also choose its epoch, as in the paper."
+    "own. An effect is the mean figure of some rows less that of others, of gradients "
+    "the mean log10 of the Jacobian's size; `paper/claims.py` names the rows. The "
+    "p-value of a claim is corrected for the number of claims in its table (Holm); one "
+    "that lacks rows or seeds is not judged. The validation images of a transfer also "
+    "choose its epoch, as in the paper."
 )
 Cells = Sequence[Sequence[str]]
 
@@ -136,13 +138,13 @@ def ensemble_table(rows: Mapping[str, Row], found: Found) -> Cells:
 
 def claim_table(findings: Sequence[claims.Finding]) -> Cells:
     """Returns the cells of a table of claims, judged together."""
-    header = ("claim", "measured", "effect", "95 %", "seeds", "p", "verdict")
+    header = ("claim", "effect", "95 %", "seeds", "p", "verdict")
     cells: list[Sequence[str]] = [header]
     for finding, p_value, verdict in claims.verdicts(findings):
         shown: Sequence[str] = [NOTHING] * 4
         if finding.effect is not None:
             shown = (*_effect_cells(finding.effect, "+.3f"), f"{p_value:.3f}")
-        cells.append((finding.text, finding.measured, *shown, verdict))
+        cells.append((finding.text, *shown, verdict))
     return cells
 
 

@@ -113,13 +113,13 @@ def test_holms_correction_is_the_step_down():
     ],
 )
 def test_a_verdict_needs_a_refuted_opposite(value, holds, expected):
-    found = Finding("it", "", holds, Effect(value, 0.01, 7.0, 8))
+    found = Finding("it", holds, Effect(value, 0.01, 7.0, 8))
     assert verdicts([found])[0][2] == expected
 
 
 def test_more_claims_need_more():
-    clear = Finding("it", "", POSITIVE, Effect(0.03, 0.01, 100.0, 8))
-    other = Finding("other", "", POSITIVE, None, "not run: x")
+    clear = Finding("it", POSITIVE, Effect(0.03, 0.01, 100.0, 8))
+    other = Finding("other", POSITIVE, None, "not run: x")
     assert verdicts([clear])[0][2] == "for"
     # Claims that were written down count although their rows are missing.
     judged = verdicts([clear, *[other] * 20])
@@ -128,11 +128,9 @@ def test_more_claims_need_more():
 
 def test_few_patients_suffice_only_where_the_transfer_helps():
     close = Effect(0.0, 0.001, 9.0, 8)
-    few = Finding(claims._FEW_SUFFICE, "", (-math.inf, 0.05), close)
+    few = Finding(claims._FEW_SUFFICE, (-math.inf, 0.05), close)
     for gain, expected in ((0.2, "for"), (0.0, "undecided")):
-        helps = Finding(
-            claims._TRANSFER_HELPS, "", POSITIVE, Effect(gain, 0.01, 9.0, 8)
-        )
+        helps = Finding(claims._TRANSFER_HELPS, POSITIVE, Effect(gain, 0.01, 9.0, 8))
         assert verdicts([few, helps])[0][2] == expected
 
 
