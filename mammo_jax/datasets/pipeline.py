@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import grain
@@ -41,6 +41,10 @@ cv2.setNumThreads(1)
 # Workers send batches through pipes: containers have little shared memory, and what a
 # killed run leaves in it stays there.
 _BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
+
+# Each of n processes reads every n-th example of a batch, so that the number of a batch
+# names the same ones whatever n is.
+_ALL = grain.sharding.NoSharding()
 
 # Grain's name for a worker.
 _WORKER_NAME = "grain-process-prefetch"
@@ -143,19 +147,6 @@ def build_command(name: str, data_dir: str) -> str:
     return f"mammo-jax build-dataset {name} --manual_dir=RAW --data_dir={data_dir}"
 
 
-class Share(NamedTuple):
-    """Which examples this process reads: every `processes`-th from `process` on.
-
-    A batch number then names the same examples whatever the number of processes.
-    """
-
-    process: int
-    processes: int
-
-
-ALL = Share(0, 1)
-
-
 def training_batches(
     source: Any,
     batch_size: int,
@@ -165,7 +156,7 @@ def training_batches(
     start: int,
     threads: int,
     workers: int = 0,
-    share: Share = ALL,
+    share: grain.sharding.ShardOptions = _ALL,
 ) -> Iterator[Batch]:
     """Endless shuffled, augmented batches, from batch number `start` on.
 
@@ -182,9 +173,9 @@ def training_batches(
         .shuffle()
         .repeat()
         .random_map(functools.partial(_augmented, ranges))[
-            share.process :: share.processes
+            share.shard_index :: share.shard_count
         ]
-        .batch(batch_size // share.processes, drop_remainder=True)
+        .batch(batch_size // share.shard_count, drop_remainder=True)
     )
     batches = endless[start:].to_iter_dataset(_read_options(threads))
     if workers and not flags.FLAGS.is_parsed():
@@ -232,7 +223,11 @@ def _augmented(
 
 
 def evaluation_batches(
-    source: Any, batch_size: int, *, threads: int, share: Share = ALL
+    source: Any,
+    batch_size: int,
+    *,
+    threads: int,
+    share: grain.sharding.ShardOptions = _ALL,
 ) -> Iterator[Batch]:
     """Every example once, in order, not augmented.
 
@@ -240,11 +235,11 @@ def evaluation_batches(
     the end is filled up with copies. `weight` (batch,) float32 is 1 for true
     examples and 0 for copies.
     """
-    size = batch_size // share.processes
+    size = batch_size // share.shard_count
     examples = grain.MapDataset.source(source)
     # A process without any example of its own copies the first.
-    mine = examples[share.process :: share.processes] or examples[:1]
-    true = len(mine) if share.process < len(examples) else 0
+    mine = examples[share.shard_index :: share.shard_count] or examples[:1]
+    true = len(mine) if share.shard_index < len(examples) else 0
     batches = iter(mine.batch(size).to_iter_dataset(_read_options(threads)))
     batch: Batch = {}
     for number in range(number_of_batches(source, batch_size)):

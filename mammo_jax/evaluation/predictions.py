@@ -1,7 +1,7 @@
 """The one prediction table: a row for every image."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ COLUMNS = (
 )
 # Whole images have these besides, for sub-groups; a cell is empty where the data set
 # does not say, or the image has no lesion:
-#   breast_density: BI-RADS density, 1 to 4;
+#   breast_density: BI-RADS density, 1 to 4; 0 where unknown;
 #   abnormality_types: calc, mass or calc;mass, over all lesions of the image;
 #   lesion_size: the square root of the largest lesion's share of the image (0..1), by
 #     its bounding box, whatever the grid that the image was squeezed to.
@@ -28,26 +28,11 @@ DETAIL_COLUMNS = ("breast_density", "abnormality_types", "lesion_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class Details:
-    """The attributes of whole images for sub-groups; see `DETAIL_COLUMNS`.
-
-    Attributes:
-      breast_densities: 1..4, 0 where unknown.
-      abnormality_types: calc, mass, calc;mass or empty.
-      lesion_sizes: 0 where there is none.
-    """
-
-    breast_densities: Int[np.ndarray, " images"]
-    abnormality_types: tuple[str, ...]
-    lesion_sizes: Float[np.ndarray, " images"]
-
-
-@dataclasses.dataclass(frozen=True)
 class Predictions:
     """A model's answers to every image of a split.
 
     `labels` are the true classes, `losses` cross-entropies in nats; `malignant_classes`
-    mean malignancy. Patches have no `details`.
+    mean malignancy. `details` are the columns `DETAIL_COLUMNS`; patches have none.
     """
 
     image_ids: tuple[str, ...]
@@ -58,7 +43,7 @@ class Predictions:
     labels: Int[np.ndarray, " images"]
     losses: Float[np.ndarray, " images"]
     malignant_classes: tuple[int, ...]
-    details: Details | None = None
+    details: Mapping[str, np.ndarray] | None = None
 
     @property
     def malignant_score(self) -> Float[np.ndarray, " images"]:
@@ -89,9 +74,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     details = predictions.details
     if details is not None:
         columns += [
-            [density or "" for density in details.breast_densities],
-            details.abnormality_types,
-            [f"{size:.4g}" if size else "" for size in details.lesion_sizes],
+            [density or "" for density in details["breast_density"]],
+            details["abnormality_types"].tolist(),
+            [f"{size:.4g}" if size else "" for size in details["lesion_size"]],
         ]
     header = (*COLUMNS, *DETAIL_COLUMNS)[: len(columns)]
     write_table(path, header, zip(*columns, strict=True))

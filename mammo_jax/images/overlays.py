@@ -12,15 +12,18 @@ _OPACITY = 0.5
 
 def draw_overlay(
     picture: UInt8[np.ndarray, "height width"],
-    class_map: Float[np.ndarray, "height width"],
+    class_map: Float[np.ndarray, "rows columns"],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draws a class map over the picture in colour (RGB).
 
     Args:
       picture: the mammogram.
-      class_map: from -1 (against malignancy), blue, over 0, no colour, to 1, red; see
+      class_map: over the whole picture, whatever its size; from -1 (against
+        malignancy), blue, over 0, no colour, to 1, red; see
         `mammo_jax.models.class_map.strength`.
     """
+    if class_map.shape != picture.shape:
+        class_map = cv2.resize(class_map.astype(np.float32), picture.shape[::-1])
     drawn = np.empty((*picture.shape, 3), np.uint8)
     for start in range(0, len(picture), _BAND):
         rows = slice(start, start + _BAND)
@@ -29,23 +32,6 @@ def draw_overlay(
         grey = picture[rows, :, None].astype(np.float32)
         drawn[rows] = np.rint(grey * (1 - opacity) + _COLOURS[levels] * opacity)
     return drawn
-
-
-def enlarge(
-    class_map: Float[np.ndarray, "height width"], size: tuple[int, int]
-) -> Float[np.ndarray, "height2 width2"]:
-    """Resizes the class map over a picture to the picture in another size.
-
-    Args:
-      class_map: see `draw_overlay`.
-      size: height and width.
-    """
-    if class_map.shape == size:
-        return class_map
-    enlarged: np.ndarray = cv2.resize(
-        class_map.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR
-    )
-    return enlarged
 
 
 def _colour_table() -> UInt8[np.ndarray, "256 3"]:

@@ -337,8 +337,7 @@ class _Run:
         small = overlay = result.overlay()
         if self._options.full_size or (self._options.dicom and image.is_dicom):
             assert image.original is not None
-            class_map = overlays.enlarge(result.map, image.size)
-            overlay = overlays.draw_overlay(image.original, class_map)
+            overlay = overlays.draw_overlay(image.original, result.map)
         path = self._options.out / OVERLAYS_DIR / f"{identity.image_id}.png"
         with replace_file(path) as partial:
             shown = overlay if self._options.full_size else small

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,7 @@ class Experiment:
             start=start,
             threads=-(-threads // (data.workers or 1)),
             workers=data.workers,
-            share=_share(),
+            share=grain.sharding.ShardByJaxProcess(),
         )
 
     def evaluation_batches(self, role: str) -> Any:
@@ -68,7 +69,7 @@ class Experiment:
             self.source(role),
             self.config.eval_batch_size,
             threads=self.config.data.threads or available_cores(),
-            share=_share(),
+            share=grain.sharding.ShardByJaxProcess(),
         )
 
     def training_arrays(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -159,11 +160,6 @@ class Experiment:
             devices.abstract_batch(self.mesh, batch, leading=1),
         ).compile
         return compiler
-
-
-def _share() -> pipeline.Share:
-    """Returns the part of the examples that this process reads."""
-    return pipeline.Share(jax.process_index(), jax.process_count())
 
 
 def make_experiment(settings: Settings, dataset: pipeline.Dataset) -> Experiment:

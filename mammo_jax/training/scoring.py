@@ -16,7 +16,11 @@ from mammo_jax.common.progress import progress
 from mammo_jax.common.signals import StopRequest
 from mammo_jax.datasets.pipeline import Batch
 from mammo_jax.evaluation import metrics
-from mammo_jax.evaluation.predictions import Details, Predictions, write_predictions
+from mammo_jax.evaluation.predictions import (
+    DETAIL_COLUMNS,
+    Predictions,
+    write_predictions,
+)
 from mammo_jax.training.checkpoint import Position
 from mammo_jax.training.experiment import Experiment
 from mammo_jax.training.state import Arrays
@@ -119,13 +123,7 @@ def collect(
 
 def as_predictions(table: Columns, malignant_classes: tuple[int, ...]) -> Predictions:
     """Returns the predictions in a table of `collect` with the two results."""
-    details = None
-    if "breast_density" in table:  # Patches have no details.
-        details = Details(
-            breast_densities=table["breast_density"],
-            abnormality_types=tuple(table["abnormality_types"].tolist()),
-            lesion_sizes=table["lesion_size"],
-        )
+    details = {name: table[name] for name in DETAIL_COLUMNS if name in table}
     return Predictions(
         image_ids=told_apart(table["image_id"].tolist()),
         patient_ids=tuple(table["patient_id"].tolist()),
@@ -135,7 +133,7 @@ def as_predictions(table: Columns, malignant_classes: tuple[int, ...]) -> Predic
         labels=table["label"],
         losses=table["losses"],
         malignant_classes=malignant_classes,
-        details=details,
+        details=details or None,
     )
 
 

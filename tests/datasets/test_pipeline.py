@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -236,7 +237,7 @@ def test_whole_images_say_what_sub_groups_are_made_by(dataset, phantom_data):
 def test_processes_share_the_images_of_every_batch(dataset, processes):
     alone = _take(dataset, 6)
     shares = [
-        _take(dataset, 6, share=pipeline.Share(number, processes))
+        _take(dataset, 6, share=grain.sharding.ShardOptions(number, processes))
         for number in range(processes)
     ]
     for number, batch in enumerate(alone):
@@ -260,7 +261,7 @@ def test_processes_evaluate_every_image_once_in_as_many_batches(dataset, process
                 source,
                 2 * processes,
                 threads=1,
-                share=pipeline.Share(number, processes),
+                share=grain.sharding.ShardOptions(number, processes),
             )
         )
         for number in range(processes)

@@ -17,7 +17,6 @@ from mammo_jax.evaluation.prediction_table import align, mean_table, read_table
 from mammo_jax.evaluation.predictions import (
     COLUMNS,
     DETAIL_COLUMNS,
-    Details,
     Predictions,
     write_predictions,
 )
@@ -35,7 +34,7 @@ def _mean(paths: list[Path]) -> prediction_table.PredictionTable:
     return mean_table([read_table(path) for path in paths])
 
 
-def _predictions(details: Details | None) -> Predictions:
+def _predictions(details: dict[str, np.ndarray] | None) -> Predictions:
     malignant = np.array([0.123456789, 1.0, 0.0], np.float32)
     return Predictions(
         image_ids=("P_1_LEFT_CC", "P_1_LEFT_MLO", "P_2_RIGHT_CC"),
@@ -50,7 +49,11 @@ def _predictions(details: Details | None) -> Predictions:
     )
 
 
-DETAILS = Details(np.array([3, 0, 1]), ("calc;mass", "", "mass"), np.array([0.5, 0, 1]))
+DETAILS = {
+    "breast_density": np.array([3, 0, 1]),
+    "abnormality_types": np.array(["calc;mass", "", "mass"]),
+    "lesion_size": np.array([0.5, 0, 1]),
+}
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -64,7 +67,7 @@ def test_what_is_written_is_read_back(tmp_path):
     )
     assert table.labels.tolist() == [0, 1, 0]
     assert table.breast_densities.tolist() == [3, 0, 1]
-    assert table.abnormality_types == DETAILS.abnormality_types
+    assert table.abnormality_types == ("calc;mass", "", "mass")
     np.testing.assert_array_equal(table.lesion_sizes, [0.5, math.nan, 1])
 
 
