@@ -76,16 +76,15 @@ def check_request(
       UserError: an unknown table, figure, row or preset, or no seed; on phantoms also
         a row at the original resolution, which they do not have.
     """
-    rows = by_name(all_rows)
-    scale = scales.SCALES.get(preset)
-    if scale is not None:
+    rows, setting = by_name(all_rows), Setting(preset, out, data_dir)
+    if setting.is_small:
         rows = {name: row for name, row in rows.items() if not row.original}
     known_tables = (*TABLES, ENSEMBLE)
     for flag, given, allowed in (
         ("table", tables, known_tables),
         ("figure", figures, tuple(FIGURES)),
         ("rows", names, tuple(rows)),
-        ("preset", (preset,), tuple(scales.SCALES)),
+        ("preset", (preset,), tuple(scales.SEEDS)),
     ):
         wrong = [name for name in given if name not in allowed]
         if wrong:
@@ -107,7 +106,7 @@ def check_request(
         figures=tuple(figures),
         chosen=tuple(name for name in rows if name in chosen),
         seeds=seeds,
-        setting=Setting(preset, out, data_dir, scale),
+        setting=setting,
     )
 
 
@@ -120,7 +119,7 @@ def describe(request: Request) -> str:
     plan = request.plan
     runs.check_finished(plan)
     text = runs.describe_plan(plan)
-    if request.setting.scale is None:
+    if not request.setting.is_small:
         try:
             runs.check_inputs(plan)
         except UserError as error:
@@ -153,9 +152,9 @@ def reproduce(
     failures = runs.run_all(plan, train, lambda start: gate.check_gate(start, plan))
     found = runs.finished_runs(plan)
     if ENSEMBLE in request.tables:
-        rescoring.FLIPS.score_all(found)
+        rescoring.score_again(rescoring.FLIPS, found)
     if "4" in request.tables:
-        rescoring.UNTRANSFERRED.score_all(found)
+        rescoring.score_again(rescoring.BEFORE, found)
     if "appendix" in request.figures:
         gradients.measure_all(found)
     parts = []
@@ -170,12 +169,12 @@ def reproduce(
 
 def _prepare(request: Request, plan: Sequence[PlannedRun], train: Train) -> None:
     setting = request.setting
-    if setting.scale is not None:
+    if setting.is_small:
         if all(run.finished for run in plan):
             return  # No training is left, so that its data need not be there.
         names = {run.config.data.dataset for run in plan}
         trunks = {(run.row.trunk, run.seed) for run in plan if run.row.pretrained}
-        phantoms.prepare(setting.folder, setting.scale, names, trunks, train)
+        phantoms.prepare(setting.folder, names, trunks, train)
     runs.check_inputs(plan)
 
 

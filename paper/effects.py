@@ -106,22 +106,14 @@ def auc_effect(
     weights = np.zeros((len(first), len(scores)))
     for model, (replicate, share) in enumerate(contrasts):
         weights[replicate, model] = share
-    areas = np.array([_defined(roc_auc(each, like.labels)) for each in scores])
+    # Of one class alone it is None, which becomes NaN.
+    areas = np.array([roc_auc(each, like.labels) for each in scores], float)
     covariance = None
     if np.isfinite(areas).all():
         covariance = auc_covariance(scores, like.labels, like.patient_ids)
     if covariance is not None:
         covariance = weights @ covariance @ weights.T
     return effect_of((weights @ areas).tolist(), covariance)
-
-
-def auc(table: PredictionTable) -> float:
-    """Returns the AUC of a table; NaN where the images are all of one class."""
-    return _defined(roc_auc(table.scores, table.labels))
-
-
-def _defined(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def test_table(run: PlannedRun) -> PredictionTable:

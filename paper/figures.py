@@ -12,13 +12,8 @@ from paper.runs import Found
 
 # Two VGG tops: with repetitions and without (section 2.3).
 FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}
-# Curves by their names in TensorBoard; those in front are of an earlier version.
-_LOSSES = {
-    "train/loss": "train",
-    "validation/loss": "validation",
-    "loss/train": "train",
-    "loss/validation": "validation",
-}
+# Curves in TensorBoard.
+_LOSSES = {"loss/train": "train", "loss/validation": "validation"}
 _DPI = 150
 
 
@@ -26,8 +21,9 @@ def loss_curves(directory: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Reads the steps and losses that a run wrote for TensorBoard, by the curve."""
     from tensorboard.backend.event_processing import event_accumulator
 
-    own = directory / "whole"  # An earlier version wrote into the run's directory.
-    folder = own if own.is_dir() else directory
+    folder = directory / "whole"
+    if not folder.is_dir():  # Somebody made room.
+        return {}
     events = event_accumulator.EventAccumulator(
         str(folder), size_guidance={event_accumulator.SCALARS: 0}
     )

@@ -22,7 +22,7 @@ from mammo_jax.training.forest import make_heatmap_step
 from mammo_jax.weights.model_directory import LoadedModel, load_model
 from paper.runs import Found, PlannedRun
 
-# In a patch classifier's directory: what `measure_gate` found of it.
+# In a patch classifier's `derived`: what `measure_gate` found of it.
 GATE_FILE = "gate.json"
 # AUCs cut out and slid may differ by so much, on the mean over a row's runs.
 LARGEST_DIFFERENCE = 0.03
@@ -96,10 +96,11 @@ def check_gate(start: str, plan: Sequence[PlannedRun]) -> str:
     measured = []
     for run in plan:
         if run.row.name == start and run.finished:
-            path = run.directory / GATE_FILE
+            path = run.derived / GATE_FILE
             if not path.exists():
                 data = whole.config.data
                 found = measure_gate(run.directory, data.dataset, data.data_dir)
+                path.parent.mkdir(exist_ok=True)
                 run_directory.write_json(path, found)
             measured.append(run_directory.read_json(path))
     return judge_gate(measured)
@@ -126,7 +127,7 @@ def gate_table(found: Found) -> list[Sequence[str]]:
         ("patch classifier", "lesions", "cut out", "slid", "runs", "verdict")
     ]
     for row, finished in found.items():
-        paths = (run.directory / GATE_FILE for run in finished)
+        paths = (run.derived / GATE_FILE for run in finished)
         measured = [run_directory.read_json(path) for path in paths if path.exists()]
         if measured:
             shown = (

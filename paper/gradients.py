@@ -27,7 +27,7 @@ from mammo_jax.weights import conversion
 from mammo_jax.weights.model_directory import load_variables
 from paper.runs import Found, PlannedRun
 
-# In a run's directory: the mean sizes, by `WHEN`.
+# In a run's `derived`: the mean sizes, by `WHEN`.
 JACOBIAN_FILE = "jacobian.json"
 WHEN = ("start", "best epoch")
 JacobianNorms = Callable[[Arrays, Arrays, Array], Float[Array, " batch"]]
@@ -50,16 +50,18 @@ ROWS = tuple(row for rows in DESIGNS.values() for row in rows.values())
 def measure_all(found: Found) -> None:
     """Measures every finished run of a design that is not measured yet."""
     there = (run for row in ROWS for run in found.get(row, ()))
-    left = [run for run in there if not (run.directory / JACOBIAN_FILE).exists()]
+    left = [run for run in there if not (run.derived / JACOBIAN_FILE).exists()]
     for run in progress(left, "Jacobians", unit="run"):
-        run_directory.write_json(run.directory / JACOBIAN_FILE, _measure(run))
+        sizes = _measure(run)
+        run.derived.mkdir(exist_ok=True)
+        run_directory.write_json(run.derived / JACOBIAN_FILE, sizes)
         # Otherwise all designs' compiled steps would stay in memory.
         jax.clear_caches()
 
 
 def read_sizes(row: str, found: Found) -> dict[int, list[float]]:
     """Reads a row's sizes, in the order of `WHEN`, by seed."""
-    paths = {run.seed: run.directory / JACOBIAN_FILE for run in found.get(row, ())}
+    paths = {run.seed: run.derived / JACOBIAN_FILE for run in found.get(row, ())}
     read = {s: run_directory.read_json(p) for s, p in paths.items() if p.exists()}
     return {seed: [sizes[when] for when in WHEN] for seed, sizes in read.items()}
 

@@ -8,7 +8,6 @@ stands in for ImageNet: trunks learn to tell the five patch classes apart on it.
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,17 +19,15 @@ from mammo_jax.weights.model_directory import load_variables
 from mammo_jax.weights.pretrained import save_trunk
 from paper import scales
 from paper.runs import Train, check_same
-from paper.scales import Scale
 
 _log = logging.getLogger(__name__)
 
 _PRETRAINING = "pretraining"
-_PRETRAINING_SET = "cbis_ddsm/paper_s10"
+_DATASET = f"cbis_ddsm/paper_s10_h{scales.HEIGHT}"
 
 
 def prepare(
     folder: Path,
-    scale: Scale,
     datasets: Iterable[str],
     trunks: Iterable[tuple[str, int]],
     train: Train,
@@ -47,38 +44,23 @@ def prepare(
     data = scales.data_dir(folder)
     for name in sorted(datasets):
         layout = name.partition("/")[0]
-        _package(_draw(data / "raw" / layout, layout, scale), data, name)
-    for trunk, seed in missing_trunks(folder, trunks, scale):
-        pretraining = folder / _PRETRAINING
-        raw = _draw(pretraining / "raw", _PRETRAINING, scale)
-        _package(raw, pretraining, _pretraining_set(scale))
-        _pretrain(folder, trunk, seed, scale, train)
+        _package(_draw(data / "raw" / layout, layout), data, name)
+    for trunk, seed in sorted({*trunks}):
+        weights = scales.weights_file(folder, trunk, seed)
+        directory = folder / _PRETRAINING / f"{trunk}_{seed}"
+        config = pretraining_config(folder, trunk, seed)
+        if weights.exists():
+            there = run_directory.read_json(directory / run_directory.CONFIG_FILE)
+            check_same(there, config, directory)
+            continue
+        raw = _draw(folder / _PRETRAINING / "raw", _PRETRAINING)
+        _package(raw, folder / _PRETRAINING, _DATASET)
+        train(config, directory)
+        _save_trunk(directory, config, weights)
 
 
-def _settings(layout: str, scale: Scale) -> dict[str, Any]:
-    drawn = scale.phantoms
-    own: dict[str, dict[str, Any]] = {
-        "cbis_ddsm": {
-            "cases": drawn.cases,
-            "test_share": drawn.test_share,
-            "seed": drawn.seed,
-        },
-        "inbreast": {"cases": drawn.inbreast_cases, "seed": drawn.seed + 1},
-        _PRETRAINING: {
-            "cases": drawn.pretraining_cases,
-            "test_share": 0.0,
-            "seed": drawn.seed + 2,
-        },
-    }
-    return {**own[layout], "height": drawn.height, "contrast": drawn.contrast}
-
-
-def _pretraining_set(scale: Scale) -> str:
-    return f"{_PRETRAINING_SET}_h{scale.phantoms.height}"
-
-
-def _draw(raw: Path, layout: str, scale: Scale) -> Path:
-    settings, record = _settings(layout, scale), raw.with_name(f"{raw.name}.json")
+def _draw(raw: Path, layout: str) -> Path:
+    settings, record = scales.PHANTOMS[layout], raw.with_name(f"{raw.name}.json")
     there = run_directory.read_json(record) if record.exists() else settings
     if there != settings:
         raise UserError(
@@ -102,64 +84,30 @@ def _package(raw: Path, data: Path, name: str) -> None:
     build(name, manual_dir=raw, data_dir=data)
 
 
-def pretraining_config(folder: Path, trunk: str, seed: int, scale: Scale) -> ConfigDict:
+def pretraining_config(folder: Path, trunk: str, seed: int) -> ConfigDict:
     """Returns the configuration of the patch classifier that stands in for ImageNet."""
     config = patch_config()
     config.seed = seed
     config.model.trunk = trunk
-    config.model.width, config.model.stride = scale.width, scale.stride
+    config.model.width, config.model.stride = scales.WIDTH, scales.STRIDE
     config.pretrained = ""
     config.stages = stage_table("patch_random")
     config.data.data_dir = str(folder / _PRETRAINING)
-    config.data.dataset = _pretraining_set(scale)
-    config.update_from_flattened_dict(dict(scale.fields["patch"]))
-    config.update_from_flattened_dict(dict(scale.pretraining))
+    config.data.dataset = _DATASET
+    config.update_from_flattened_dict(scales.FIELDS["patch"])
+    config.update_from_flattened_dict(scales.PRETRAINING)
     for group in config.stages.stage1.rates:
-        config.stages.stage1.rates[group] = scale.pretraining_rates[trunk]
+        config.stages.stage1.rates[group] = scales.PRETRAINING_RATES[trunk]
     return config
 
 
-def missing_trunks(
-    folder: Path, trunks: Iterable[tuple[str, int]], scale: Scale
-) -> list[tuple[str, int]]:
-    """Returns the trunks, with their seeds, that are not pretrained yet.
-
-    Raises:
-      UserError: one was pretrained with another configuration, or none says with which.
-    """
-    missing = []
-    for trunk, seed in sorted({*trunks}):
-        weights = scales.weights_file(folder, trunk, seed)
-        if not weights.exists():
-            missing.append((trunk, seed))
-            continue
-        directory = _pretraining_folder(folder, trunk, seed)
-        record = directory / run_directory.CONFIG_FILE
-        if not record.exists():
-            raise UserError(
-                f"{weights} is there, but not {record}, which says how it was "
-                "pretrained; delete the weights, or use another --out"
-            )
-        wanted = pretraining_config(folder, trunk, seed, scale)
-        check_same(run_directory.read_json(record), wanted, directory)
-    return missing
-
-
-def _pretraining_folder(folder: Path, trunk: str, seed: int) -> Path:
-    return folder / _PRETRAINING / f"{trunk}_{seed}"
-
-
-def _pretrain(folder: Path, trunk: str, seed: int, scale: Scale, train: Train) -> None:
-    config = pretraining_config(folder, trunk, seed, scale)
-    directory = _pretraining_folder(folder, trunk, seed)
-    train(config, directory)
+def _save_trunk(directory: Path, config: ConfigDict, weights: Path) -> None:
     _, params, stats = load_variables(directory)
-    phantoms = _settings(_PRETRAINING, scale)
+    drawn = scales.PHANTOMS[_PRETRAINING]
     save_trunk(
-        trunk,
+        config.model.trunk,
         config.model.wiring,
         params | stats,
-        f"patch classes of phantoms, {phantoms['cases']} patients of seed "
-        f"{phantoms['seed']}",
-        scales.weights_file(folder, trunk, seed),
+        f"patch classes of phantoms, {drawn['cases']} patients of seed {drawn['seed']}",
+        weights,
     )

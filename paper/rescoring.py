@@ -5,8 +5,8 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from mammo_jax.common.files import replace_file
 from mammo_jax.common.signals import StopRequest
+from mammo_jax.evaluation.metrics import roc_auc
 from mammo_jax.evaluation.prediction_table import (
     PredictionTable,
     mean_table,
@@ -15,9 +15,7 @@ from mammo_jax.evaluation.prediction_table import (
 from mammo_jax.evaluation.predictions import write_predictions
 from mammo_jax.training import scoring
 from mammo_jax.training.experiment import open_experiment
-from mammo_jax.weights.model_description import WEIGHTS_FILE
 from mammo_jax.weights.model_directory import load_variables
-from mammo_jax.weights.published import file_digest
 from paper import effects
 from paper.runs import Found, PlannedRun
 
@@ -65,75 +63,44 @@ TRANSFERRED = (
 TRANSFER_ROWS = tuple(f"inbreast_{model}_20patients" for model in TRANSFERRED)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rescoring:
-    """A kind of scoring the test images of rows again, into a folder.
+# Kinds of scoring again, and the rows: the mean of four flips, and the model that a run
+# starts from, whose scores differ from the run's by the training alone.
+FLIPS, BEFORE = "flips", "before"
+_ROWS = {FLIPS: FLIPPED_ROWS, BEFORE: TRANSFER_ROWS}
 
-    With `flips` the scores of four flips are averaged. With `before` the model is the
-    one that a run starts from: scores differ from the run's by the training alone.
+
+def score_again(kind: str, found: Found) -> None:
+    """Scores the test images of the finished runs of a kind's rows, unless it is done.
+
+    Raises:
+      RunStoppedError: a signal arrived; the same command goes on.
     """
-
-    folder: str
-    rows: tuple[str, ...]
-    flips: bool = False
-    before: bool = False
-
-    def weights(self, run: PlannedRun) -> Path:
-        """Returns the file of the weights that score."""
-        model = Path(run.config.init_from) if self.before else run.directory
-        return model / WEIGHTS_FILE
-
-    def file(self, run: PlannedRun) -> Path:
-        """Returns the file of a run's scores."""
-        results = run.directory.parents[1]
-        return results / self.folder / run.row.name / f"seed{run.seed}.csv"
-
-    def is_done(self, run: PlannedRun) -> bool:
-        """Tells whether the scores are there, and of the model as it is now."""
-        table, weights = self.file(run), self.weights(run)
-        noted = _digest_file(table)
-        if not (table.exists() and weights.exists() and noted.exists()):
-            return False
-        return noted.read_text("utf-8") == file_digest(weights, "sha256")
-
-    def score_all(self, found: Found) -> None:
-        """Scores the finished runs of the rows, where that is not done.
-
-        Raises:
-          RunStoppedError: a signal arrived; the same command goes on.
-        """
-        with StopRequest() as stop:
-            for run in (run for row in self.rows for run in found.get(row, ())):
-                if not self.is_done(run):
-                    self._score(run, stop)
-
-    def _score(self, run: PlannedRun, stop: StopRequest) -> None:
-        config = run.config.copy_and_resolve_references()
-        config.tta = self.flips
-        experiment = open_experiment(config)
-        digest = file_digest(self.weights(run), "sha256")
-        _, params, stats = load_variables(self.weights(run).parent)
-        scores = scoring.predict(experiment, params, stats, "test", stop)
-        table = self.file(run)
-        # The digest goes first and comes last: it is never beside another's scores.
-        _digest_file(table).unlink(missing_ok=True)
-        write_predictions(table, scores)
-        with replace_file(_digest_file(table)) as partial:
-            partial.write_text(digest, "utf-8")
+    with StopRequest() as stop:
+        for run in (run for row in _ROWS[kind] for run in found.get(row, ())):
+            if scores_file(kind, run).exists():
+                continue
+            config = run.config.copy_and_resolve_references()
+            config.tta = kind == FLIPS
+            model = Path(config.init_from) if kind == BEFORE else run.directory
+            _, params, stats = load_variables(model)
+            experiment = open_experiment(config)
+            scores = scoring.predict(experiment, params, stats, "test", stop)
+            write_predictions(scores_file(kind, run), scores)
 
 
-def _digest_file(table: Path) -> Path:
-    """Returns the file that says which weights a table's scores are of."""
-    return table.with_suffix(".sha256")
+def scores_file(kind: str, run: PlannedRun) -> Path:
+    """Returns the file of a run's scores of a kind."""
+    return run.derived / f"{kind}.csv"
 
 
-FLIPS = Rescoring("flips", FLIPPED_ROWS, flips=True)
-UNTRANSFERRED = Rescoring("untransferred", TRANSFER_ROWS, before=True)
-_AGAIN = {"flips": FLIPS, "before": UNTRANSFERRED}
+def _auc(table: PredictionTable) -> float:
+    return roc_auc(table.scores, table.labels) or 0.0
+
+
 # Scores of an ensemble: of which scores of its rows they are made, and how.
 _JOINED: dict[str, tuple[str, Callable[[list[PredictionTable]], PredictionTable]]] = {
     "mean": ("flips: ", mean_table),
-    "best": ("flips: ", functools.partial(max, key=effects.auc)),
+    "best": ("flips: ", functools.partial(max, key=_auc)),
     "mean without flips": ("", mean_table),
 }
 
@@ -159,7 +126,5 @@ def scores(name: str, found: Found) -> effects.BySeed:
     runs = found.get(of, ())
     if not kind:
         return {run.seed: [effects.test_table(run)] for run in runs}
-    again = _AGAIN[kind]
-    return {
-        run.seed: [read_table(again.file(run))] for run in runs if again.is_done(run)
-    }
+    files = {run.seed: scores_file(kind, run) for run in runs}
+    return {s: [read_table(file)] for s, file in files.items() if file.exists()}

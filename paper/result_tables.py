@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from paper import claims, effects, rescoring
+from paper import claims, effects, rescoring, scales
 from paper.effects import Effect
 from paper.rescoring import ENSEMBLES
 from paper.rows import Row
@@ -168,11 +168,11 @@ def results_text(
         f"Written by `python scripts/reproduce.py --preset={setting.preset} --out=DIR "
         "--write_results=FILE` from the runs in DIR; no number is typed in.",
     ]
-    if setting.scale is not None:
+    if setting.is_small:
         parts.append(
             "Synthetic mammograms at a reduced scale, see `paper/scales.py`: they say "
             "whether a comparison comes out as in the paper, and nothing about "
-            f"patients. {setting.scale.phantoms}."
+            f"patients. The phantoms are {scales.PHANTOMS}."
         )
     parts.append(_HOW)
     for name, cells in tables.items():

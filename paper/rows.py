@@ -13,7 +13,7 @@ from mammo_jax.config import (
     FOREST,
     PRESETS,
     STAGES,
-    patch_config,
+    apply_preset,
     set_top,
     stage_table,
     whole_config,
@@ -112,17 +112,8 @@ def by_name(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def load_rows(path: Path) -> tuple[Row, ...]:
-    """Reads `ROWS` of a file such as `configs/paper_rows.py`.
-
-    Raises:
-      UserError: there is no such file, or it has no `ROWS`.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; the paper's rows are in configs/")
-    values = runpy.run_path(str(path))
-    if "ROWS" not in values:
-        raise UserError(f"{path}: there is no table ROWS in it")
-    return tuple(values["ROWS"])
+    """Reads `ROWS` of a file such as `configs/paper_rows.py`."""
+    return tuple(runpy.run_path(str(path))["ROWS"])
 
 
 def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
@@ -132,44 +123,17 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
     one that starts from another whole-image row names its usual directory,
     `runs/ROW`, in `init_from`.
     """
-    config = patch_config() if row.kind == "patch" else whole_config()
-    config.model.trunk = row.trunk
-    if row.kind == "patch":
-        _apply_patch(config, row)
+    config = apply_preset(whole_config(), row.preset or "paper")
+    patch = row if row.kind == "patch" else rows[row.start]
+    if patch.kind == "patch":
+        _put(config.patch, patch)
+        file = f"weights/{patch.trunk}.safetensors"
+        config.patch.pretrained = file if patch.pretrained else ""
     else:
-        start = rows[row.start]
-        if start.kind == "patch":
-            _apply_patch(config.patch, start)
-            config.patch.update_from_flattened_dict(dict(start.fields))
-        else:
-            del config["patch"]
-            config.init_from = f"runs/{row.start}"
-        _apply_whole(config, row)
-    config.update_from_flattened_dict(dict(row.fields))
-    return config
-
-
-def _apply_preset(config: ConfigDict, row: Row) -> None:
-    """Puts in the data set, and the fields of a row's preset but for its stages."""
-    fields = PRESETS.get(row.preset, {})
-    own = {name: v for name, v in fields.items() if not name.startswith("patch.")}
-    if row.kind == "patch":  # Its top is its own.
-        own = {name: v for name, v in own.items() if not name.startswith("model.top.")}
-        own |= {name[6:]: v for name, v in fields.items() if name.startswith("patch.")}
-    own.pop("stages", None)
-    config.update_from_flattened_dict(own)
-    height = _ORIGINAL_HEIGHT if row.original else PAPER_HEIGHT
-    config.data.dataset = dataset_at(row.dataset, height)
-
-
-def _apply_patch(config: ConfigDict, row: Row) -> None:
-    _apply_preset(config, row)
-    config.pretrained = f"weights/{row.trunk}.safetensors" if row.pretrained else ""
-    config.stages = stage_table(row.stages)
-
-
-def _apply_whole(config: ConfigDict, row: Row) -> None:
-    _apply_preset(config, row)
+        del config["patch"]
+        config.init_from = f"runs/{row.start}"
+    if row is patch:
+        return config.patch
     if row.kind == "forest":
         config.model.top.kind = "forest"
         config.forest = ConfigDict(FOREST)
@@ -178,8 +142,18 @@ def _apply_whole(config: ConfigDict, row: Row) -> None:
     if row.kind == "transfer":
         # The paper's figures are of the validation images.
         config.data.test_split = "validation"
+    _put(config, row)
+    return config
+
+
+def _put(config: ConfigDict, row: Row) -> None:
+    """Puts in a row's trunk, data set, stages and further fields."""
+    config.model.trunk = row.trunk
+    height = _ORIGINAL_HEIGHT if row.original else PAPER_HEIGHT
+    config.data.dataset = dataset_at(row.dataset, height)
     if row.stages:
         config.stages = stage_table(row.stages)
+    config.update_from_flattened_dict(dict(row.fields))
 
 
 def named_config(name: str, rows: Sequence[Row]) -> ConfigDict:

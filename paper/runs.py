@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,15 +34,19 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The place and the scale (None: the paper's) at which the rows are run.
+    """The place and the preset with which the rows are run.
 
-    The preset `paper` reads `data_dir`; every other one has data of its own.
+    `paper` reads `data_dir`; `phantom` has data of its own.
     """
 
     preset: str
     out: Path
     data_dir: str = "data"
-    scale: scales.Scale | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """True at the scale of `paper.scales`, not the paper's."""
+        return self.preset == "phantom"
 
     @property
     def folder(self) -> Path:
@@ -62,6 +67,11 @@ class PlannedRun:
     def finished(self) -> bool:
         """True if it need not be run again; see also `check_finished`."""
         return (self.directory / run_directory.METRICS_FILE).exists()
+
+    @property
+    def derived(self) -> Path:
+        """The folder of what was measured of the finished run since."""
+        return self.directory / "derived"
 
     @property
     def name(self) -> str:
@@ -129,10 +139,10 @@ def _planned(
         if "patch" in config:
             del config["patch"]
         config.init_from = str(_directory(row.start, seed, setting))
-    if setting.scale is None:
-        config.data.data_dir = setting.data_dir
+    if setting.is_small:
+        scales.apply_scale(config, row, setting.folder, seed)
     else:
-        scales.apply_scale(config, row, setting.scale, setting.folder, seed)
+        config.data.data_dir = setting.data_dir
     return PlannedRun(row, seed, _directory(row.name, seed, setting), config)
 
 
@@ -280,6 +290,8 @@ def run_all(
 
 def _timed(run: PlannedRun, train: Train) -> None:
     before, start = run.seconds, time.perf_counter()
+    # One that is trained anew is measured anew.
+    shutil.rmtree(run.derived, ignore_errors=True)
     try:
         train(run.config, run.directory)
     finally:

@@ -23,14 +23,8 @@ def request_2(tmp_path):
 def test_figure_2_shows_the_losses_that_the_runs_logged(request_2, tmp_path):
     for run in request_2.plan:
         if run.row.name in figures.FIGURE_2_ROWS:
-            # One row as an earlier version wrote it.
-            is_new = run.row.name == next(iter(figures.FIGURE_2_ROWS))
-            folder = run.directory / "whole" if is_new else run.directory
-            tags = ("train", "validation")
-            train, validation = (
-                f"loss/{tag}" if is_new else f"{tag}/loss" for tag in tags
-            )
-            with Logs(folder, resumed_at=0) as logs:
+            train, validation = "loss/train", "loss/validation"
+            with Logs(run.directory / "whole", resumed_at=0) as logs:
                 for step in (10, 20):
                     logs.scalars(step, {train: 1 / step, "other": 3.0})
                 logs.scalars(20, {validation: 0.5})
@@ -47,10 +41,10 @@ def test_figure_2_shows_the_losses_that_the_runs_logged(request_2, tmp_path):
 def test_the_appendix_shows_the_curves_that_were_measured(request_2, tmp_path):
     for run in request_2.plan:
         if run.row.name in gradients.ROWS[:3]:
-            run.directory.mkdir(parents=True)
+            run.derived.mkdir(parents=True)
             (run.directory / "metrics.json").write_text("{}")
             sizes = json.dumps(dict(zip(gradients.WHEN, (1e-3, 2e-3), strict=True)))
-            (run.directory / gradients.JACOBIAN_FILE).write_text(sizes)
+            (run.derived / gradients.JACOBIAN_FILE).write_text(sizes)
     found = runs.finished_runs(request_2.plan)
     path = figures.draw_appendix(found, tmp_path / "appendix.png")
     assert cv2.imread(str(path)).shape[1] > 800

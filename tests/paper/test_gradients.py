@@ -103,10 +103,10 @@ def test_the_claim_compares_rows_on_the_log_scale(tmp_path):
         found[row] = []
         for seed in range(8):
             directory = tmp_path / row / str(seed)
-            directory.mkdir(parents=True)
+            (directory / "derived").mkdir(parents=True)
             wobble = size * (1 + seed / 20)
             values = dict.fromkeys(gradients.WHEN, wobble)
-            write_json(directory / gradients.JACOBIAN_FILE, values)
+            write_json(directory / "derived" / gradients.JACOBIAN_FILE, values)
             run = PlannedRun(KNOWN[row], seed, directory, ConfigDict())
             found[row].append(run)
     written = [claim for claim in claims.CLAIMS if "softmax" in claim.text]

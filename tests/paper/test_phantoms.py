@@ -1,9 +1,8 @@
 """What stands in for real data and for ImageNet's weights."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from tiny_runs import write_run
 
 from mammo_jax.common import run_directory
 from mammo_jax.common.errors import UserError
@@ -11,12 +10,14 @@ from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.weights import conversion, pretrained
 from paper import phantoms, scales
 
-TINY = dataclasses.replace(
-    scales.PHANTOM,
-    phantoms=scales.Phantoms(
-        cases=3, inbreast_cases=10, pretraining_cases=3, height=128
-    ),
-)
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Few phantoms, small ones."""
+    for layout, settings in scales.PHANTOMS.items():
+        cases = 10 if layout == "inbreast" else 3
+        changed = {**settings, "cases": cases, "height": 128}
+        monkeypatch.setitem(scales.PHANTOMS, layout, changed)
 
 
 @pytest.mark.parametrize(("trunk", "wiring"), [("vgg16", ""), ("resnet50", "keras")])
@@ -50,51 +51,62 @@ def no_training(config, directory):
     raise AssertionError
 
 
-def test_phantoms_of_other_settings_are_refused(tmp_path):
-    phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
+@pytest.mark.usefixtures("tiny")
+def test_phantoms_of_other_settings_are_refused(tmp_path, monkeypatch):
+    phantoms.prepare(tmp_path, ["inbreast/whole_h288"], [], no_training)
     assert run_directory.holds_phantoms(str(tmp_path / "data"), "")
     raw = tmp_path / "data" / "raw" / "inbreast"
     before = sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
-    phantoms.prepare(tmp_path, TINY, ["inbreast/whole_h288"], [], no_training)
+    phantoms.prepare(tmp_path, ["inbreast/whole_h288"], [], no_training)
     assert before == sorted(path.stat().st_mtime_ns for path in raw.rglob("*.dcm"))
-    other = dataclasses.replace(
-        TINY, phantoms=dataclasses.replace(TINY.phantoms, contrast=1.0)
-    )
+    other = {**scales.PHANTOMS["inbreast"], "contrast": 1.0}
+    monkeypatch.setitem(scales.PHANTOMS, "inbreast", other)
     with pytest.raises(UserError, match="choose another folder with --out"):
-        phantoms.prepare(tmp_path, other, ["inbreast/whole_h288"], [], no_training)
+        phantoms.prepare(tmp_path, ["inbreast/whole_h288"], [], no_training)
 
 
-def write_trunk(folder, trunk, config):
-    weights = scales.weights_file(folder, trunk, 1)
-    weights.parent.mkdir(parents=True, exist_ok=True)
+def test_a_trunk_of_another_pretraining_is_refused(tmp_path, monkeypatch):
+    folder, trunks = tmp_path / "here" / "phantom", [("vgg16", 1)]
+    weights = scales.weights_file(folder, "vgg16", 1)
+    record = folder / "pretraining" / "vgg16_1" / "config.json"
+    config = phantoms.pretraining_config(folder, "vgg16", 1)
+    for path in (weights, record):
+        path.parent.mkdir(parents=True)
     weights.touch()
-    record = folder / "pretraining" / f"{trunk}_1" / "config.json"
-    record.parent.mkdir(parents=True, exist_ok=True)
     run_directory.write_json(record, run_directory.as_json(config))
-    return record
-
-
-def test_a_trunk_of_another_pretraining_is_refused(tmp_path):
-    folder = tmp_path / "here" / "phantom"
-    config = phantoms.pretraining_config(folder, "vgg16", 1, TINY)
-    record = write_trunk(folder, "vgg16", config)
-    trunks = [("resnet50", 0), ("vgg16", 1), ("vgg16", 5)]
-    missing = [("resnet50", 0), ("vgg16", 5)]
-    assert phantoms.missing_trunks(folder, trunks, TINY) == missing
-    other = dataclasses.replace(
-        TINY, pretraining={**TINY.pretraining, "stages.stage1.epochs": 5}
-    )
-    message = (
-        r"pretraining/vgg16_1 holds a run .*epochs is 4 there and 5 here; use another"
-    )
-    with pytest.raises(UserError, match=message):
-        phantoms.missing_trunks(folder, trunks, other)
-    with pytest.raises(UserError, match=message):
-        phantoms.prepare(folder, other, [], [("vgg16", 1)], no_training)
+    phantoms.prepare(folder, [], trunks, no_training)
+    with monkeypatch.context() as changed:
+        changed.setitem(scales.PRETRAINING, "stages.stage1.epochs", 5)
+        message = (
+            r"pretraining/vgg16_1 holds a run .*epochs is 4 there and 5 here; use "
+            "another"
+        )
+        with pytest.raises(UserError, match=message):
+            phantoms.prepare(folder, [], trunks, no_training)
     # The folder may be moved as a whole.
     (tmp_path / "here").rename(tmp_path / "there")
     moved = tmp_path / "there" / "phantom"
-    assert phantoms.missing_trunks(moved, [("vgg16", 1)], TINY) == []
+    phantoms.prepare(moved, [], trunks, no_training)
     (moved / record.relative_to(folder)).unlink()
-    with pytest.raises(UserError, match=r"but not .*config\.json, which says how"):
-        phantoms.missing_trunks(moved, [("vgg16", 1)], TINY)
+    with pytest.raises(UserError, match=r"vgg16_1/config\.json does not exist"):
+        phantoms.prepare(moved, [], trunks, no_training)
+
+
+def test_a_trunk_that_is_not_there_is_pretrained_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantoms, "_draw", lambda raw, layout: raw)
+    monkeypatch.setattr(phantoms, "_package", lambda *given: None)
+    trained = []
+
+    def train(config, directory):
+        trained.append((config.model.trunk, config.seed, directory.name))
+        write_run(directory, "patch", width=scales.WIDTH, stride=scales.STRIDE)
+        fields = run_directory.as_json(config)
+        run_directory.write_json(directory / "config.json", fields)
+
+    trunks = [("vgg16", 5), ("vgg16", 1), ("vgg16", 5)]
+    for _ in range(2):
+        phantoms.prepare(tmp_path, [], trunks, train)
+    assert trained == [("vgg16", 1, "vgg16_1"), ("vgg16", 5, "vgg16_5")]
+    for _, seed in trunks:
+        file = scales.weights_file(tmp_path, "vgg16", seed)
+        assert pretrained.load_trunk(file, "vgg16", "", scales.WIDTH, scales.STRIDE)

@@ -1,6 +1,5 @@
 """scripts/reproduce.py as a user runs it."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -67,28 +66,26 @@ def test_a_replication_is_checked_before_any_work(results, again, said, tmp_path
     assert said in line
 
 
-def tiny(scale):
+@pytest.fixture
+def tiny(monkeypatch):
     """A scale at which a run takes seconds."""
-    fields = {
-        kind: {**values, "steps_per_epoch": 2, "eval_batch_size": 8, "batch_size": 4}
-        for kind, values in scale.fields.items()
-    }
-    fields["forest"] = {**fields["forest"], "forest.trees": 5}
-    return dataclasses.replace(
-        scale,
-        phantoms=scales.Phantoms(
-            cases=30, inbreast_cases=40, pretraining_cases=20, height=288
-        ),
-        fields=fields,
-        stages={
-            name: {stage: (1, rate) for stage, (_, rate) in stages.items()}
-            for name, stages in scale.stages.items()
-        },
-        pretraining={"steps_per_epoch": 2, "stages.stage1.epochs": 1},
-    )
+    few = {"cbis_ddsm": 30, "inbreast": 40, "pretraining": 20}
+    for layout, cases in few.items():
+        settings = {**scales.PHANTOMS[layout], "cases": cases}
+        monkeypatch.setitem(scales.PHANTOMS, layout, settings)
+    short = {"steps_per_epoch": 2, "eval_batch_size": 8, "batch_size": 4}
+    for kind, fields in scales.FIELDS.items():
+        trees = {"forest.trees": 5} if kind == "forest" else {}
+        monkeypatch.setitem(scales.FIELDS, kind, fields | short | trees)
+    for name, stages in scales.STAGES.items():
+        once = {stage: (1, rate) for stage, (_, rate) in stages.items()}
+        monkeypatch.setitem(scales.STAGES, name, once)
+    pretraining = {"steps_per_epoch": 2, "stages.stage1.epochs": 1}
+    monkeypatch.setattr(scales, "PRETRAINING", pretraining)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
 def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path, monkeypatch):
     # Two steps of training carry nothing over.
     monkeypatch.setattr(gate, "LARGEST_DIFFERENCE", 1.0)
@@ -103,19 +100,15 @@ def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path, monkeypatch):
         seeds=1,
         out=tmp_path,
     )
-    scale = tiny(scales.PHANTOM)
-    request = dataclasses.replace(
-        request, setting=dataclasses.replace(request.setting, scale=scale)
-    )
     text, failures = command.reproduce(request)
     assert failures == {}
     assert "VGG16, all patients" in text
     assert "VGG16 (s10), heatmap 1x1" in text
     assert all(planned.finished for planned in request.plan)
     found = runs.finished_runs(request.plan)
-    rescoring.UNTRANSFERRED.score_all(found)
+    rescoring.score_again(rescoring.BEFORE, found)
     row = "inbreast_vgg16_s10_vgg_512x1_20patients"
-    scored = rescoring.scores(f"before: {row}", found, request.setting)
+    scored = rescoring.scores(f"before: {row}", found)
     ((before,),) = scored.values()
     after = effects.test_table(found[row][0])
     assert sorted(before.image_ids) == sorted(after.image_ids)
@@ -124,6 +117,6 @@ def test_rows_of_every_kind_run_from_nothing_to_results(tmp_path, monkeypatch):
     assert again == (text, {})
     command.write_results(request, tmp_path / "RESULTS.md")
     results = (tmp_path / "RESULTS.md").read_text()
-    assert "Phantoms(cases=30" in results
+    assert "'cbis_ddsm': {'cases': 30" in results
     assert "| patch_vgg16_s10 " in results  # Its gate was measured.
     assert (tmp_path / "phantom" / "table_rows.csv").exists()

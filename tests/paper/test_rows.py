@@ -12,7 +12,7 @@ from mammo_jax.common.errors import UserError
 from mammo_jax.config import STAGES, apply_preset, whole_config
 from mammo_jax.models.model_config import TOPS
 from paper.rows import by_name, load_rows, named_config, row_config
-from paper.scales import PHANTOM, apply_scale
+from paper.scales import apply_scale
 
 REPOSITORY = Path(__file__).parents[2]
 PAPER = Path(
@@ -129,7 +129,7 @@ def test_yaroslavnet_is_the_preset_in_both_stages():
 def test_yaroslavnet_has_as_many_positions_on_phantoms():
     row = KNOWN["patch_yaroslav_s10"]
     config = row_config(row, KNOWN)
-    apply_scale(config, row, PHANTOM, Path(), seed=0)
+    apply_scale(config, row, Path(), seed=0)
     # 56 pixels by a stride of 16, as 224 by 64.
     assert (config.model.stride, config.model.top.window) == (16, 3)
 

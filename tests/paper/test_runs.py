@@ -71,13 +71,12 @@ def test_paper_rows_keep_the_papers_scale(tmp_path):
 
 
 def test_the_small_scale_changes_size_and_steps_alone(tmp_path):
-    scale = scales.PHANTOM
     for planned in request_for(tmp_path, seeds=1).plan:
         config, row = planned.config, planned.row
         # The test release only scores.
         dataset = row.dataset.replace("/paper_", "/official_")
-        assert config.data.dataset == f"{dataset}_h{scale.phantoms.height}"
-        assert config.model.width == scale.width
+        assert config.data.dataset == f"{dataset}_h{scales.HEIGHT}"
+        assert config.model.width == scales.WIDTH
         # As many positions as in the paper.
         full = row_config(row, KNOWN).model
         sizes = (224, 224) if row.kind == "patch" else full.image_size
@@ -221,6 +220,19 @@ def test_an_interrupted_plan_goes_on_and_adds_up_the_time(tmp_path):
     assert plan[1].seconds >= 0.2
 
 
+def test_a_run_that_is_trained_anew_is_measured_anew(tmp_path):
+    (planned,) = request_for(tmp_path, names=["patch_vgg16_s10"], seeds=1).plan
+    runs.run_all([planned], finish)
+    planned.derived.mkdir()
+    measured = planned.derived / "gate.json"
+    measured.write_text("{}")
+    runs.run_all([planned], finish)
+    assert measured.exists()
+    (planned.directory / "metrics.json").unlink()
+    runs.run_all([planned], finish)
+    assert not measured.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "why"),
     [
@@ -256,14 +268,10 @@ def no_data(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_data")
-def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
+def test_a_finished_run_of_another_configuration_is_refused(tmp_path, monkeypatch):
     request = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1)
     command.reproduce(request, finish)
     before = (tmp_path / "phantom" / "table_rows.csv").read_text()
-    other = dataclasses.replace(scales.PHANTOM, width=0.25)
-    changed = dataclasses.replace(
-        request, setting=dataclasses.replace(request.setting, scale=other)
-    )
     message = (
         r"patch_resnet50_s10/seed0 holds a run with another configuration: "
         r".*config\.model\.width is 0\.125 there and 0\.25 here; use another --out"
@@ -272,14 +280,16 @@ def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
     def train(config, directory):
         raise AssertionError
 
-    with pytest.raises(UserError, match=message):
-        command.reproduce(changed, train)
-    with pytest.raises(UserError, match=message):
-        command.describe(changed)
-    with pytest.raises(UserError, match=message):
-        command.write_results(changed, tmp_path / "R.md")
-    with pytest.raises(UserError, match=message):
-        runs.run_all(changed.plan, train)
+    with monkeypatch.context() as changed:
+        changed.setattr(scales, "WIDTH", 0.25)
+        for work in (
+            lambda: command.reproduce(request, train),
+            lambda: command.describe(request),
+            lambda: command.write_results(request, tmp_path / "R.md"),
+            lambda: runs.run_all(request.plan, train),
+        ):
+            with pytest.raises(UserError, match=message):
+                work()
     assert (tmp_path / "phantom" / "table_rows.csv").read_text() == before
     assert command.reproduce(request, train)[1] == {}
 

@@ -178,10 +178,10 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
         take_network(_config(tmp_path), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("preset", "scale"), scales.SCALES.items())
-def test_every_row_of_the_paper_goes_on_from_its_network(preset, scale, tmp_path):
+@pytest.mark.parametrize("preset", scales.SEEDS)
+def test_every_row_of_the_paper_goes_on_from_its_network(preset, tmp_path):
     rows = by_name(load_rows(ROWS))
-    plan = plan_runs(dict.fromkeys(rows, 1), rows, Setting(preset, tmp_path, "", scale))
+    plan = plan_runs(dict.fromkeys(rows, 1), rows, Setting(preset, tmp_path, ""))
     configs = {run.row.name: run.config for run in plan}
     followers = [run.row for run in plan if run.row.start and run.row.kind != "forest"]
     assert len(followers) > 40
