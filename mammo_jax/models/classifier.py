@@ -23,7 +23,6 @@ from mammo_jax.models.tops import (
     patch_logits,
 )
 from mammo_jax.models.vgg import VGG
-from mammo_jax.models.yaroslav import YaroslavNet
 
 
 class ClassLogits(NamedTuple):
@@ -231,6 +230,4 @@ def _make_trunk(config: ModelConfig) -> Any:
     }
     if config.trunk == "resnet50":
         return ResNet50(wiring=config.wiring, stem=config.stem, **common)
-    if config.trunk == "yaroslav":
-        return YaroslavNet(**common)
     return VGG(config.trunk, **common)

@@ -11,7 +11,7 @@ from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.models.layers import HALVINGS
 from mammo_jax.models.resnet import STEMS, WIRINGS
 from mammo_jax.models.tops import ACTIVATIONS, BLOCKS, parse_block
-from mammo_jax.models.vgg import DEPTHS
+from mammo_jax.models.vgg import SIZES
 
 # The largest width multiplier: wider layers would not fit into any memory.
 MAX_WIDTH = 16
@@ -49,37 +49,6 @@ TOPS: dict[str, dict[str, Any]] = {
 }
 
 
-def default_model_config() -> ConfigDict:
-    """Returns ResNet50 with two [512-512-1024]x2 blocks, the paper's best model.
-
-    `ModelConfig` and `Top` say what the fields mean.
-    """
-    return ConfigDict(
-        {
-            "trunk": "resnet50",
-            "wiring": "keras2017",
-            "stem": "standard",
-            "width": 1.0,
-            "stride": 32,
-            "zero_init_residual": False,
-            "batch_norm": "batch",
-            "batch_norm_per_device": False,
-            "compute_dtype": "float32",
-            "remat": False,
-            "num_classes": 2,
-            "image_size": (1152, 896),
-            "top": {
-                "kind": "residual",
-                "blocks": _RESIDUAL_DEFAULT,
-                "pool": 5,
-                "fc": (64, 32),
-                "activation": "softmax",
-                "window": 7,
-            },
-        }
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Top:
     """Layers that turn the trunk's features into logits.
@@ -95,12 +64,12 @@ class Top:
       window: side of a patch in the trunk's positions; 7 for 224 pixels.
     """
 
-    kind: str
-    blocks: tuple[str, ...]
-    pool: int
-    fc: tuple[int, int]
-    activation: str
-    window: int
+    kind: str = "residual"
+    blocks: tuple[str, ...] = _RESIDUAL_DEFAULT
+    pool: int = 5
+    fc: tuple[int, int] = (64, 32)
+    activation: str = "softmax"
+    window: int = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,19 +102,24 @@ class ModelConfig:
       top: see `Top`.
     """
 
-    trunk: str
-    wiring: str
-    stem: str
-    width: float
-    stride: int
-    zero_init_residual: bool
-    batch_norm: str
-    batch_norm_per_device: bool
-    compute_dtype: str
-    remat: bool
-    num_classes: int
-    image_size: tuple[int, int]
-    top: Top
+    trunk: str = "resnet50"
+    wiring: str = "keras2017"
+    stem: str = "standard"
+    width: float = 1.0
+    stride: int = 32
+    zero_init_residual: bool = False
+    batch_norm: str = "batch"
+    batch_norm_per_device: bool = False
+    compute_dtype: str = "float32"
+    remat: bool = False
+    num_classes: int = 2
+    image_size: tuple[int, int] = (1152, 896)
+    top: Top = Top()
+
+
+def default_model_config() -> ConfigDict:
+    """Returns ResNet50 with two [512-512-1024]x2 blocks, the paper's best model."""
+    return ConfigDict(dataclasses.asdict(ModelConfig()))
 
 
 class BatchStatistics(NamedTuple):
@@ -169,7 +143,7 @@ BATCH_NORM = {
 }
 
 CHOICES: dict[str, tuple[str | int, ...]] = {
-    "trunk": ("resnet50", *DEPTHS, "yaroslav"),
+    "trunk": ("resnet50", *SIZES),
     "wiring": tuple(WIRINGS),
     "stem": tuple(STEMS),
     "stride": tuple(HALVINGS),

@@ -1,7 +1,10 @@
-"""The VGG16 and VGG19 trunks, and VGG blocks with batch normalisation.
+"""The trunks VGG16, VGG19 and YaroslavNet, and VGG blocks with batch normalisation.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", 2014. The trunks have no batch normalisation.
+Recognition", 2014: these two have no batch normalisation. YaroslavNet, which the
+authors' later code has beside the paper's, is narrower, normalises, sees one grey
+channel and ends at a stride of 64: 1152x896 pixels give 18x14 positions, a patch of 224
+pixels 3x3.
 """
 
 from collections.abc import Callable
@@ -22,11 +25,18 @@ from mammo_jax.models.layers import (
     recompute,
 )
 from mammo_jax.models.normalization import BatchNorm
-from mammo_jax.models.resnet import scale_channels
+from mammo_jax.models.resnet import WIRINGS, scale_channels
 
-# Convolutions in each of the five blocks.
+# Convolutions in each of VGG's five blocks.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-CHANNELS = (64, 128, 256, 512, 512)
+# Channels and convolutions of each block.
+SIZES: dict[str, tuple[tuple[int, int], ...]] = {
+    **{
+        n: tuple(zip((64, 128, 256, 512, 512), d, strict=True))
+        for n, d in DEPTHS.items()
+    },
+    "yaroslav": tuple((channels, 2) for channels in (32, 64, 128, 256, 256, 512)),
+}
 HALVING = Window(2, 2)
 # Positions that a block without normalisation recomputes at once: larger images are
 # recomputed in bands. At 4608x3584 a single activation of the first block has 2 GB.
@@ -96,22 +106,23 @@ class VGGBlock(nnx.Module):
 
 
 class VGG(Chain):
-    """VGG16 or VGG19 (a key of `DEPTHS`) without the classifier.
+    """VGG16, VGG19 or YaroslavNet (a key of `SIZES`) without the classifier.
 
     `width` multiplies every number of channels; 1.0 is the published one. A `stride`
-    (of `HALVINGS`) below 32 leaves out the last blocks.
+    (of `HALVINGS`) below the full one leaves out the last blocks.
     """
 
     def __init__(
         self, name: str, *, width: float, stride: int, dtype: Any, remat: bool
     ):
         blocks: dict[str, nnx.Module] = {}
-        channels_in = 3
-        sizes = list(zip(CHANNELS, DEPTHS[name], strict=True))[: HALVINGS[stride]]
-        for index, (count, depth) in enumerate(sizes):
+        is_grey = name == "yaroslav"
+        norm = WIRINGS["keras2017"].norm if is_grey else None
+        channels_in = self.inputs = 1 if is_grey else 3
+        for number, (count, depth) in enumerate(SIZES[name][: HALVINGS[stride]], 1):
             channels = scale_channels(count, width)
-            blocks[f"block{index + 1}"] = VGGBlock(
-                channels_in, channels, depth, norm=None, dtype=dtype, remat=remat
+            blocks[f"block{number}"] = VGGBlock(
+                channels_in, channels, depth, norm=norm, dtype=dtype, remat=remat
             )
             channels_in = channels
         super().__init__(blocks)
@@ -121,8 +132,11 @@ class VGG(Chain):
     def __call__(
         self, images: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch rows columns channel"]:
-        """Computes features: of 1152x896 pixels 36x28x512 at a stride of 32."""
-        return super().__call__(images.astype(self.dtype), train)
+        """Computes features: of 1152x896 pixels 36x28x512 at a stride of 32.
+
+        YaroslavNet reads the first channel: in scoring all three are equal.
+        """
+        return super().__call__(images[..., : self.inputs].astype(self.dtype), train)
 
     def windows(self) -> tuple[Window, ...]:
         """Lists the layers that are not centred on their position or have a stride."""

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from mammo_jax.models import yaroslav
 from mammo_jax.models.resnet import STAGES, STEM_CHANNELS, scale_channels
-from mammo_jax.models.vgg import CHANNELS, DEPTHS
+from mammo_jax.models.vgg import SIZES
 
 # Far more than the released models have.
 _MOST_LAYERS = 1000
@@ -263,10 +262,6 @@ def _blocks(sizes: Sequence[tuple[int, int]], relu: str, width: float) -> str:
     return "".join(conv.format(count) * depth + pool for count, depth in blocks)
 
 
-_VGG_SIZES = {n: [*zip(CHANNELS, d, strict=True)] for n, d in DEPTHS.items()}
-_YAROSLAV = [(count, yaroslav.DEPTH) for count in yaroslav.CHANNELS]
-
-
 # The trunks: channels of the first convolution, text by the width, fields of the model.
 _TRUNKS: tuple[tuple[int, Callable[[float], str], dict[str, Any]], ...] = (
     (STEM_CHANNELS, _resnet, {"trunk": "resnet50", "wiring": "keras2017"}),
@@ -275,14 +270,13 @@ _TRUNKS: tuple[tuple[int, Callable[[float], str], dict[str, Any]], ...] = (
         lambda width: _resnet(width).removesuffix("relu "),
         {"trunk": "resnet50", "wiring": "keras2017_cut"},
     ),
-    (
-        yaroslav.CHANNELS[0],
-        partial(_blocks, _YAROSLAV, "bn relu "),
-        {"trunk": "yaroslav", "stride": 64},
-    ),
     *(
-        (CHANNELS[0], partial(_blocks, sizes, "relu "), {"trunk": name})
-        for name, sizes in _VGG_SIZES.items()
+        (
+            sizes[0][0],
+            partial(_blocks, sizes, "bn relu " if name == "yaroslav" else "relu "),
+            {"trunk": name, "stride": 2 ** len(sizes)},
+        )
+        for name, sizes in SIZES.items()
     ),
 )
 _RESIDUAL = (
