@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError
 from mammo_jax.common.files import remove_leftovers
 
 _MADE_BY = "mammo_jax.evaluate"
@@ -20,12 +21,7 @@ _MADE_BY = "mammo_jax.evaluate"
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m mammo_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, prog="python -m mammo_jax.evaluate")
     tables = "CSV or run directory; several, with commas, are averaged"
     several: Any = {"type": _split, "metavar": "CSV[,CSV]"}
     parser.add_argument(
@@ -43,9 +39,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"another model's scores of the same test images: {tables}",
     )
     parser.add_argument("--out", required=True, help="directory to write into")
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
-    )
     return parser.parse_args(arguments)
 
 
@@ -139,5 +132,4 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -22,7 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammo_jax.common.errors import UserError, refuse, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.common.memory import give_back_large_blocks
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ _SWITCHES = {
     "high or wide; those of --dicom always have them",
     "--keep_identifiers": "call patients by their PatientID, and copy the patient to "
     "--dicom",
-    "--traceback": "show where an error happened",
 }
 # They change the scores or the patients' names; without them the mark of a prediction
 # is that of earlier versions.
@@ -51,12 +51,7 @@ _CHANGING = ("tta", "calibrated", "keep_identifiers")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mammo_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__, prog="python -m mammo_jax.predict")
     parser.add_argument("paths", nargs="*", metavar="PATH", help="what to score")
     parser.add_argument(
         "--model",
@@ -308,5 +303,4 @@ def _about(models: "Sequence[LoadedModel]", options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError
 
 _PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
 _NO_CONNECTION = re.compile("Connection|Timeout|resolve|unreachable", re.IGNORECASE)
@@ -23,11 +24,7 @@ _NO_CONNECTION = re.compile("Connection|Timeout|resolve|unreachable", re.IGNOREC
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("locks", nargs="+", type=Path, help="files with exact versions")
     return parser.parse_args(arguments)
 
@@ -110,5 +107,4 @@ def main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed))
+    run_main(parse_arguments, main)

@@ -10,18 +10,14 @@ import argparse
 import json
 import shlex
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError
 from tfds_builders import NAMES
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        epilog=NAMES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, epilog=NAMES)
     parser.add_argument("name", help="data set and config: cbis_ddsm/official_s10")
     parser.add_argument(
         "--manual_dir", required=True, help="folder with the raw files and tables"
@@ -47,9 +43,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--allow_problems",
         action="store_true",
         help="exit with 0 even if files had to be skipped",
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     options = parser.parse_args(arguments)
     if not options.dry_run and not options.data_dir:
@@ -96,5 +89,4 @@ def main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -11,23 +11,16 @@ than 0.0001.
 
 import argparse
 
-from mammo_jax.common.errors import run_command
+from mammo_jax.common.command_line import make_parser, run_main
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "directory",
         metavar="DIR",
         help="a folder of share_model.py, or hf://OWNER/NAME[@REVISION]",
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
 
@@ -51,5 +44,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -13,7 +13,8 @@ Examples:
 import argparse
 from pathlib import Path
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError
 from mammo_jax.weights.published import PUBLISHED, download
 
 _TRUNKS = sorted({published.architecture for published in PUBLISHED.values()})
@@ -21,11 +22,7 @@ _TRUNKS = sorted({published.architecture for published in PUBLISHED.values()})
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--source",
@@ -60,9 +57,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         required=True,
         help="the .safetensors file to write, or the directory to make of --released",
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
 
@@ -120,5 +114,4 @@ def _report(out: Path, found: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: convert(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, convert)

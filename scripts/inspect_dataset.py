@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError
 
 if TYPE_CHECKING:  # They take long to import, and the help needs none of them.
     import numpy as np
@@ -31,18 +32,11 @@ _LEGEND = (
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("dataset_dir", help="folder that holds dataset_info.json")
     parser.add_argument("--out", required=True, help="HTML file to write")
     parser.add_argument(
         "--count", type=int, default=12, help="images of each class and split"
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
 
@@ -170,5 +164,4 @@ def _draw_histogram(split: str, counts: "np.ndarray") -> "Picture":
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

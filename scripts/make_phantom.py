@@ -8,7 +8,7 @@ For example
 import argparse
 from pathlib import Path
 
-from mammo_jax.common.errors import run_command
+from mammo_jax.common.command_line import make_parser, run_main
 
 # The keys of `mammo_jax.phantom.LAYOUTS`, which takes a second to import.
 _LAYOUTS = ("cbis_ddsm", "inbreast")
@@ -16,11 +16,7 @@ _LAYOUTS = ("cbis_ddsm", "inbreast")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--layout", required=True, choices=_LAYOUTS)
     parser.add_argument("--cases", type=int, required=True, help="number of patients")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
@@ -33,9 +29,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--num_workers", type=int, help="processes (default: one for each core)"
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
 
@@ -57,5 +50,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -17,7 +17,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError
 from mammo_jax.common.tables import read_cells, spelling
 from mammo_jax.datasets.cbis_tables import (
     REMEDY,
@@ -31,16 +32,9 @@ from mammo_jax.images.dicom import read_header
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--tables", required=True, help="folder with the four tables")
     parser.add_argument("--out", required=True, help="new folder for images and tables")
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
-    )
     return parser.parse_args(arguments)
 
 
@@ -128,5 +122,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -10,7 +10,8 @@ it was stopped, and runs nothing twice. The rows are in configs/paper_rows.py.
 import argparse
 from pathlib import Path
 
-from mammo_jax.common.errors import UserError, refuse, run_command
+from mammo_jax.common.command_line import make_parser, run_main
+from mammo_jax.common.errors import UserError, refuse
 from mammo_jax.common.memory import give_back_large_blocks
 
 _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
@@ -18,11 +19,7 @@ _ROWS = Path(__file__).parents[1] / "configs" / "paper_rows.py"
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--table",
         default="",
@@ -67,9 +64,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         help="a second OUT: --write_results tells whether its rows came out as in OUT",
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
 
@@ -138,5 +132,4 @@ def _split(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)

@@ -13,16 +13,12 @@ taken; a patient's code or a path of this machine in one of the files is an erro
 import argparse
 from pathlib import Path
 
-from mammo_jax.common.errors import run_command
+from mammo_jax.common.command_line import make_parser, run_main
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("directory", metavar="DIR", help="a finished run")
     parser.add_argument(
         "--out",
@@ -34,9 +30,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="ID",
         help="of the weights, as the Hugging Face hub calls it: cc-by-4.0, apache-2.0, "
         "other (default: that of the model of others that it was trained from, if any)",
-    )
-    parser.add_argument(
-        "--traceback", action="store_true", help="show where an error happened"
     )
     return parser.parse_args(arguments)
 
@@ -55,5 +48,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), traceback=parsed.traceback)
+    run_main(parse_arguments, main)
