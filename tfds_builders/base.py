@@ -1,11 +1,11 @@
 """Common part of the TFDS builders: configs, features, from views to records."""
 
-import abc
 import dataclasses
 import functools
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from mammo_jax.common.tables import write_table
 from mammo_jax.datasets import packaging
 from mammo_jax.datasets.records import PATCH, WHOLE, Field
 from mammo_jax.datasets.sampling import PatchSampling
-from mammo_jax.datasets.views import Packing, Problems, View
+from mammo_jax.datasets.views import Packing, Problems
 from mammo_jax.images.grid import Grid
 from tfds_builders.beam_runs import beam_map, beam_records
 from tfds_builders.split_files import list_places, read_records, write_split
@@ -54,7 +54,7 @@ class Config(tfds.core.BuilderConfig):  # type: ignore[misc]  # TFDS has no type
     Attributes:
       packing: form that the mammograms are kept in.
       split_seed: seed of the split by patient.
-      options: further settings, which the data set's own `plan` understands.
+      options: further arguments of the data set's own `plan_splits`.
     """
 
     packing: Packing
@@ -93,12 +93,15 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
     tfds.core.GeneratorBasedBuilder,  # type: ignore[misc]
     skip_registration=True,
 ):
-    """A builder whose subclasses say which views there are and how to read one."""
+    """A builder whose subclasses name what plans the views and what reads one."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
     HOMEPAGE: ClassVar[str]
     LICENSE: ClassVar[str]
+    # The data set's module: its `plan_splits` says which views there are, its
+    # `take_inventory` counts what a build would use. Options are arguments of both.
+    planner: ModuleType
     # Reads one view; a function of a module, for the workers.
     make_examples: ClassVar[packaging.Maker]
 
@@ -123,17 +126,6 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
         self._beam_options = beam_options
         # The one format that is written and read without TensorFlow.
         super().__init__(**{"file_format": "array_record", **kwargs})
-
-    @abc.abstractmethod
-    def plan(
-        self, manual_dir: Path, problems: Problems
-    ) -> Mapping[str, Sequence[View]]:
-        """Plans the views of each split; adds to `problems` what it leaves out."""
-
-    @classmethod
-    @abc.abstractmethod
-    def take_inventory(cls, manual_dir: Path, config: Config) -> dict[str, Any]:
-        """Counts what a build of `config` would use; JSON can hold it."""
 
     @property
     def work_dir(self) -> Path:
@@ -163,7 +155,12 @@ class MammogramBuilder(  # type: ignore[call-arg]  # TFDS has no types
         config = self.builder_config
         problems: Problems = []
         finished = packaging.process_views(
-            self.plan(Path(dl_manager.manual_dir), problems),
+            self.planner.plan_splits(
+                Path(dl_manager.manual_dir),
+                seed=config.split_seed,
+                problems=problems,
+                **config.options,
+            ),
             type(self).make_examples,
             config.packing,
             self.work_dir,

@@ -96,9 +96,9 @@ def take_inventory(name: str, manual_dir: str | Path) -> dict[str, Any]:
       UserError: an unknown name, missing or malformed tables.
     """
     module, config = _find_builder(name)
-    builder = module.Builder
-    inventory: dict[str, Any] = builder.take_inventory(
-        Path(manual_dir).expanduser(), builder.builder_configs[config]
+    found = module.Builder.builder_configs[config]
+    inventory: dict[str, Any] = module.Builder.planner.take_inventory(
+        Path(manual_dir).expanduser(), seed=found.split_seed, **found.options
     )
     return inventory
 

@@ -3,15 +3,11 @@
 Importing this module registers the builder with TFDS. It needs no TensorFlow.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mammo_jax.datasets import cbis_ddsm
-from mammo_jax.datasets.cbis_tables import CbisView
 from mammo_jax.datasets.cbis_views import make_view_examples
 from mammo_jax.datasets.splits import PROTOCOLS
-from mammo_jax.datasets.views import Problems
 from tfds_builders import base
 
 
@@ -33,19 +29,5 @@ class Builder(base.MammogramBuilder):
         ),
         stretch=False,
     )
+    planner = cbis_ddsm
     make_examples = make_view_examples
-
-    def plan(
-        self, manual_dir: Path, problems: Problems
-    ) -> Mapping[str, Sequence[CbisView]]:
-        """Plans the views of each split; adds odd rows of the tables to `problems`."""
-        config = self.builder_config
-        protocol = config.options["protocol"]
-        return cbis_ddsm.plan_splits(manual_dir, protocol, config.split_seed, problems)
-
-    @classmethod
-    def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
-        """Counts what a build of `config` would use."""
-        return cbis_ddsm.take_inventory(
-            manual_dir, config.options["protocol"], config.split_seed
-        )

@@ -3,12 +3,9 @@
 Importing this module registers the builder with TFDS. It needs no TensorFlow.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mammo_jax.datasets import inbreast
-from mammo_jax.datasets.views import Problems
 from tfds_builders import base
 
 # Number of patients to train on; None for all.
@@ -31,19 +28,5 @@ class Builder(base.MammogramBuilder):
     BUILDER_CONFIGS: ClassVar[list[base.Config]] = base.make_configs(
         _WAYS, stretch=True
     )
+    planner = inbreast
     make_examples = inbreast.make_view_examples
-
-    def plan(
-        self, manual_dir: Path, problems: Problems
-    ) -> Mapping[str, Sequence[inbreast.InbreastView]]:
-        """Plans the views of each split; adds odd rows of the table to `problems`."""
-        config = self.builder_config
-        patients = config.options["patients"]
-        return inbreast.plan_splits(manual_dir, config.split_seed, patients, problems)
-
-    @classmethod
-    def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
-        """Counts what a build of `config` would use."""
-        return inbreast.take_inventory(
-            manual_dir, config.split_seed, config.options["patients"]
-        )

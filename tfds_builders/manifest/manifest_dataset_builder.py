@@ -3,12 +3,9 @@
 Importing this module registers the builder with TFDS. It needs no TensorFlow.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mammo_jax.datasets import manifest
-from mammo_jax.datasets.views import Problems
 from tfds_builders import base
 
 
@@ -26,16 +23,5 @@ class Builder(base.MammogramBuilder):
     BUILDER_CONFIGS: ClassVar[list[base.Config]] = base.make_configs(
         ((kind, kind, {}) for kind in base.SAMPLINGS), stretch=True
     )
+    planner = manifest
     make_examples = manifest.make_view_examples
-
-    def plan(
-        self, manual_dir: Path, problems: Problems
-    ) -> Mapping[str, Sequence[manifest.ManifestView]]:
-        """Plans the views of each split; adds odd rows of the table to `problems`."""
-        seed = self.builder_config.split_seed
-        return manifest.plan_splits(manual_dir, seed, problems)
-
-    @classmethod
-    def take_inventory(cls, manual_dir: Path, config: base.Config) -> dict[str, Any]:
-        """Counts what a build of `config` would use."""
-        return manifest.take_inventory(manual_dir, config.split_seed)
