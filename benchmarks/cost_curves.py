@@ -33,7 +33,7 @@ from benchmarks import cuda_target
 from benchmarks.model_costs import HYBRID, model_config
 from benchmarks.train_steps import STEPS_PER_EPOCH, abstract_step
 from mammo_jax.common import devices
-from mammo_jax.common.compilation_cache import use_compilation_cache
+from mammo_jax.common.devices import start_devices
 from mammo_jax.cpu import onednn
 from mammo_jax.datasets import pipeline
 from mammo_jax.datasets.augment import Augmentation
@@ -316,7 +316,7 @@ def main() -> None:
         return
     if chosen == ["devices"]:
         jax.config.update("jax_num_cpu_devices", DEVICES[-1])
-    use_compilation_cache()
+    start_devices()
     table = DOCS / "cost_curves.csv"
     rows = [row for row in read_rows(table) if row[0] not in chosen]
     for name in chosen:

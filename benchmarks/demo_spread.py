@@ -36,12 +36,12 @@ def _demo(data_dir: Path, seed: int) -> ConfigDict:
 
 def _train(out: Path, rounding: str, seed: int) -> None:
     """Runs the demo in this process."""
-    from mammo_jax.common.compilation_cache import use_compilation_cache
+    from mammo_jax.common.devices import start_devices
     from mammo_jax.main import show_own_messages
     from mammo_jax.training.run import train_and_evaluate
 
     show_own_messages()
-    use_compilation_cache()
+    start_devices()
     with rounded_convolutions() if rounding == "tf32" else contextlib.nullcontext():
         train_and_evaluate(_demo(out / "data", seed), _workdir(out, rounding, seed))
 

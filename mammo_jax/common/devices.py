@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mammo_jax.common.compilation_cache import use_compilation_cache
 from mammo_jax.common.errors import UserError, refuse
 
 T = TypeVar("T")
@@ -75,11 +75,19 @@ def join_processes(
 def start_devices() -> None:
     """Starts JAX's devices, with the cache of what is compiled for them.
 
+    The cache is in ~/.cache/mammo_jax/xla, or where `JAX_COMPILATION_CACHE_DIR` in the
+    environment says.
+
     Raises:
       UserError: there is none of the devices that JAX_PLATFORMS in the environment
         asks for, or a plugin fails.
     """
-    use_compilation_cache()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path.home() / ".cache" / "mammo_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    # A start compiles hundreds of small things, which JAX would not keep.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     log = logging.getLogger("jax._src.xla_bridge")
     log.addFilter(_without_traceback)
     try:

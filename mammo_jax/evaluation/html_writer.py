@@ -29,12 +29,6 @@ _DRAWING: Any = {"svg.hashsalt": "mammo_jax", "svg.fonttype": "path"}
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # A table of two columns holds texts.
 _TEXT_COLUMNS = 2
-# A table of two columns holds texts.
-_TEXT_COLUMNS = 2
-# On a phone each row of a table of many columns is a block of its own.
-_MANY_COLUMNS = 5
-# A table of two columns holds texts.
-_TEXT_COLUMNS = 2
 # On a phone each row of a table of many columns is a block of its own.
 _MANY_COLUMNS = 5
 _STYLE = """
