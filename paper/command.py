@@ -23,9 +23,10 @@ from paper.runs import Found, PlannedRun, Setting, Train
 
 ENSEMBLE = "ensemble"
 _CAPTIONS = {
-    "2": "Figure 2: loss of two VGG tops; the train curve is the running mean since "
-    "the epoch's start, in training mode",
-    "appendix": "Appendix 1: Jacobian of the log-odds by the trunk's last feature map",
+    "2": "Figure 2: loss of two VGG tops, a colour for each seed; the train curve is "
+    "the running mean since the epoch's start, in training mode",
+    "appendix": "Appendix 1: Jacobian of the log-odds by the trunk's last feature map, "
+    "a line for each seed",
 }
 FIGURES = {
     "2": tuple(figures.FIGURE_2_ROWS),

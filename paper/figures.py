@@ -50,11 +50,11 @@ def draw_figure_2(found: Found, path: Path) -> Path | None:
     figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
     panels = figure.subplots(1, len(FIGURE_2_ROWS), sharey=True)
     for axes, (row, title) in zip(panels, FIGURE_2_ROWS.items(), strict=True):
-        for run in found.get(row, ()):
+        for number, run in enumerate(found.get(row, ())):
             for name, (steps, losses) in loss_curves(run.directory).items():
                 style = "-" if name == "validation" else ":"
-                label = f"{name}, seed {run.seed}"
-                axes.plot(steps, losses, style, color=f"C{run.seed}", label=label)
+                label = None if number else name
+                axes.semilogy(steps, losses, style, color=f"C{run.seed}", label=label)
         axes.set_title(f"VGG16 + VGG blocks {title}")
         axes.set_xlabel("optimiser step")
         _add_legend(axes)

@@ -172,7 +172,7 @@ def results_text(
         parts.append(
             "Synthetic mammograms at a reduced scale, see `paper/scales.py`: they say "
             "whether a comparison comes out as in the paper, and nothing about "
-            f"patients. The phantoms are {scales.PHANTOMS}."
+            f"patients. The phantoms: `{scales.PHANTOMS}`."
         )
     parts.append(_HOW)
     for name, cells in tables.items():
