@@ -9,8 +9,8 @@ of --out go predictions.csv, breasts.csv, exams.csv and patients.csv (scores), o
 Patients are called by case numbers, or as the table calls them.
 
 Exit code: 0 all files were scored, 3 some could not be or lack an output, 1 none could
-be, or an error. Stopped by Ctrl-C or SIGTERM (130, 143) it writes what was scored until
-then.
+be, or an error. Stopped by Ctrl-C (130), SIGTERM or a closed terminal (143) it writes
+what was scored until then.
 """
 
 import argparse

@@ -97,6 +97,12 @@ def _in_one_line(text: str) -> str:
     return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
 
 
+def _say(line: str) -> None:
+    # A terminal that was closed takes nothing; the exit code says it, too.
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
 def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
     """Runs `command` and exits: one clear line for a `UserError`, no traceback.
 
@@ -119,20 +125,20 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
         code = command() or 0
     except Exception as error:
         if arrived:  # A library in another language told it as an error of its own.
-            print(f"stopped: {_AGAIN}", file=sys.stderr)
+            _say(f"stopped: {_AGAIN}")
             sys.exit(128 + signal.SIGTERM)
         if traceback or not isinstance(error, (UserError, OSError)):
             raise
         text = str(error)
         if isinstance(error, OSError):
             text = f"{error.filename or 'the disk'}: {error.strerror or error}"
-        print(f"error: {_in_one_line(text)}", file=sys.stderr)
+        _say(f"error: {_in_one_line(text)}")
         code = EXIT_ERROR
     except RunStoppedError as interruption:
-        print(f"stopped: {interruption}", file=sys.stderr)
+        _say(f"stopped: {interruption}")
         code = interruption.exit_code
     except KeyboardInterrupt:
-        print("stopped: interrupted from the keyboard", file=sys.stderr)
+        _say("stopped: interrupted from the keyboard")
         code = 128 + signal.SIGINT
     finally:
         for number, handler in before.items():

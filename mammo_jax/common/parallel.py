@@ -190,7 +190,7 @@ def _module_of(function: Callable[..., object]) -> str:
 
 
 def begin_worker() -> None:
-    """Prepares a worker process: Ctrl-C is its parent's, with which it ends."""
+    """Prepares a worker process: what a terminal sends is its parent's to act on."""
     for number in _OF_A_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

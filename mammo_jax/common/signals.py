@@ -1,4 +1,7 @@
-"""Ending a run on Ctrl-C and SIGTERM at its next safe point, after a checkpoint."""
+"""Ending a run on Ctrl-C and SIGTERM at its next safe point, after a checkpoint.
+
+The end of a terminal, SIGHUP, arrives as SIGTERM; see `errors.run_command`.
+"""
 
 import contextlib
 import signal

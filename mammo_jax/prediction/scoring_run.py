@@ -323,7 +323,10 @@ class _Run:
     def report(self, problem: Problem) -> None:
         """Notes a file that is bad, and says so at once."""
         self.problems.append(problem)
-        tqdm.tqdm.write(f"problem: {problem.path}: {problem.reason}", file=sys.stderr)
+        # The terminal may have been closed; the table has the problem.
+        with contextlib.suppress(OSError):
+            text = f"problem: {problem.path}: {problem.reason}"
+            tqdm.tqdm.write(text, file=sys.stderr)
 
     def add(self, image: Input, result: Result) -> None:
         """Notes an image's score and writes its overlay."""
