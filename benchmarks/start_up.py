@@ -98,7 +98,7 @@ def run_until_first_step(arguments: Sequence[str]) -> None:
 
     Experiment.compiler_of_train_step = compiler_with_marks
     loop._step = first_step
-    app.run(command.main, argv=["main", *arguments], flags_parser=command._flags_parser)
+    app.run(command.main, argv=["main", *arguments], flags_parser=command.parse_or_exit)
 
 
 def run_until_first_score(arguments: Sequence[str]) -> None:
@@ -111,15 +111,15 @@ def run_until_first_score(arguments: Sequence[str]) -> None:
         from mammo_jax.prediction.scorer import Scorer
 
         marks.add("imported")
-        score = Scorer.score
+        begin = Scorer.begin
 
         def first_score(*arguments):
             marks.add("first image read")
-            score(*arguments)
+            begin(*arguments)()
             marks.add("first score")
             marks.write_and_end()
 
-        Scorer.score = first_score
+        Scorer.begin = first_score
         return score_all(*arguments)
 
     predict._score = with_marks

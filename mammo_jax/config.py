@@ -359,7 +359,7 @@ PRESETS: dict[str, dict[str, object]] = {
     },
 }
 # Presets without a patch stage.
-_WITHOUT_PATCH = ("inbreast", "real")
+WITHOUT_PATCH = ("inbreast", "real")
 
 
 def apply_preset(config: ConfigDict, preset: str) -> ConfigDict:
@@ -370,7 +370,7 @@ def apply_preset(config: ConfigDict, preset: str) -> ConfigDict:
     """
     if preset not in PRESETS:
         raise UserError(f"there is no preset {preset!r}; choose from {[*PRESETS]}")
-    if preset in _WITHOUT_PATCH:
+    if preset in WITHOUT_PATCH:
         del config["patch"]
     differences = dict(PRESETS[preset])
     for part, prefix in ((config, ""), (config.get("patch"), "patch.")):

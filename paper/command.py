@@ -229,13 +229,10 @@ def write_results(request: Request, path: Path, again: Path | None = None) -> No
     everything = dataclasses.replace(request, tables=(*TABLES, ENSEMBLE))
     cells = {"gate": gate.gate_table(found), **_tables(everything, found)}
     fewest = scales.FEWEST_SEEDS[setting.preset]
-    for name, written in (("claims", claims.CLAIMS), ("designs", claims.DESIGN_CLAIMS)):
-        findings = [
-            claims.find(claim, found, fewest)
-            for claim in written
-            # Phantoms lack the row of the original resolution.
-            if name == "claims" or rows.keys() >= {*claim.first, *claim.second}
-        ]
+    # Phantoms lack the row of the original resolution.
+    designs = [c for c in claims.DESIGN_CLAIMS if rows.keys() >= {*c.first, *c.second}]
+    for name, written in (("claims", claims.CLAIMS), ("designs", designs)):
+        findings = [claims.find(claim, found, fewest) for claim in written]
         cells[name] = result_tables.claim_table(findings)
     if again is not None:
         anew = dataclasses.replace(setting, out=again)

@@ -2,15 +2,16 @@
 
 A replicate is what was trained anew with another seed, on phantoms with the pretrained
 trunk. All read the same test images, so that an effect varies with the replicates
-("readers") and with the patients ("cases"). Both are in one
-interval: that of Obuchowski and Rockette (1995) with the degrees of freedom of
-Hillis (2007), from the variance of the replicates and from the covariance that they
-have through the patients, which is DeLong's summed over patients.
+("readers") and with the patients ("cases"). Both are in one interval: that of
+Obuchowski and Rockette (1995) with the degrees of freedom of Hillis (2007), from the
+variance of the replicates and from the covariance that they have through the patients,
+which is DeLong's summed over patients.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import TypeVar
 
 import numpy as np
 import scipy.stats
@@ -18,8 +19,9 @@ from jaxtyping import Float
 
 from mammo_jax.evaluation.metrics import auc_covariance, roc_auc
 from mammo_jax.evaluation.prediction_table import PredictionTable, align, read_table
-from paper.runs import PlannedRun, Value
+from paper.runs import PlannedRun
 
+Value = TypeVar("Value")
 Ends = tuple[float, float]
 BySeed = Mapping[int, Sequence[PredictionTable]]
 

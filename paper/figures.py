@@ -50,10 +50,12 @@ def draw_figure_2(found: Found, path: Path) -> Path | None:
     figure = Figure(figsize=(8, 3.4), dpi=_DPI, layout="constrained")
     panels = figure.subplots(1, len(FIGURE_2_ROWS), sharey=True)
     for axes, (row, title) in zip(panels, FIGURE_2_ROWS.items(), strict=True):
-        for number, run in enumerate(found.get(row, ())):
+        named: set[str] = set()
+        for run in found.get(row, ()):
             for name, (steps, losses) in loss_curves(run.directory).items():
                 style = "-" if name == "validation" else ":"
-                label = None if number else name
+                label = None if name in named else name
+                named.add(name)
                 axes.semilogy(steps, losses, style, color=f"C{run.seed}", label=label)
         axes.set_title(f"VGG16 + VGG blocks {title}")
         axes.set_xlabel("optimiser step")

@@ -45,18 +45,38 @@ def prepare(
     for name in sorted(datasets):
         layout = name.partition("/")[0]
         _package(_draw(data / "raw" / layout, layout), data, name)
-    for trunk, seed in sorted({*trunks}):
+    for trunk, seed in _missing(folder, trunks):
         weights = scales.weights_file(folder, trunk, seed)
-        directory = folder / _PRETRAINING / f"{trunk}_{seed}"
+        directory = _pretraining_folder(folder, trunk, seed)
         config = pretraining_config(folder, trunk, seed)
-        if weights.exists():
-            there = run_directory.read_json(directory / run_directory.CONFIG_FILE)
-            check_same(there, config, directory)
-            continue
         raw = _draw(folder / _PRETRAINING / "raw", _PRETRAINING)
         _package(raw, folder / _PRETRAINING, _DATASET)
         train(config, directory)
         _save_trunk(directory, config, weights)
+
+
+def _pretraining_folder(folder: Path, trunk: str, seed: int) -> Path:
+    return folder / _PRETRAINING / f"{trunk}_{seed}"
+
+
+def _missing(folder: Path, trunks: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Returns the trunks that are not pretrained; refuses those that are otherwise."""
+    missing = []
+    for trunk, seed in sorted({*trunks}):
+        weights = scales.weights_file(folder, trunk, seed)
+        directory = _pretraining_folder(folder, trunk, seed)
+        record = directory / run_directory.CONFIG_FILE
+        if not weights.exists():
+            missing.append((trunk, seed))
+        elif not record.exists():
+            raise UserError(
+                f"{weights} is there, but not {record}, which says how it was "
+                "pretrained; delete the weights, or use another --out"
+            )
+        else:
+            wanted = pretraining_config(folder, trunk, seed)
+            check_same(run_directory.read_json(record), wanted, directory)
+    return missing
 
 
 def _draw(raw: Path, layout: str) -> Path:

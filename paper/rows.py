@@ -13,6 +13,7 @@ from mammo_jax.config import (
     FOREST,
     PRESETS,
     STAGES,
+    WITHOUT_PATCH,
     apply_preset,
     set_top,
     stage_table,
@@ -89,13 +90,16 @@ def by_name(rows: Sequence[Row]) -> dict[str, Row]:
         start does not exist, or it starts from a row after itself.
     """
     known: dict[str, Row] = {}
+    patches = {row.name for row in rows if row.kind == "patch"}
     for row in rows:
+        with_patch = row.kind == "patch" or row.start in patches
+        presets = [p for p in PRESETS if not (with_patch and p in WITHOUT_PATCH)]
         choices = {
             "table": (row.table, TABLES),
             "kind": (row.kind, KINDS),
             "stages": (row.stages, ("", *STAGES)),
             "top": (row.top, ("", *TOPS)),
-            "preset": (row.preset, ("", *PRESETS)),
+            "preset": (row.preset, ("", *presets)),
             "start": (row.start, ("", *known)),
         }
         for field, (value, allowed) in choices.items():
@@ -130,7 +134,8 @@ def row_config(row: Row, rows: Mapping[str, Row]) -> ConfigDict:
         file = f"weights/{patch.trunk}.safetensors"
         config.patch.pretrained = file if patch.pretrained else ""
     else:
-        del config["patch"]
+        if "patch" in config:  # Some presets have none.
+            del config["patch"]
         config.init_from = f"runs/{row.start}"
     if row is patch:
         return config.patch

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -24,7 +24,6 @@ _log = logging.getLogger(__name__)
 
 Train = Callable[[ConfigDict, Path], Any]
 Gate = Callable[[str], str]
-Value = TypeVar("Value")
 # The errors of one run: wrong data, a full disk, no memory left.
 _FAILURES = (UserError, OSError, RuntimeError, MemoryError)
 # Of these paths the last two parts count, so that a folder of results may be moved.
@@ -210,7 +209,7 @@ def check_finished(plan: Sequence[PlannedRun]) -> None:
 
 
 def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None:
-    """Refuses what was made with another configuration than wanted, but for paths.
+    """Refuses what was made with another configuration than wanted, but for folders.
 
     Raises:
       UserError: names `path`, what was made, and the fields that differ.

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from paper.rows import PAPER_HEIGHT, Row, dataset_at
 
-# Rows of pixels: that of the grid, since shrinking would skip specks.
+# In pixels, of the grid and of the phantoms: shrinking would skip specks.
 HEIGHT = 288
 _DRAWN = {"height": HEIGHT, "contrast": 9.0}
 # Arguments of `mammo_jax.phantom`; the seeds differ, so that no patient is in two sets.
@@ -84,7 +84,7 @@ PRETRAINING: dict[str, Any] = {
 PRETRAINING_RATES = {"resnet50": 4e-3, "vgg16": 1e-3, "vgg19": 1e-3}
 # The seeds that a preset runs unless told otherwise; the paper trained once.
 SEEDS = {"paper": 1, "phantom": 8}
-# A claim is judged by at least so many: of ImageNet's one trunk, and of as many trunks.
+# A claim is judged from so many seeds on; on phantoms each has a trunk of its own.
 FEWEST_SEEDS = {"paper": 2, "phantom": 4}
 
 _PAPER_WIDTH, _PAPER_STRIDE = 896, 32

@@ -54,7 +54,7 @@ class Config(tfds.core.BuilderConfig):  # type: ignore[misc]  # TFDS has no type
     Attributes:
       packing: form that the mammograms are kept in.
       split_seed: seed of the split by patient.
-      options: further arguments of the data set's own `plan_splits`.
+      options: further arguments of the functions of the data set's `planner`.
     """
 
     packing: Packing

@@ -1,4 +1,4 @@
-"""What the project's commands have in common: their parsers, and how they end."""
+"""Parsers of the project's commands, and their ending."""
 
 import argparse
 from collections.abc import Callable

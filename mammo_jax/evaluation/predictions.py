@@ -20,7 +20,7 @@ COLUMNS = (
 )
 # Whole images have these besides, for sub-groups; a cell is empty where the data set
 # does not say, or the image has no lesion:
-#   breast_density: BI-RADS density, 1 to 4; 0 where unknown;
+#   breast_density: BI-RADS density, 1 to 4;
 #   abnormality_types: calc, mass or calc;mass, over all lesions of the image;
 #   lesion_size: the square root of the largest lesion's share of the image (0..1), by
 #     its bounding box, whatever the grid that the image was squeezed to.
@@ -32,7 +32,8 @@ class Predictions:
     """A model's answers to every image of a split.
 
     `labels` are the true classes, `losses` cross-entropies in nats; `malignant_classes`
-    mean malignancy. `details` are the columns `DETAIL_COLUMNS`; patches have none.
+    mean malignancy. `details` are the columns `DETAIL_COLUMNS`, where 0 is unknown or
+    none; patches have no details.
     """
 
     image_ids: tuple[str, ...]

@@ -88,7 +88,7 @@ def test_a_trunk_of_another_pretraining_is_refused(tmp_path, monkeypatch):
     moved = tmp_path / "there" / "phantom"
     phantoms.prepare(moved, [], trunks, no_training)
     (moved / record.relative_to(folder)).unlink()
-    with pytest.raises(UserError, match=r"vgg16_1/config\.json does not exist"):
+    with pytest.raises(UserError, match=r"but not .*config\.json, which says how"):
         phantoms.prepare(moved, [], trunks, no_training)
 
 

@@ -116,6 +116,18 @@ def test_every_row_is_a_whole_configuration(row):
         assert config.init_from == f"runs/{row.start}"
 
 
+def test_a_transfer_may_have_a_preset_without_patches():
+    start = KNOWN["resnet50_s10_residual_512-512-1024x2"]
+    row = dataclasses.replace(
+        KNOWN[f"inbreast_{start.name}"], name="mine", preset="inbreast"
+    )
+    assert "patch" not in row_config(row, by_name([*ROWS, row]))
+    for other in (start, KNOWN["patch_resnet50_s10"]):
+        wrong = dataclasses.replace(other, name="wrong", preset="inbreast")
+        with pytest.raises(UserError, match="preset is 'inbreast'; it must be one of"):
+            by_name([*ROWS, wrong])
+
+
 def test_yaroslavnet_is_the_preset_in_both_stages():
     # The figures of the authors' later code.
     rows = {row.name: row.paper for row in of("later")}
