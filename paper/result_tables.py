@@ -40,11 +40,16 @@ Cells = Sequence[Sequence[str]]
 
 def measure(runs: Sequence[PlannedRun]) -> Effect:
     """Returns the mean test figure of a row's finished runs."""
-    metric = runs[0].row.metric
-    values = [run.figures["test"][metric] for run in runs]
-    if metric == "auc" and None not in values:
+    values = [*_figures(runs).values()]
+    if runs[0].row.metric == "auc" and not np.isnan(values).any():
         return effects.auc_effect([[effects.test_table(run)] for run in runs])
-    return effects.effect_of([math.nan if x is None else float(x) for x in values])
+    return effects.effect_of(values)
+
+
+def _figures(runs: Sequence[PlannedRun]) -> dict[int, float]:
+    """Reads a row's test figures by seed, NaN where it is not defined."""
+    found = {run.seed: run.figures["test"][run.row.metric] for run in runs}
+    return {seed: math.nan if x is None else float(x) for seed, x in found.items()}
 
 
 def row_table(rows: Sequence[Row], found: Found) -> Cells:
@@ -83,8 +88,15 @@ def _scored_cells(name: str, found: Found) -> Sequence[str]:
 
 
 def replication_table(rows: Sequence[Row], first: Found, second: Found) -> Cells:
-    """Returns the cells of the table of rows that were run a second time."""
-    header = ("row", "first", "95 %", "seeds", "second", "its seeds", "within")
+    """Returns the cells of the table of rows that were run a second time.
+
+    The seeds that both sets have are also compared one by one: what a seed brings with
+    it, its trunk and its order of images, is the same in both.
+    """
+    header = (
+        *("row", "first", "95 %", "seeds", "second", "its seeds", "within"),
+        *("second less first, same seeds", "95 % over these"),
+    )
     cells: list[Sequence[str]] = [header]
     for row in rows:
         if not (row.name in first and row.name in second):
@@ -95,7 +107,12 @@ def replication_table(rows: Sequence[Row], first: Found, second: Found) -> Cells
         low, high = once.interval or (math.nan, math.nan)
         if math.isfinite(high - low) and math.isfinite(again.value):
             verdict = "yes" if low <= again.value <= high else "no"
-        cells.append((row.name, *_effect_cells(once), value, seeds, verdict))
+        before, after = (_figures(found[row.name]) for found in (first, second))
+        same = [after[seed] - before[seed] for seed in after if seed in before]
+        change: Sequence[str] = [NOTHING] * 2
+        if same:
+            change = _effect_cells(effects.effect_of(same), "+.3f")[:2]
+        cells.append((row.name, *_effect_cells(once), value, seeds, verdict, *change))
     return cells
 
 

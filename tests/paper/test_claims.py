@@ -196,6 +196,14 @@ def test_a_second_set_of_runs_lies_within_the_firsts_interval_or_not(tmp_path):
     found = runs.finished_runs(second.plan)["vgg16_s10_vgg_512x1"]
     aucs = [reference_auc(effects.test_table(run)) for run in found]
     assert by_name["vgg16_s10_vgg_512x1"]["second"] == f"{np.mean(aucs):.3f}"
+    before = runs.finished_runs(first.plan)["vgg16_s10_vgg_512x1"][:4]
+    pairs = [reference_auc(effects.test_table(run)) for run in before]
+    expected = scipy.stats.ttest_rel(aucs, pairs)
+    shown = by_name["vgg16_s10_vgg_512x1"]
+    change = shown["second less first, same seeds"]
+    assert change == f"{np.mean(aucs) - np.mean(pairs):+.3f}"
+    low, high = expected.confidence_interval(0.95)
+    assert shown["95 % over these"] == f"{low:.3f} to {high:.3f}"
 
 
 @pytest.mark.parametrize("content", ["{}", '{"test": null}', "[]", ""])
