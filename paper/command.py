@@ -154,8 +154,7 @@ def reproduce(
     found = runs.finished_runs(plan)
     if ENSEMBLE in request.tables:
         rescoring.score_again(rescoring.FLIPS, found)
-    if "4" in request.tables:
-        rescoring.score_again(rescoring.BEFORE, found)
+    rescoring.score_again(rescoring.BEFORE, found)
     if "appendix" in request.figures:
         gradients.measure_all(found)
     parts = []

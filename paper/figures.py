@@ -11,7 +11,10 @@ from paper import gradients
 from paper.runs import Found
 
 # Two VGG tops: with repetitions and without (section 2.3).
-FIGURE_2_ROWS = {"vgg16_s10_vgg_512x3": "512x3 twice", "vgg16_s10_vgg_512x1": "512x1"}
+FIGURE_2_ROWS = {
+    "vgg16_s10_vgg_512x3": "512x3 twice",
+    "vgg16_s10_vgg_512x1": "512x1 twice",
+}
 # Curves in TensorBoard.
 _LOSSES = {"loss/train": "train", "loss/validation": "validation"}
 _DPI = 150

@@ -13,6 +13,7 @@ from mammo_jax.datasets.pipeline import Dataset, open_dataset
 from mammo_jax.images.grid import Grid
 from mammo_jax.models.model_config import (
     BATCH_NORM,
+    CHOICES,
     ModelConfig,
     default_model_config,
     read_model_config,
@@ -137,7 +138,13 @@ def read_settings(config: ConfigDict, name: str = "config") -> Settings:
 def _check_pretrained(path: str | None, model: ModelConfig, name: str) -> None:
     if path and not Path(path).expanduser().is_file():
         key = download_name(model.trunk, model.wiring)
-        get = f"mammo-jax convert-weights --download={key} --out={path}"
+        file = Path(path)
+        others = {str(trunk) for trunk in CHOICES["trunk"]} - {model.trunk}
+        if any(trunk in file.name for trunk in others):  # As the default's may be.
+            file = file.with_name(f"{model.trunk}.safetensors")
+        get = f"mammo-jax convert-weights --download={key} --out={file}"
+        if file != Path(path):
+            get += f" and set the field to {file}"
         raise UserError(
             f"{name}.pretrained: there is no weight file {path}; "
             + f"get it with {get}, or " * bool(key)

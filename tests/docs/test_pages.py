@@ -189,8 +189,16 @@ def test_the_readme_repeats_the_figures_of_the_generated_tables():
         for line in page.splitlines()
         if line.startswith("|")
     ]
-    costs = [float(row[6]) for row in rows if len(row) == 7 and row[2] == "1152x896"]
+    # The paper's models: the others' trunks have a remark behind their name.
+    costs = [
+        float(row[6])
+        for row in rows
+        if len(row) == 7 and row[2] == "1152x896" and row[0].strip().isalnum()
+    ]
     (ratio,) = (row[5] for row in rows if row[:2] == ["resnet50_whole", "train"])
     readme = README.read_text(encoding="utf-8")
-    assert f"| {min(costs):.1f} to {max(costs):.1f} GB, as planned by XLA |" in readme
+    assert (
+        f"| {min(costs):.1f} to {max(costs):.1f} GB, as planned by XLA; not run"
+        in readme
+    )
     assert f"two cores | {ratio} times on an EPYC, " in readme

@@ -92,6 +92,18 @@ def test_the_weights_to_get_are_those_of_the_wiring(wiring, key, tmp_path):
         read_settings(config)
 
 
+def test_the_weights_to_get_are_not_put_under_another_trunks_name():
+    config = whole_config()
+    config.model.trunk = config.patch.model.trunk = "vgg16"
+    message = (
+        "no weight file weights/resnet50.safetensors; get it with mammo-jax "
+        "convert-weights --download=vgg16 --out=weights/vgg16.safetensors and set the "
+        "field to weights/vgg16.safetensors, or"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_settings(config)
+
+
 @pytest.mark.parametrize("zoom", [("a", "b"), (1.0, "b"), (1.2, 0.8), (1.0,)])
 def test_a_zoom_that_is_no_range_is_refused(zoom):
     config = apply_preset(whole_config(), "phantom")
