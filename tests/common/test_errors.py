@@ -1,13 +1,11 @@
 """How commands end."""
 
 import contextlib
-import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -53,7 +51,11 @@ def test_sigterm_ends_a_command_and_leaves_nothing(tmp_path, capsys, inside):
 
 def test_a_command_whose_terminal_is_gone_ends_as_stopped():
     script = (
-        "import time; from mammo_jax.common.errors import run_command\n"
+        "import fcntl, signal, termios, time\n"
+        "from mammo_jax.common.errors import run_command\n"
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        # The tests may have been started by `nohup`.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "def work():\n print('ready', flush=True)\n time.sleep(60)\n"
         "run_command(work)"
     )
@@ -63,18 +65,13 @@ def test_a_command_whose_terminal_is_gone_ends_as_stopped():
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
-        preexec_fn=_take_terminal,
+        start_new_session=True,
     )
     os.close(terminal)
     while b"ready" not in os.read(master, 100):
         pass
     os.close(master)  # The kernel sends SIGHUP, and nothing can be written any more.
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
-
-
-def _take_terminal():
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -284,11 +284,16 @@ def test_a_stopped_prediction_keeps_its_scores(
     def stop(_):
         os.kill(os.getpid(), number)
 
+    # The tests may have been started by `nohup`.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     _disturb_the_second_of_three_batches(tmp_path, monkeypatch, stop)
     out = tmp_path / "out"
-    assert (
-        run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png") == code
-    )
+    try:
+        ended = run_predict(f"--model={model[0]}", f"--out={out}", tmp_path / "*.png")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended == code
     found = list(read_scores(out / "predictions.csv").values())
     expected = [by_hand(model[1], make_breast(seed)) for seed in range(4)]
     assert found == pytest.approx(expected, rel=1e-4)
