@@ -121,7 +121,8 @@ def _check_replication(again: Path, options: argparse.Namespace) -> None:
             f"--replication={again} holds no folder {options.preset}; it names the "
             "--out of a second set of runs": not (again / options.preset).is_dir(),
             "--replication and --out are the same folder; give that of a second set": (
-                again.resolve() == options.out.expanduser().resolve()
+                (again / options.preset).resolve()
+                == (options.out.expanduser() / options.preset).resolve()
             ),
         }
     )

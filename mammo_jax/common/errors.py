@@ -11,15 +11,16 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from traceback import clear_frames, print_exception
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Exit code of every command that fails; signals follow the shell's 128 + number.
 EXIT_ERROR = 1
-_SECONDS_TO_CLEAN_UP = 10.0
+_SECONDS_TO_CLEAN_UP, _SECONDS_TO_SEND_AGAIN = 10.0, 0.1
 _AGAIN = "give the same command again"
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -116,13 +117,10 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     # Names of files may hold bytes that are no UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
-    before = {n: signal.getsignal(n) or signal.SIG_DFL for n in _ENDS}
     arrived: list[float] = []
     try:
-        signal.signal(signal.SIGTERM, functools.partial(_stop, arrived))
-        if before[signal.SIGHUP] != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-        code = command() or 0
+        with _ending_signals(arrived):
+            code = command() or 0
     except Exception as error:
         if arrived:  # A library in another language told it as an error of its own.
             _say(f"stopped: {_AGAIN}")
@@ -140,15 +138,44 @@ def run_command(command: Callable[[], int | None], *, traceback: bool = False) -
     except KeyboardInterrupt:
         _say("stopped: interrupted from the keyboard")
         code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _ending_signals(arrived: list[float]) -> Iterator[None]:
+    """Has SIGTERM, and a closed terminal, end what is inside by `RunStoppedError`."""
+    before = {n: signal.getsignal(n) or signal.SIG_DFL for n in _ENDS}
+    hook = sys.unraisablehook
+
+    def send_again() -> None:
+        if sys.unraisablehook is look_for_lost:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def look_for_lost(lost: Any) -> None:
+        # In a finalizer, or a callback of another library, Python drops the error.
+        if not isinstance(lost.exc_value, RunStoppedError):
+            hook(lost)
+            return
+        arrived.clear()
+        timer = threading.Timer(_SECONDS_TO_SEND_AGAIN, send_again)
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, functools.partial(_stop, arrived))
+    if before[signal.SIGHUP] != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    sys.unraisablehook = look_for_lost
+    try:
+        yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
-    sys.exit(code)
 
 
 def _stop(arrived: list[float], number: int, _: FrameType | None) -> None:
     now = time.monotonic()
-    # A second one would end the cleaning up; the first may be lost in a finalizer.
+    # A second one would end the cleaning up.
     if not arrived or now - arrived[-1] > _SECONDS_TO_CLEAN_UP:
         arrived.append(now)
         raise RunStoppedError(number, _AGAIN)

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,27 @@ def test_sigterm_ends_a_command_and_leaves_nothing(tmp_path, capsys, inside):
     assert ended.value.code == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "stopped: give the same command again\n"
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_a_finalizer_is_not_lost(capsys, number):
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def command():
+        Finalized()  # Python drops what its finalizer raises.
+        time.sleep(20)
+        return 0
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_command(command)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped: give the same command again\n"
 
 
 def test_a_command_whose_terminal_is_gone_ends_as_stopped():
