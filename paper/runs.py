@@ -224,8 +224,10 @@ def check_same(there: Mapping[str, Any], config: ConfigDict, path: Path) -> None
 
 
 def _without_folders(values: Mapping[str, Any]) -> dict[str, Any]:
-    last = {name: Path(values.get(name) or "").parts[-2:] for name in _PATHS}
-    data = {**values.get("data", {}), "data_dir": ""}
+    last = {name: Path(str(values.get(name) or "")).parts[-2:] for name in _PATHS}
+    data = values.get("data")
+    if isinstance(data, Mapping):  # A damaged file may hold anything.
+        data = {**data, "data_dir": ""}
     return {
         **values,
         **{name: "/".join(parts) for name, parts in last.items()},

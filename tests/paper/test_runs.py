@@ -166,6 +166,16 @@ def test_a_finished_run_that_started_from_another_seed_is_refused(field, tmp_pat
         runs.check_finished([planned])
 
 
+@pytest.mark.parametrize("damage", [{"data": None}, {"data": "x"}, {"init_from": 3}])
+def test_a_damaged_configuration_is_another_one(damage, tmp_path):
+    (*_, planned) = request_for(tmp_path, names=["vgg16_s10_vgg_512x1"], seeds=1).plan
+    finish(planned.config, planned.directory)
+    path = planned.directory / "config.json"
+    run_directory.write_json(path, run_directory.read_json(path) | damage)
+    with pytest.raises(UserError, match="holds a run with another configuration"):
+        runs.check_finished([planned])
+
+
 def test_results_of_two_versions_are_not_mixed(tmp_path, monkeypatch):
     plan = request_for(tmp_path, names=["resnet50_s10_forest"], seeds=1).plan
     monkeypatch.setattr("mammo_jax.__version__", "0.1.0")
