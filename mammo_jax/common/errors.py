@@ -99,9 +99,15 @@ def _in_one_line(text: str) -> str:
 
 
 def _say(line: str) -> None:
-    # A terminal that was closed takes nothing; the exit code says it, too.
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # A closed terminal takes nothing. What is left for it would make Python's
+            # own end fail, and replace the exit code.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run_command(command: Callable[[], int | None], *, traceback: bool = False) -> None:
