@@ -62,6 +62,11 @@ class StepOptions(NamedTuple):
     deterministic: bool = False
 
 
+def _cast_kernels(params: Arrays, dtype: jnp.dtype) -> Arrays:
+    """Casts the convolutions' kernels to the dtype that they compute in."""
+    return {name: x.astype(dtype) if x.ndim == 4 else x for name, x in params.items()}
+
+
 def _make_accumulate(
     graphdef: nnx.GraphDef[Any], options: StepOptions
 ) -> Callable[[Arrays, Arrays, Arrays, Arrays], tuple[Arrays, Arrays, Array, Array]]:
@@ -84,6 +89,10 @@ def _make_accumulate(
     def accumulate(
         params: Arrays, frozen: Arrays, stats: Arrays, batch: Arrays
     ) -> tuple[Arrays, Arrays, Array, Array]:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        # The model would do this in every microbatch.
+        model: Any = variables.merge(graphdef, {**frozen, **params}, stats)
+        params, frozen = (_cast_kernels(x, model.trunk.dtype) for x in (params, frozen))
         labels = batch["label"]
         weights = balanced_weights(labels.reshape(-1), options.num_classes)
         micros = {**batch, "weight": weights.reshape(labels.shape)}
@@ -96,7 +105,6 @@ def _make_accumulate(
             gradients = jax.tree.map(jnp.add, gradients, micro_gradients)
             return (gradients, stats, loss + micro_value, correct + micro_correct), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
         start = (zeros, stats, jnp.float32(0), jnp.int32(0))
         unroll = 0 if options.unroll else 1
         return jax.lax.scan(add, start, micros, unroll=unroll)[0]

@@ -29,10 +29,12 @@ SIZE, CLASSES, MEAN = 64, 5, 40.0
 
 
 @functools.cache
-def _network(kind: str = "patch", batch_norm: str = "batch"):
+def _network(
+    kind: str = "patch", batch_norm: str = "batch", compute_dtype: str = "float32"
+):
     """A tiny VGG classifier."""
     config = default_model_config()
-    config.batch_norm = batch_norm
+    config.batch_norm, config.compute_dtype = batch_norm, compute_dtype
     config.trunk, config.width, config.num_classes = "vgg16", 1 / 16, CLASSES
     config.top.kind, config.top.blocks = kind, ("4-4-8x1",)
     return build_model(read_model_config(config), 0)
@@ -112,6 +114,22 @@ def test_accumulation_equals_the_full_batch_without_batch_statistics(unroll):
         for moments in (_first_moments(full), _first_moments(accumulated))
     )
     assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def test_kernels_that_are_cast_once_change_no_bit(monkeypatch):
+    def one_step():
+        train_step, state = make_train_step(
+            _network("residual", compute_dtype="bfloat16"),
+            stages=_stages(),
+            accum_steps=4,
+            unroll=False,
+        )
+        return train_step(state, _batch())
+
+    once = one_step()
+    # The layers then cast them, in every microbatch.
+    monkeypatch.setattr(step, "_cast_kernels", lambda params, dtype: params)
+    jax.tree.map(np.testing.assert_array_equal, once, one_step())
 
 
 def test_microbatches_have_batch_statistics_of_their_own():
