@@ -111,7 +111,8 @@ def plan_memory(config: ConfigDict) -> float | None:
     """Gigabytes of the step on a CUDA card; None without its compiler."""
     if not cuda_target.is_available():
         return None
-    compiled = cuda_target.compile_for_cuda(*abstract_step(config, STAGE))
+    step = abstract_step(config, STAGE, cuda_target.mesh())
+    compiled = cuda_target.compile_for_cuda(*step)
     return peak_bytes(compiled) / 1e9
 
 

@@ -1,13 +1,15 @@
 """The train step of a configuration without data or values, for compiling only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
+from mammo_jax.common import devices
 from mammo_jax.models import abstract_model, read_model_config, variables
 from mammo_jax.training.experiment import abstract_batch
+from mammo_jax.training.flat_step import jit_flat_step
 from mammo_jax.training.stage_step import make_train_step
 from mammo_jax.training.state import TrainState
 
@@ -19,23 +21,27 @@ class AbstractStep(NamedTuple):
     """A train step and the shapes and types of its arguments.
 
     Attributes:
-      function: see `mammo_jax.training.stage_step.make_train_step`.
+      function: see `mammo_jax.training.flat_step.FlatStep.call`.
       state: what it renews.
       batch: what it reads.
     """
 
     function: Callable
-    state: TrainState
+    state: Sequence[jax.ShapeDtypeStruct]
     batch: Mapping[str, jax.ShapeDtypeStruct]
 
 
-def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
+def abstract_step(
+    config: ConfigDict, stage: str, mesh: jax.sharding.Mesh | None = None
+) -> AbstractStep:
     """The step of one stage of a run's configuration.
 
     Args:
       config: of a run, see `mammo_jax.config`; its `model.image_size` is the images'.
       stage: a row of its table of stages.
+      mesh: of the device that it is for; by default the first of this machine.
     """
+    mesh = mesh or devices.make_mesh(1, 1)
     graphdef, *values = variables.split(abstract_model(read_model_config(config.model)))
     made = []
 
@@ -45,6 +51,7 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
             stages=config.stages,
             stage=stage,
             steps_per_epoch=STEPS_PER_EPOCH,
+            mesh=mesh,
             unroll=False,  # As on the GPU that it is compiled for.
         )
         made.append(function)
@@ -53,7 +60,8 @@ def abstract_step(config: ConfigDict, stage: str) -> AbstractStep:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), values)
     started = jax.eval_shape(state, *shapes)
     batch = abstract_batch(config, config.model.image_size)
-    return AbstractStep(made[0], started, batch)
+    flat_step, arrays = jit_flat_step(made[0].__wrapped__, started, mesh)
+    return AbstractStep(flat_step.call, arrays, batch)
 
 
 def count_flops(function: Any, *arguments: Any) -> float:

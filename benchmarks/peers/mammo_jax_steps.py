@@ -1,16 +1,20 @@
 """The steps of this project, as `mammo_jax.main` compiles them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.workload import SIZES, Steps, Workload, most_resident_bytes
 from benchmarks.train_steps import STEPS_PER_EPOCH, AbstractStep
+from mammo_jax.common import devices
 from mammo_jax.common.memory import give_back_large_blocks
 from mammo_jax.config import whole_config
 from mammo_jax.models import build_model, read_model_config, variables
 from mammo_jax.training import step
 from mammo_jax.training.experiment import abstract_batch
+from mammo_jax.training.flat_step import jit_flat_step
 from mammo_jax.training.stage_step import make_train_step
 from mammo_jax.training.stages import read_stages
 
@@ -38,11 +42,13 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
         config.model.top.update(kind="vgg", blocks=("512x1", "512x1"))
     stages = [stage.name for stage in read_stages(config.stages)]
     model = build_model(read_model_config(config.model), 0)
-    function, state = make_train_step(
+    mesh = devices.make_mesh(1, 1)
+    train_step, state = make_train_step(
         model,
         stages=config.stages,
         stage=stages[0 if workload.stage == "new" else -1],
         steps_per_epoch=STEPS_PER_EPOCH,
+        mesh=mesh,
     )
     evaluate = step.make_eval_step(variables.split(model)[0], pixel_mean=0.0)
     del model  # The state has copies of its values.
@@ -55,13 +61,18 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
         "label": jnp.zeros(shapes["label"].shape, jnp.int32),
         "channel_shift": jnp.zeros(shapes["channel_shift"].shape),
     }
-    kept = {"state": state}
-    abstract = AbstractStep(function, jax.eval_shape(lambda: state), shapes)
+    flat_step, arrays = jit_flat_step(train_step.__wrapped__, state, mesh)
+    abstract = AbstractStep(flat_step.call, arrays, shapes)
+    kept: dict[str, Any] = {
+        "state": flat_step.flatten(devices.put_replicated(mesh, state))
+    }
+    del state
     scored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
     def train() -> None:
         kept["state"], loss = abstract.function(kept["state"], batch)
         jax.block_until_ready((kept["state"], loss))
+        kept["scored"] = None
 
     def loop(steps: int) -> None:
         for _ in range(steps):
@@ -69,7 +80,7 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
         jax.block_until_ready((kept["state"], loss))
 
     def score() -> None:
-        state = kept["state"]
+        state = kept["scored"] = kept["scored"] or flat_step.restore(kept["state"])
         jax.block_until_ready(evaluate(state.params, state.batch_stats, scored))
 
     return Steps(train, score, _peak_bytes, loop=loop), abstract

@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mammo_jax.common.errors import UserError, refuse
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+# Convolutions of a GPU read a kernel (height, width, input, output) output by output.
+_KERNELS_OF_A_GPU = (3, 0, 1, 2)
 # Ampere and later multiply TF32 and bfloat16 in units of their own.
 _LEAST_CAPABILITY = 8.0
 _GPU_HELP = (
@@ -284,6 +287,38 @@ def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     ]
     order = np.argsort(np.concatenate(numbers))
     return {key: np.concatenate([part[key] for part in parts])[order] for key in mine}
+
+
+def formats(
+    tree: Any, sharding: jax.sharding.Sharding, *, default: bool = False
+) -> Any:
+    """Returns how each array of a tree lies best, for programs, or how by default.
+
+    On a GPU those of four dimensions, kernels, have a layout of their own, without
+    which each call of a program would transpose them.
+    """
+    if not _is_of_gpus(sharding):
+        return jax.tree.map(lambda x: sharding, tree)
+    order = (0, 1, 2, 3) if default else _KERNELS_OF_A_GPU
+    kernel = Format(Layout(major_to_minor=order), sharding)
+    return jax.tree.map(lambda x: kernel if len(x.shape) == 4 else sharding, tree)
+
+
+def _is_of_gpus(sharding: jax.sharding.Sharding) -> bool:
+    device: Any = next(iter(sharding.device_set))
+    return bool(device.platform == "gpu")
+
+
+def lay_out(tree: T, forms: Any) -> T:
+    """Returns arrays as `formats` says; copies, but where no layout is asked for."""
+    if not any(isinstance(form, Format) for form in jax.tree.leaves(forms)):
+        return tree
+    laid: T = jax.jit(_same, out_shardings=forms)(tree)
+    return laid
+
+
+def _same(tree: T) -> T:
+    return tree
 
 
 def abstract(mesh: Mesh, tree: Any) -> Any:

@@ -17,6 +17,7 @@ from mammo_jax.datasets.packaged import Examples
 from mammo_jax.models import abstract_model, variables
 from mammo_jax.models.groups import groups_of
 from mammo_jax.training import step
+from mammo_jax.training.flat_step import FlatStep, jit_flat_step
 from mammo_jax.training.optimizer import Optimizer, carry_moments, make_optimizer
 from mammo_jax.training.settings import Settings, open_data, read_settings
 from mammo_jax.training.state import EpochMetrics, Leaves, TrainState
@@ -134,32 +135,37 @@ class Experiment:
         size = len(values) // jax.process_count()
         return np.asarray(values)[size * jax.process_index() :][:size]
 
-    def train_step(self, index: int) -> step.TrainStep:
-        """Makes the train step of a stage; see `step.jit_train_step`."""
+    def train_step(self, index: int) -> tuple[FlatStep, list[Any]]:
+        """Makes the train step of a stage, and the shapes and types that it takes."""
         options = step.StepOptions(
             num_classes=self.settings.model.num_classes,
             pixel_mean=self.pixel_mean,
             ema_decay=self.config.ema_decay,
             unroll=jax.default_backend() == "cpu",
+        )
+        function = step.make_step(
+            self.graphdef, self.optimizers[index], options, self.mesh
+        )
+        return jit_flat_step(
+            function,
+            self.abstract_state(index),
+            self.mesh,
             # A step that is looked into afterwards needs its inputs.
             donate=not self.config.debug_nans,
             deterministic=self.config.deterministic,
         )
-        return step.jit_train_step(
-            self.graphdef, self.optimizers[index], options, self.mesh
-        )
 
-    def compiler_of_train_step(self, index: int) -> Callable[[], step.TrainStep]:
+    def compiler_of_train_step(self, index: int) -> Callable[[], FlatStep]:
         """Traces the train step of a stage, and returns what compiles it."""
-        function: Any = self.train_step(index)
+        train_step, state = self.train_step(index)
         if self.config.debug_nans:
-            return lambda: function  # It is taken apart where a NaN arises.
+            return lambda: train_step  # It is taken apart where a NaN arises.
         batch = abstract_batch(self.config, self.dataset.image_shape)
-        compiler: Callable[[], step.TrainStep] = function.lower(
-            self.abstract_state(index),
-            devices.abstract_batch(self.mesh, batch, leading=1),
-        ).compile
-        return compiler
+        function: Any = train_step.call
+        lowered = function.lower(
+            state, devices.abstract_batch(self.mesh, batch, leading=1)
+        )
+        return lambda: train_step._replace(call=lowered.compile())
 
 
 def make_experiment(settings: Settings, dataset: pipeline.Dataset) -> Experiment:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -25,11 +25,11 @@ from mammo_jax.models.network_input import network_input
 from mammo_jax.training import scoring
 from mammo_jax.training.checkpoint import Checkpoints, Position
 from mammo_jax.training.experiment import Experiment
+from mammo_jax.training.flat_step import Arrays, FlatStep
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.shown_class_maps import ShownMap, make_shown_map
 from mammo_jax.training.state import EpochMetrics, TrainState
-from mammo_jax.training.step import TrainStep
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def train(
     run: Run,
     state: TrainState,
     position: Position,
-    first_step: Future[TrainStep] | None,
+    first_step: Future[FlatStep] | None,
 ) -> Position:
     """Trains from `position` and its `state` to the end of the last stage.
 
@@ -99,7 +99,7 @@ def _train(
     run: Run,
     state: TrainState,
     position: Position,
-    first_step: Future[TrainStep] | None,
+    first_step: Future[FlatStep] | None,
     batches: Iterator[Batch],
 ) -> Position:
     first = next(batches)
@@ -125,7 +125,7 @@ def _train(
             with waiting(COMPILING), explained_memory(None):
                 compiled = {index: run.experiment.compiler_of_train_step(index)()}
         debug_nans = jax.debug_nans(run.experiment.config.debug_nans)
-        with debug_nans, explained_memory(compiled[index]):
+        with debug_nans, explained_memory(compiled[index].call):
             state, position = _train_epoch(
                 run, compiled[index], batches, state, position
             )
@@ -143,7 +143,7 @@ def _traced(batches: Iterator[Batch], directory: str) -> Iterator[Batch]:
 
 
 def _train_epoch(
-    run: Run, train_step: TrainStep, batches: Any, state: TrainState, position: Position
+    run: Run, train_step: FlatStep, batches: Any, state: TrainState, position: Position
 ) -> tuple[TrainState, Position]:
     """Trains for the rest of the present epoch."""
     config = run.experiment.config
@@ -159,6 +159,7 @@ def _train_epoch(
         unit="step",
     )
     throughput, seen = Throughput(), None
+    arrays = train_step.flatten(state)
     with bar:
         while position.step_in_epoch < run.experiment.steps_per_epoch:
             asked = time.perf_counter()
@@ -166,7 +167,7 @@ def _train_epoch(
             throughput.waited += time.perf_counter() - asked
             throughput.images += config.batch_size
             with jax.profiler.StepTraceAnnotation("train", step_num=position.step):
-                state, loss = _step(run, train_step, state, batch, position.step + 1)
+                arrays, loss = _step(run, train_step, arrays, batch, position.step + 1)
             # The step before is looked at only now, so that the device has work.
             if seen:
                 _checked(seen)
@@ -179,27 +180,28 @@ def _train_epoch(
             bar.update()
             if position.step % config.log_every_steps == 0:
                 bar.set_postfix_str(f"loss {_checked(seen):.3f}")
-                _log_training(run, state, position, throughput)
+                _log_training(run, train_step.metrics(arrays), position, throughput)
                 throughput = Throughput()
-            _save_within_epoch(run, state, position, seen)
+            state_now = functools.partial(train_step.restore, arrays)
+            _save_within_epoch(run, state_now, position, seen)
     if seen:
         _checked(seen)
     if throughput.images:
-        _log_training(run, state, position, throughput)
-    return state, position
+        _log_training(run, train_step.metrics(arrays), position, throughput)
+    return train_step.restore(arrays), position
 
 
 def _step(
-    run: Run, train_step: TrainStep, state: TrainState, batch: Batch, number: int
-) -> tuple[TrainState, jax.Array]:
+    run: Run, train_step: FlatStep, arrays: Arrays, batch: Batch, number: int
+) -> tuple[Arrays, jax.Array]:
     try:
-        return train_step(state, run.experiment.training_arrays(batch))
+        return train_step.call(arrays, run.experiment.training_arrays(batch))
     except FloatingPointError as error:  # Raised only with config.debug_nans.
         raise _not_finite(first_line(error), batch, number) from error
 
 
 def _save_within_epoch(
-    run: Run, state: TrainState, position: Position, seen: Seen
+    run: Run, state_now: Callable[[], TrainState], position: Position, seen: Seen
 ) -> None:
     ends = position.step_in_epoch == run.experiment.steps_per_epoch
     # Several processes ask one another, which waits for the step, so not after each.
@@ -212,6 +214,7 @@ def _save_within_epoch(
     # Their clocks differ, and they save together.
     if stopping or (largest_of_processes(due) and not ends):
         _checked(seen)
+        state = state_now()
         if not _all_finite(state.params):
             raise UserError(
                 f"step {position.step} made parameters that are not finite, though its "
@@ -234,7 +237,7 @@ def _all_finite(params: dict[str, jax.Array]) -> jax.Array:
 
 
 def _log_training(
-    run: Run, state: TrainState, position: Position, throughput: Throughput
+    run: Run, metrics: EpochMetrics, position: Position, throughput: Throughput
 ) -> None:
     """Writes the epoch's means, the learning rates and the speed."""
     stage = run.experiment.settings.stages[position.stage]
@@ -242,7 +245,7 @@ def _log_training(
     # The rates of the step that was just done.
     done = position.epoch * steps + position.step_in_epoch - 1
     factor = float(rate_factor(stage, steps)(done))
-    means = state.metrics.compute()
+    means = metrics.compute()
     run.logs.scalars(
         position.step,
         {

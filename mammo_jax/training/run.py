@@ -24,11 +24,11 @@ from mammo_jax.models.model_config import ModelConfig, read_model_config
 from mammo_jax.training import ensemble, forest, phantom_data, scoring
 from mammo_jax.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, Position
 from mammo_jax.training.experiment import Experiment, make_experiment
+from mammo_jax.training.flat_step import FlatStep
 from mammo_jax.training.logs import Logs, log_hyperparameters
 from mammo_jax.training.loop import Run, train
 from mammo_jax.training.settings import Settings, check_grid, open_data, read_settings
 from mammo_jax.training.state import Leaves, TrainState
-from mammo_jax.training.step import TrainStep
 from mammo_jax.training.transfer import take_network
 from mammo_jax.weights import conversion, pretrained
 from mammo_jax.weights.hub import find_directory, is_on_hub, pin
@@ -277,7 +277,7 @@ def _begin(
     checkpoints: Checkpoints,
     init_from: str,
     helpers: Executor,
-) -> tuple[TrainState, Position, Future[TrainStep] | None]:
+) -> tuple[TrainState, Position, Future[FlatStep] | None]:
     """Returns the state to train from, and its train step, unless all is done.
 
     The first values are drawn while the step is traced, and the step is compiled while

@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError
 from mammo_jax.config import STAGES, stage_table
 from mammo_jax.models import groups_of, variables
 from mammo_jax.models.classifier import Classifier
+from mammo_jax.models.compiling import jit_network
 from mammo_jax.training.optimizer import make_optimizer
 from mammo_jax.training.stages import Stage, read_stages
 from mammo_jax.training.state import TrainState
-from mammo_jax.training.step import StepOptions, TrainStep, jit_train_step
+from mammo_jax.training.step import StepOptions, TrainStep, make_step
 
 
 def make_train_step(
@@ -77,7 +79,12 @@ def make_train_step(
     params, stats = jax.tree.map(jnp.copy, (params, stats))
     state = TrainState.begin(params, stats, ema_decay)
     state = dataclasses.replace(state, opt_state=optimizer.init(params))
-    return jit_train_step(graphdef, optimizer, options, mesh), state
+    train_step = jit_network(
+        make_step(graphdef, optimizer, options, mesh),
+        donate_argnums=0,
+        out_shardings=devices.replicated(mesh),
+    )
+    return train_step, state
 
 
 def _find_stage(stages: str | ConfigDict | Mapping[str, Any], name: str) -> Stage:

@@ -49,8 +49,6 @@ class StepOptions(NamedTuple):
         compiler runs convolutions inside a loop several times slower than outside
         one; elsewhere the loop is better, since it compiles once and never holds two
         microbatches' activations.
-      donate: True if the new state takes the old one's memory.
-      deterministic: see `mammo_jax.models.compiling.jit_network`.
     """
 
     num_classes: int
@@ -58,8 +56,6 @@ class StepOptions(NamedTuple):
     accum_steps: int = 1
     ema_decay: float = 0.0
     unroll: bool = False
-    donate: bool = True
-    deterministic: bool = False
 
 
 def _cast_kernels(params: Arrays, dtype: jnp.dtype) -> Arrays:
@@ -116,7 +112,7 @@ def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
     """Returns the batch cut into microbatches, with channel shifts.
 
     Raises:
-      ValueError: a shape or type is none of `jit_train_step`'s.
+      ValueError: a shape or type is none of `make_step`'s.
     """
     images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     leading = images.shape[:-2]
@@ -155,13 +151,13 @@ def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
     }
 
 
-def jit_train_step(
+def make_step(
     graphdef: nnx.GraphDef[Any],
     optimizer: Optimizer,
     options: StepOptions,
     mesh: jax.sharding.Mesh | None = None,
 ) -> TrainStep:
-    """Builds the one train step of a stage.
+    """Builds the one train step of a stage; it is not jitted.
 
     A batch comes as microbatches, whose gradients are added up in a scan, so that
     only one microbatch's activations are alive. The loss is the weighted
@@ -169,7 +165,7 @@ def jit_train_step(
     differentiated; batch normalisation's statistics move in every layer, as they
     did in the paper's Keras, unless the model freezes them.
 
-    The step takes the state (donated) and a batch, and returns the new state and the
+    The step takes the state and a batch, and returns the new state and the
     batch's loss; see `mammo_jax.training.stage_step.make_train_step` for the batch.
     """
     accumulate = _make_accumulate(graphdef, options)
@@ -203,13 +199,7 @@ def jit_train_step(
         )
         return new_state, loss
 
-    function: TrainStep = jit_network(
-        train_step,
-        deterministic=options.deterministic,
-        donate_argnums=0 if options.donate else (),
-        out_shardings=devices.replicated(mesh),
-    )
-    return function
+    return train_step
 
 
 def make_eval_step(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError
 from mammo_jax.common.run_directory import CONFIG_FILE
 from mammo_jax.models import abstract_model, variables
@@ -84,9 +85,15 @@ def load_model(directory: Path) -> LoadedModel:
         model_config=model_config,
         window=window,
         graphdef=graphdef,
-        params=jax.device_put(params),
+        params=_on_device(params),
         description=description,
     )
+
+
+def _on_device(params: variables.Variables) -> variables.Variables:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.device_put(params, here)
+    return devices.lay_out(placed, devices.formats(placed, here))
 
 
 def save_variables(

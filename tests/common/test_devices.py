@@ -44,7 +44,10 @@ options = step.StepOptions(2, 40.0, unroll=True, donate=False)
 def run(data, spatial):
     mesh = devices.make_mesh(data, spatial)
     state = TrainState(params, stats, optimizer.init(params), EpochMetrics.empty())
-    train_step = step.jit_train_step(graphdef, optimizer, options, mesh)
+    train_step = jax.jit(
+        step.make_step(graphdef, optimizer, options, mesh),
+        out_shardings=devices.replicated(mesh),
+    )
     state, loss = train_step(
         devices.put_replicated(mesh, state), devices.put_batch(mesh, batch, leading=1)
     )

@@ -11,9 +11,12 @@ from predicting import by_hand, make_breast, read_scores, read_table, run_predic
 from raw_files import write_dicom
 from tiny_runs import HEIGHT, WIDTH, write_run
 
+from mammo_jax import load
+from mammo_jax.common import devices
 from mammo_jax.evaluation.predictions import COLUMNS
+from mammo_jax.prediction.model import Model
 from mammo_jax.prediction.scorer import Scorer
-from mammo_jax.weights.model_directory import LoadedModel
+from mammo_jax.weights.model_directory import LoadedModel, load_model
 
 
 def test_scores_are_those_of_the_model(model, folder, tmp_path, capsys):
@@ -104,6 +107,17 @@ def test_a_score_does_not_depend_on_the_images_beside_it(model, tmp_path):
     found = list(read_scores(out / "predictions.csv").values())
     expected = [by_hand(model[1], make_breast(seed)) for seed in range(5)]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_kernels_in_a_gpus_layout_give_the_same_scores(model, folder, monkeypatch):
+    image = folder / "deep" / "2.dcm"
+    wanted = load(model[0]).score(image)
+    monkeypatch.setattr(devices, "_is_of_gpus", lambda sharding: True)
+    loaded = load_model(model[0])
+    assert {
+        x.format.layout.major_to_minor for x in loaded.params.values() if x.ndim == 4
+    } == {(3, 0, 1, 2)}
+    assert Model([loaded]).score(image).score == pytest.approx(wanted.score, rel=1e-5)
 
 
 def test_tta_averages_four_flips(model, folder, tmp_path):

@@ -27,5 +27,6 @@ def test_a_checkpoint_is_saved_when_its_minutes_have_passed(
     run = loop.Run(experiment, checkpoints, Mock(spec=Logs), StopRequest())
     state = TrainState.begin({"kernel": jnp.zeros(3)}, {}, 0.0)
     position = Position(step=9, step_in_epoch=step_in_epoch)
-    loop._save_within_epoch(run, state, position, loop.Seen(jnp.zeros(()), {}, 9))
+    seen = loop.Seen(jnp.zeros(()), {}, 9)
+    loop._save_within_epoch(run, lambda: state, position, seen)
     assert checkpoints.save.called == saves

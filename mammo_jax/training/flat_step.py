@@ -1,0 +1,90 @@
+"""The train step as a run calls it: on the list of a state's arrays.
+
+A call walks through the trees of its arguments, and the state of an optimiser of
+several groups is mostly masks. A list has none, and its arrays lie in memory as the
+program reads them. Logs, validation and checkpoints get the state back as it was.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from mammo_jax.common import devices
+from mammo_jax.models.compiling import jit_network
+from mammo_jax.training.state import EpochMetrics, TrainState
+from mammo_jax.training.step import Batch, TrainStep
+
+Arrays = list[jax.Array]
+
+
+class FlatStep(NamedTuple):
+    """A train step on the list of a state's arrays, jitted or compiled.
+
+    Attributes:
+      call: takes the list, whose memory it uses up, and a batch, and returns the new
+        list and the batch's loss; see `stage_step.make_train_step` for the batch.
+      structure: the state's, without its arrays.
+      sharding: of the arrays, whole on every device.
+    """
+
+    call: Callable[[Arrays, Batch], tuple[Arrays, Float[Array, ""]]]
+    structure: Any
+    sharding: jax.sharding.Sharding
+
+    def flatten(self, state: TrainState) -> Arrays:
+        """Returns the arrays of a state, which is not to be read any more."""
+        leaves = jax.tree.leaves(state)
+        return devices.lay_out(leaves, devices.formats(leaves, self.sharding))
+
+    def restore(self, arrays: Arrays) -> TrainState:
+        """Returns the state that has these arrays; the next call uses it up, too."""
+        plain = devices.formats(arrays, self.sharding, default=True)
+        state: TrainState = jax.tree.unflatten(
+            self.structure, devices.lay_out(arrays, plain)
+        )
+        return state
+
+    def metrics(self, arrays: Arrays) -> EpochMetrics:
+        """Returns the means over the epoch so far."""
+        state: TrainState = jax.tree.unflatten(self.structure, arrays)
+        return state.metrics
+
+
+def jit_flat_step(
+    train_step: TrainStep,
+    state: TrainState,
+    mesh: jax.sharding.Mesh,
+    *,
+    donate: bool = True,
+    deterministic: bool = False,
+) -> tuple[FlatStep, list[jax.ShapeDtypeStruct]]:
+    """Makes a train step's flat form, and the shapes and types that it takes.
+
+    Args:
+      train_step: from `step.make_step`, not jitted.
+      state: of arrays, or their shapes and types.
+      mesh: see `mammo_jax.common.devices`.
+      donate: True if the new arrays take the old ones' memory.
+      deterministic: see `mammo_jax.models.compiling.jit_network`.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    formats = devices.formats(leaves, sharding)
+
+    def flat_step(arrays: Arrays, batch: Batch) -> tuple[Arrays, Array]:
+        state, loss = train_step(jax.tree.unflatten(structure, arrays), batch)
+        return jax.tree.leaves(state), loss
+
+    call = jit_network(
+        flat_step,
+        deterministic=deterministic,
+        donate_argnums=0 if donate else (),
+        out_shardings=(formats, sharding),
+    )
+    abstract = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=form)
+        for x, form in zip(leaves, formats, strict=True)
+    ]
+    return FlatStep(call, structure, sharding), abstract
