@@ -31,14 +31,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from benchmarks.side_by_side import ask_gpu, machine
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.models import compiling
 
 _COMMAND = (sys.executable, "-m", "benchmarks.card")
-# What JAX takes of a card of 8 GB by default, in bytes.
-_ALLOCATOR = 6.44e9
 _OURS, _EAGER, _COMPILED = "mammo_jax", "pytorch", "pytorch, compiled"
 _NOT_TUNED = "mammo_jax, not tuned"
 _ANY_LAYOUT = "mammo_jax, layouts left to XLA"
@@ -231,7 +230,7 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
     total = None if flags.cpu else int(ask_gpu("memory.total")) << 20
     where = machine() if flags.cpu else ask_gpu("name")
     whole = None if total is None else 0.9
-    small = None if total is None else min(_ALLOCATOR / total, 0.9)
+    small = None if total is None else min(MOST_BYTES / total, 0.9)
     records: list[dict[str, Any]] = []
 
     def keep(record: dict[str, Any]) -> None:

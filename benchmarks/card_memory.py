@@ -4,10 +4,10 @@
 
 The largest models of each kind in `benchmarks.model_costs` train two steps of all
 layers, with a batch of 2 as their configuration cuts it and in one microbatch, each in
-a process of its own whose allocator has 7 GB of the card: what a card of 8 GB has left
-beside the CUDA context. A model for which that is not enough is an error. The plan is
-that of the program as it was compiled for this card; what was taken is the most that
-JAX's allocator had given out, cuDNN's scratch space in it. A process before that one
+a process of its own whose allocator has 6.44 GB of the card, what JAX takes of one of 8
+by default. A model for which that is not enough is an error. The plan is that of the
+program as it was compiled for this card; what was taken is the most that JAX's
+allocator had given out, cuDNN's scratch space in it. A process before that one
 compiles, since what the compiler tries out would count. GB are 10^9 bytes.
 """
 

@@ -1,10 +1,11 @@
-"""Compiles for a CUDA card of 8 GB on a machine that has none.
+"""Compiles for a CUDA card on a machine that has none.
 
 The wheels jax-cuda12-plugin and jax-cuda12-pjrt hold the compiler; neither a driver
 nor CUDA itself is needed. The memory that a program will take is then XLA's own
-plan of its buffers, made in the knowledge that the card has 8 GB. What a running GPU
-adds is not in it: the CUDA context (some hundred MB), cuDNN's scratch space for the
-algorithms it picks, and fragmentation.
+plan of its buffers, made in the knowledge of the card's memory. What a running GPU
+adds is not in it: cuDNN's scratch space for the algorithms it picks, and fragmentation,
+both within what JAX takes of the card, and the CUDA context (some hundred MB) beside
+that.
 
 Where these wheels are installed JAX says on every start that it found no driver, so
 give them an environment of their own, or a folder:
@@ -13,6 +14,7 @@ give them an environment of their own, or a folder:
   PYTHONPATH=FOLDER JAX_PLATFORMS=cpu python -m benchmarks.model_costs
 """
 
+import functools
 import importlib.util
 import re
 from typing import Any
@@ -23,8 +25,12 @@ from jax.experimental import topologies
 from mammo_jax.models.compiling import gpu_options
 
 PLUGIN = "jax_plugins.xla_cuda12"
-# What a card of 8 GB has left beside the CUDA context and cuDNN's scratch space.
-MOST_BYTES = 7e9
+# What JAX's allocator takes of a card of 8 GB: three quarters.
+MOST_BYTES = 6.44e9
+NOT_INSTALLED = (
+    "the compiler for CUDA is not installed: pip install --no-deps --target=FOLDER "
+    "jax-cuda12-plugin jax-cuda12-pjrt, then set PYTHONPATH=FOLDER"
+)
 
 # A card of 8 GB: GeForce RTX 3070, as the CUDA C++ Programming Guide (compute
 # capability 8.6) and
@@ -55,6 +61,33 @@ dnn_version_info { major: 9 minor: 8 }
 runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA GeForce RTX 3070"
 """
+# A card of 8 GB of compute capability 8.9: GeForce RTX 4060, likewise.
+ADA = """
+gpu_device_info {
+  cuda_compute_capability { major: 8 minor: 9 }
+  device_memory_size: 8589934592
+  core_count: 24
+  fpus_per_core: 128
+  clock_rate_ghz: 2.46
+  memory_bandwidth: 272000000000
+  l2_cache_size: 25165824
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 1536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 101376
+  shared_memory_per_core: 102400
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA GeForce RTX 4060"
+"""
 # A card of compute capability 9.0: H100, likewise.
 HOPPER = """
 gpu_device_info {
@@ -83,6 +116,8 @@ runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
+CARDS = {"GeForce RTX 3070": CARD, "GeForce RTX 4060": ADA, "H100": HOPPER}
+
 # Triton's products are tuned on the card itself. Without one their tiles are guessed,
 # which fails for some shapes; cuBLAS has no tiles to guess.
 _OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
@@ -101,6 +136,15 @@ def _capability(card: str) -> str:
     return f"{major[1] if major else ''}.{minor[1] if minor else 0}"
 
 
+@functools.cache
+def mesh(card: str = CARD) -> jax.sharding.Mesh:
+    """A mesh of one such card."""
+    topology = topologies.get_topology_desc(
+        platform="cuda", target_config=card, topology="1x1x1"
+    )
+    return topologies.make_mesh(topology, (1, 1), ("data", "spatial"))
+
+
 def compile_for_cuda(
     function: Any, *arguments: Any, card: str = CARD
 ) -> jax.stages.Compiled:
@@ -108,16 +152,17 @@ def compile_for_cuda(
 
     Args:
       function: from `jax.jit`.
-      arguments: trees of arrays or of `jax.ShapeDtypeStruct`.
-      card: `CARD` or `HOPPER`.
+      arguments: trees of arrays or of `jax.ShapeDtypeStruct`; layouts are kept.
+      card: a value of `CARDS`.
     """
-    topology = topologies.get_topology_desc(
-        platform="cuda", target_config=card, topology="1x1x1"
-    )
-    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    placed = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
-    )
+    here = jax.sharding.NamedSharding(mesh(card), jax.sharding.PartitionSpec())
+
+    def place(x: Any) -> jax.ShapeDtypeStruct:
+        form = getattr(x, "format", None)
+        asked = form if form and form.layout else here
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=asked)
+
+    placed = jax.tree.map(place, arguments)
     # A program that was kept could not be loaded: that takes the card itself.
     kept = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)

@@ -7,10 +7,10 @@ the gentler stem, in float32 with a batch of 2, accumulated from two microbatche
 (`accum_steps=2`; a heatmap's is whole) and in one, as configured; and the preset
 `full_resolution` at 4608x3584, which has one image a microbatch only. The memory is
 that of the second stage's whole train step, which trains all layers with Adam, compiled
-for a CUDA card of 8 GB; benchmarks/cuda_target.py says what it needs for that and what
-it leaves out. A model at 1152x896 that takes more than 7 GB is an error. The arithmetic
-is that of the forward pass of one image by XLA's count, a multiplication and an
-addition being two operations. GB are 10^9 bytes.
+for two cards of 8 GB and an H100; benchmarks/cuda_target.py says what it needs for that
+and what it leaves out. A model whose plan is over 6.44 GB, what JAX takes of 8 by
+default, is an error. The arithmetic is that of the forward pass of one image by XLA's
+count, a multiplication and an addition being two operations. GB are 10^9 bytes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
-from benchmarks.cuda_target import MOST_BYTES
+from benchmarks.cuda_target import CARDS, MOST_BYTES
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.common.errors import UserError, run_command
@@ -56,8 +56,8 @@ COLUMNS = (
     "image",
     "parameters, millions",
     "forward pass, GFLOP/image",
-    "peak training memory, accumulated, GB",
-    "with both images in one microbatch, GB",
+    "training memory, accumulated, GB",
+    *(f"as configured, {card}" for card in CARDS),
 )
 
 
@@ -93,7 +93,7 @@ def forward_flops(config: ConfigDict) -> float:
 
 def training_bytes(config: ConfigDict, card: str = cuda_target.CARD) -> int:
     """Peak memory of the train step of all layers, for a CUDA card."""
-    step = abstract_step(config, "stage2")
+    step = abstract_step(config, "stage2", cuda_target.mesh(card))
     return peak_bytes(cuda_target.compile_for_cuda(*step, card=card))
 
 
@@ -106,9 +106,9 @@ class Costs(NamedTuple):
       image_size: height and width.
       parameters: how many.
       flops: of the forward pass of one image.
-      peak_bytes: of training with one image a microbatch, where that is possible.
-      peak_bytes_whole_batch: with the batch in one microbatch; None where that is not
-        meant to fit.
+      peak_bytes: of training with one image a microbatch, where that is possible, on
+        the first card.
+      by_card: of training as configured, on every card.
     """
 
     trunk: str
@@ -117,26 +117,22 @@ class Costs(NamedTuple):
     parameters: int
     flops: float
     peak_bytes: int
-    peak_bytes_whole_batch: int | None
+    by_card: Sequence[int]
 
     def cells(self) -> tuple[str, ...]:
         """As the table has it."""
-        whole_batch = self.peak_bytes_whole_batch
         return (
             self.trunk,
             self.top.replace("_", " "),
             "x".join(map(str, self.image_size)),
             f"{self.parameters / 1e6:.1f}",
             f"{self.flops / 1e9:.0f}",
-            f"{self.peak_bytes / 1e9:.2f}",
-            "-" if whole_batch is None else f"{whole_batch / 1e9:.2f}",
+            *(f"{x / 1e9:.2f}" for x in (self.peak_bytes, *self.by_card)),
         )
 
     def is_too_large(self) -> bool:
-        """Whether a batch of 2 of the paper's size does not fit the card."""
-        if self.peak_bytes_whole_batch is None:
-            return False
-        return max(self.peak_bytes, self.peak_bytes_whole_batch) > MOST_BYTES
+        """Whether it does not fit what JAX takes of a card of 8 GB."""
+        return max(self.peak_bytes, *self.by_card) > MOST_BYTES
 
 
 def measure(trunk: str, top: str, preset: str, stem: str) -> Costs:
@@ -152,7 +148,7 @@ def measure(trunk: str, top: str, preset: str, stem: str) -> Costs:
         count_parameters(config),
         forward_flops(config),
         training_bytes(accumulated),
-        training_bytes(config) if preset == "paper" else None,
+        [training_bytes(config, card) for card in CARDS.values()],
     )
 
 
@@ -200,11 +196,7 @@ def main() -> None:
     )
     page = parser.parse_args().page
     if not cuda_target.is_available():
-        raise UserError(
-            "the compiler for CUDA is not installed: pip install --no-deps "
-            "--target=FOLDER jax-cuda12-plugin jax-cuda12-pjrt, then set "
-            "PYTHONPATH=FOLDER"
-        )
+        raise UserError(cuda_target.NOT_INSTALLED)
     if page:
         split_at_markers(page, "model costs")  # Before the minutes of compiling.
     print_table(measure_all(), page)

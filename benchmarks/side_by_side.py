@@ -8,7 +8,7 @@ Every visit is a process of its own, so that its memory is its own; the peers ta
 within a round. Each visit runs one step that is not counted, then times `--steps` of
 them, then scoring. The table has the median over all, the memory is the largest
 resident size after training; a ratio above 1 says that this project was faster, or
-needed less. On a GPU each may take 7 GB, and its memory is the most that the
+needed less. On a GPU each may take 6.44 GB, and its memory is the most that the
 framework's allocator had given out.
 """
 

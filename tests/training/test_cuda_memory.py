@@ -1,11 +1,9 @@
-"""Memory of the train step of all layers, compiled for a CUDA card of 8 GB."""
-
-import re
+"""Programs compiled for CUDA cards: their memory, their kernels, what these move."""
 
 import jax
 import pytest
 
-from benchmarks import cuda_target
+from benchmarks import cuda_target, gpu_programs
 from benchmarks.model_costs import (
     HYBRID,
     Costs,
@@ -15,15 +13,7 @@ from benchmarks.model_costs import (
 )
 from mammo_jax.common.errors import UserError
 from mammo_jax.cpu.pooling import max_pool
-from mammo_jax.models import (
-    build_model,
-    class_map,
-    compiling,
-    flips,
-    read_model_config,
-    variables,
-)
-from mammo_jax.models.folding import fold
+from mammo_jax.models import compiling
 
 
 def compiles_for_cuda(test):
@@ -36,40 +26,30 @@ def compiles_for_cuda(test):
 
 
 def test_a_model_that_does_not_fit_is_an_error_after_the_whole_table(tmp_path, capsys):
-    fits = Costs("vgg16", "vgg_512x1", (1152, 896), 10, 1e9, 3e9, 6.9e9)
-    original = Costs("vgg16", "vgg_512x1", (4608, 3584), 10, 1e9, 7.4e9, None)
-    large = fits._replace(trunk="vgg19", peak_bytes_whole_batch=7.1e9)
+    fits = Costs("vgg16", "vgg_512x1", (1152, 896), 10, 1e9, 3e9, (4e9, 5e9, 6.4e9))
+    large = fits._replace(trunk="vgg19", by_card=(4e9, 5e9, 6.5e9))
     readme = tmp_path / "README.md"
     readme.write_text("<!-- model costs -->\n<!-- end of model costs -->\n")
 
-    print_table([fits, original], readme)
-    with pytest.raises(UserError, match="need more than 7 GB: vgg19 vgg_512x1"):
+    print_table([fits], readme)
+    with pytest.raises(UserError, match=r"need more than 6\.44 GB: vgg19 vgg_512x1"):
         print_table([large, fits], readme)
 
-    assert capsys.readouterr().out.count("\n") == 8
-    assert "| 3.00 | 7.10 |\n| vgg16 | vgg 512x1 |" in readme.read_text()
+    assert capsys.readouterr().out.count("\n") == 7
+    assert "| 3.00 | 4.00 | 5.00 | 6.50 |\n| vgg16 | vgg 512x1 |" in readme.read_text()
 
 
 @compiles_for_cuda
+@pytest.mark.parametrize("card", cuda_target.CARDS)
+@pytest.mark.parametrize("preset", ["paper", "full_resolution"])
 @pytest.mark.parametrize(
-    ("trunk", "top", "preset", "gigabytes"),
-    [
-        ("resnet50", HYBRID, "paper", 7.0),
-        ("vgg16", "vgg_512x1", "paper", 7.0),
-        ("resnet50", HYBRID, "full_resolution", 7.5),
-        ("vgg16", "vgg_512x1", "full_resolution", 7.5),
-    ],
+    ("trunk", "top"), [("resnet50", HYBRID), ("vgg16", "vgg_512x1")]
 )
-def test_training_fits_the_card(trunk, top, preset, gigabytes):
-    found = training_bytes(model_config(trunk, top, preset)) / 1e9
-    print(f"{trunk} {top} {preset}: {found:.2f} GB")
-    assert found <= gigabytes
-
-
-@compiles_for_cuda
-def test_a_newer_card_needs_no_more_at_full_resolution():
-    config = model_config("resnet50", HYBRID, "full_resolution")
-    assert training_bytes(config, cuda_target.HOPPER) / 1e9 <= 7.5
+def test_training_fits_what_jax_takes_of_8_gb(trunk, top, preset, card):
+    config = model_config(trunk, top, preset)
+    found = training_bytes(config, cuda_target.CARDS[card])
+    print(f"{trunk} {top} {preset} on {card}: {found / 1e9:.2f} GB")
+    assert found <= cuda_target.MOST_BYTES
 
 
 @compiles_for_cuda
@@ -89,33 +69,50 @@ def test_a_gpu_knows_the_options_that_it_is_given(monkeypatch):
     assert "scatter" not in cuda_target.compile_for_cuda(function, x).as_text()
 
 
-def _scoring_costs(card, *model):
-    """Kernels of the program that scores two images, and its memory in GB."""
-    graphdef, *values = model
-    step = class_map.make_class_map_step(
-        graphdef,
-        window=None,
-        pixel_mean=0.0,
-        malignant_classes=(1,),
-        flips=flips.NO_FLIP,
-        at_once=False,
-    )
-    images = jax.ShapeDtypeStruct((2, 1152, 896), "uint16")
-    compiled = cuda_target.compile_for_cuda(jax.jit(step), *values, images, card=card)
-    kernels = re.findall(r" (?:fusion|custom-call)\(", compiled.as_text())
-    return len(kernels), compiling.peak_bytes(compiled) / 1e9
+@compiles_for_cuda
+@pytest.mark.parametrize("card", ["GeForce RTX 3070", "H100"])
+def test_normalisation_while_scoring_is_part_of_the_convolutions(card):
+    name = "score resnet50, whole, float32, 1 x 2"
+    before, now = gpu_programs.measure(name, cuda_target.CARDS[card])
+    print(f"{card}: {before} before, folded {now}")
+    assert now.kernels < 0.65 * before.kernels
+    assert now.moved < 0.65 * before.moved
+    assert now.planned < 0.9 * before.planned
 
 
 @compiles_for_cuda
-@pytest.mark.parametrize("card", ["CARD", "HOPPER"])
-def test_normalisation_while_scoring_is_part_of_the_convolutions(card):
-    config = read_model_config(model_config("resnet50", HYBRID).model)
-    model = variables.split(build_model(config, 0))
-    costs = [
-        _scoring_costs(getattr(cuda_target, card), *one)
-        for one in (model, (*fold(*model), {}))
-    ]
-    print(f"{card}: kernels and GB before {costs[0]}, folded {costs[1]}")
-    (kernels, memory), (fewer, less) = costs
-    assert fewer < 0.65 * kernels
-    assert less < 0.9 * memory
+def test_kernels_lie_as_the_step_reads_them_and_are_cast_once():
+    name = "train resnet50, whole, bfloat16, 2 x 1"
+    before, now = gpu_programs.measure(name, cuda_target.CARD)
+    print(f"{before} before, {now} now")
+    assert now.kernels < 0.97 * before.kernels
+    assert now.moved < 0.97 * before.moved
+    assert now.planned < before.planned
+
+
+PROGRAM = """
+%body.2 (p.1: (s32[], f32[2,3])) -> (s32[], f32[2,3]) {
+  %p.1 = (s32[], f32[2,3]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %x.1 = f32[2,3]{1,0} get-tuple-element(%p.1), index=1
+  %y.1 = f32[2,3]{1,0} fusion(%x.1), kind=kLoop, calls=%inner
+  ROOT %t.1 = (s32[], f32[2,3]{1,0}) tuple(%i.1, %y.1)
+}
+
+ENTRY %main.3 (a.1: bf16[5], b.1: f32[2,3]) -> f32[2,3] {
+  %a.1 = bf16[5]{0} parameter(0)
+  %b.1 = f32[2,3]{1,0} parameter(1)
+  %c.1 = (bf16[5]{0}, u8[900]{0}) custom-call(%a.1, %b.1), custom_call_target="conv"
+  %d.1 = bf16[5]{0} get-tuple-element(%c.1), index=0
+  %t.2 = (s32[], f32[2,3]{1,0}) tuple(%d.1, %b.1)
+  %w.1 = (s32[], f32[2,3]{1,0}) while(%t.2), condition=%cond, body=%body.2, \
+backend_config={"known_trip_count":{"n":"4"}}
+  ROOT %r.1 = f32[2,3]{1,0} get-tuple-element(%w.1), index=1
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs_and_scratch_is_not_moved():
+    kernels, moved = gpu_programs.count_work(PROGRAM.replace("\\\n", ""))
+    assert kernels == 1 + 4
+    assert moved == (10 + 24 + 10) + 4 * (24 + 24)
