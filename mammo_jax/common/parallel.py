@@ -11,6 +11,7 @@ import platform
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +31,8 @@ Result = TypeVar("Result")
 # Tasks handed out ahead of the one awaited, for each worker.
 _TASKS_AHEAD = 4
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+# Seconds in which a worker that is ended can hand its result over.
+_LAST_SECONDS = 0.5
 
 
 class Limits(NamedTuple):
@@ -193,7 +196,9 @@ def begin_worker() -> None:
     """Prepares a worker process: what a terminal sends is its parent's to act on."""
     for number in _OF_A_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    for end in (_end_with_parent, _end_when_told):
+        threading.Thread(target=end, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
     keep_freed_blocks()
 
@@ -204,6 +209,16 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def _end_when_told() -> None:
+    """Ends this worker at SIGTERM, but not within a result that it hands over.
+
+    The parent would wait for the rest: it has the other end of the pipe open itself.
+    """
+    signal.sigwait([signal.SIGTERM])
+    time.sleep(_LAST_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _run_limited(

@@ -109,6 +109,33 @@ def test_what_a_terminal_sends_reaches_no_worker():
     assert not done.stderr
 
 
+def large(number: int) -> bytes:
+    """More than a pipe holds."""
+    return bytes([number % 256]) * 6_000_000
+
+
+def test_a_result_that_is_handed_over_is_handed_over_before_the_end():
+    # A signal to all processes at once, as a scheduler sends it.
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_parallel import large, parallel_map\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('told'))\n"
+        "for number, _ in enumerate(parallel_map(large, range(400), 2, bool)):\n"
+        "    if number == 20: os.killpg(0, signal.SIGTERM)\n"
+        "print(number)"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["told", "399"]
+
+
 def test_one_worker_with_limits_is_a_process_that_has_them():
     for seconds, memory in parallel_map(_limits, range(3), 1, None, Limits(1 << 30, 9)):
         assert 9 <= seconds < 60
