@@ -6,13 +6,14 @@ Each visit is a process of its own; this project and PyTorch (eager and `torch.c
 channels_last, autocast for bfloat16) take turns. A visit compiles, then times train
 steps that are waited for one by one, train steps as a loop runs them, and scoring, and
 reads the memory that was planned and the most that the allocator had given out. The
-first case is visited twice more: without autotuning, and without the layout that
-`mammo_jax.models.compiling.BY_CAPABILITY` asks for. Then
-the whole program trains on phantoms under an allocator of 6.44 GB, what JAX takes of a
-card of 8: twice to its end, and once killed and started again, with
-`config.deterministic`, which says whether the three end in the same bits; and once more
-for every number of workers that read, for images a second and the share of time that
-the steps wait. The most telling visits come first; after `--minutes` no other begins.
+first case is visited three times more: without autotuning, without the layout that
+`mammo_jax.models.compiling.BY_CAPABILITY` asks for, and with the state's kernels as JAX
+lays them out. Then the whole program trains on phantoms under an allocator of 6.44 GB,
+what JAX takes of a card of 8, with nothing compiled before: twice to its end, and once
+killed and started again, with `config.deterministic`, which says whether the three end
+in the same bits; and once more for every number of workers that read, for images a
+second and the share of time that the steps wait. The most telling visits come first;
+after `--minutes` no other begins.
 
 DIR gets `card.json`, a record for each visit that was made, and `card.md`, the tables.
 GB are 10^9 bytes.
@@ -34,6 +35,7 @@ from typing import Any
 from benchmarks.cuda_target import MOST_BYTES
 from benchmarks.peers.workload import GPU_SHARE, Workload
 from benchmarks.side_by_side import ask_gpu, machine
+from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.models import compiling
 
@@ -41,6 +43,7 @@ _COMMAND = (sys.executable, "-m", "benchmarks.card")
 _OURS, _EAGER, _COMPILED = "mammo_jax", "pytorch", "pytorch, compiled"
 _NOT_TUNED = "mammo_jax, not tuned"
 _ANY_LAYOUT = "mammo_jax, layouts left to XLA"
+_PLAIN_KERNELS = "mammo_jax, kernels as JAX lays them out"
 _PEERS = (_OURS, _EAGER, _COMPILED)
 # Step, batch and its cuts; the most telling first.
 _CASES = {
@@ -60,6 +63,8 @@ _CASES = {
         ("vgg16", "whole", 2, 2, "float32"),
     )
 }
+# Folders of what is compiled.
+_CACHE, _NOT_TUNED_CACHE, _PROGRAM_CACHE = "cache", "cache_not_tuned", "cache_program"
 _WORKERS = (0, 2, 4, 8)
 _COLUMNS = {
     "compile_s": "compiling, s",
@@ -76,6 +81,8 @@ def visit(peer: str, case: str, steps: int) -> dict[str, float]:
     module = "mammo_jax_steps" if peer.startswith(_OURS) else "pytorch_steps"
     if peer == _ANY_LAYOUT:
         compiling.BY_CAPABILITY.clear()
+    if peer == _PLAIN_KERNELS:
+        devices._is_of_gpus = lambda sharding: False
     peers: Any = importlib.import_module(f"benchmarks.peers.{module}")
     options = {"compiled": True} if peer == _COMPILED else {}
     if module == "mammo_jax_steps":
@@ -106,15 +113,12 @@ def _times(function: Any, steps: int) -> Iterator[float]:
         yield time.perf_counter() - start
 
 
-def _environment(
-    out: Path, share: float | None, *, tuned: bool = True
-) -> dict[str, str]:
+def _environment(out: Path, share: float | None, cache: str = _CACHE) -> dict[str, str]:
     """Returns variables for a visit: `share` of the card's memory, or a CPU's."""
-    cache = out / ("cache" if tuned else "cache_not_tuned")
-    own = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    own = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(out / cache)}
     if share is None:
         return own | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    if not tuned:
+    if cache == _NOT_TUNED_CACHE:
         flags = os.environ.get("XLA_FLAGS", "")
         own["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"
     return own | {"JAX_PLATFORMS": "cuda", GPU_SHARE: f"{share:.5f}"}
@@ -241,16 +245,18 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
         (flags.out / "card.md").write_text(tables(records, where))
 
     for number, case in enumerate(flags.cases.split(",")):
-        more = [_NOT_TUNED, _ANY_LAYOUT] if number == 0 else []
+        more = [_NOT_TUNED, _ANY_LAYOUT, _PLAIN_KERNELS] if number == 0 else []
         for peer in flags.peers.split(",") + more:
             left = end - time.monotonic()
             if left <= 0:
                 return records
-            environment = _environment(flags.out, whole, tuned=peer != _NOT_TUNED)
+            cache = _NOT_TUNED_CACHE if peer == _NOT_TUNED else _CACHE
+            environment = _environment(flags.out, whole, cache)
             keep(_visit_in_process(peer, case, flags.steps, environment, left))
         # The whole program after the first two cases: there is most to learn.
         if number == min(1, len(flags.cases.split(",")) - 1) and not flags.steps_only:
-            for record in program_records(flags.out, _environment(flags.out, small)):
+            environment = _environment(flags.out, small, _PROGRAM_CACHE)
+            for record in program_records(flags.out, environment):
                 keep(record)
                 if time.monotonic() > end:
                     return records

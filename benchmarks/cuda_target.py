@@ -136,17 +136,20 @@ def _capability(card: str) -> str:
     return f"{major[1] if major else ''}.{minor[1] if minor else 0}"
 
 
-@functools.cache
-def mesh(card: str = CARD) -> jax.sharding.Mesh:
-    """A mesh of one such card."""
-    topology = topologies.get_topology_desc(
-        platform="cuda", target_config=card, topology="1x1x1"
+def mesh(card: str = CARD, number: int = 1) -> jax.sharding.Mesh:
+    """A mesh of such cards, which share the images."""
+    return topologies.make_mesh(_cards(card, number), (number, 1), ("data", "spatial"))
+
+
+@functools.cache  # Those of two calls would not be the same cards.
+def _cards(card: str, number: int) -> topologies.TopologyDescription:
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=card, topology=f"1x1x{number}"
     )
-    return topologies.make_mesh(topology, (1, 1), ("data", "spatial"))
 
 
 def compile_for_cuda(
-    function: Any, *arguments: Any, card: str = CARD
+    function: Any, *arguments: Any, card: str = CARD, number: int = 1
 ) -> jax.stages.Compiled:
     """Compiles a jitted function for a card.
 
@@ -154,12 +157,15 @@ def compile_for_cuda(
       function: from `jax.jit`.
       arguments: trees of arrays or of `jax.ShapeDtypeStruct`; layouts are kept.
       card: a value of `CARDS`.
+      number: cards of the program; what has no sharding is whole on each.
     """
-    here = jax.sharding.NamedSharding(mesh(card), jax.sharding.PartitionSpec())
+    cards = mesh(card, number)
+    here = jax.sharding.NamedSharding(cards, jax.sharding.PartitionSpec())
 
     def place(x: Any) -> jax.ShapeDtypeStruct:
-        form = getattr(x, "format", None)
-        asked = form if form and form.layout else here
+        sharding = getattr(x, "sharding", None)
+        is_here = sharding is not None and sharding.device_set <= {*cards.devices.flat}
+        asked = x.format if is_here else here
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=asked)
 
     placed = jax.tree.map(place, arguments)
@@ -167,7 +173,7 @@ def compile_for_cuda(
     kept = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        options = gpu_options(_capability(card), alone=True) | _OPTIONS
+        options = gpu_options(_capability(card), alone=number == 1) | _OPTIONS
         return function.lower(*placed).compile(compiler_options=options)
     finally:
         jax.config.update("jax_enable_compilation_cache", kept)

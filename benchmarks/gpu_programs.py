@@ -128,6 +128,18 @@ def count_work(text: str) -> tuple[int, int]:
     return count(entry)
 
 
+def list_exchanges(text: str) -> list[int]:
+    """Bytes that a device gives into each all-reduce of a compiled program."""
+    computations, _ = _read_computations(text)
+    return [
+        sum(_bytes_of(types.get(x, "")) for x in each.operands)
+        for computation in computations.values()
+        for types in [{each.name: each.type for each in computation}]
+        for each in computation
+        if each.operation in ("all-reduce", "all-reduce-start")
+    ]
+
+
 def training_config(trunk: str, task: str, dtype: str, cuts: int) -> ConfigDict:
     """The configuration of a run, of the paper's sizes."""
     if task == "patch":
@@ -253,7 +265,7 @@ def main() -> None:
         raise UserError(cuda_target.NOT_INSTALLED)
     if page:
         split_at_markers(page, MARKER)  # Before the minutes of compiling.
-    todo = [(card, name) for card in cuda_target.CARDS for name in _PROGRAMS]
+    todo = [(card, name) for card in ("GeForce RTX 3070", "H100") for name in _PROGRAMS]
     found: dict[tuple[str, str], Any] = {}
     for card, name in progress(todo, "programs", unit="program"):
         found[card, name] = measure(name, cuda_target.CARDS[card])
