@@ -78,6 +78,7 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
         for _ in range(steps):
             kept["state"], loss = abstract.function(kept["state"], batch)
         jax.block_until_ready((kept["state"], loss))
+        kept["scored"] = None
 
     def score() -> None:
         state = kept["scored"] = kept["scored"] or flat_step.restore(kept["state"])

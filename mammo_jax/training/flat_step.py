@@ -34,9 +34,13 @@ class FlatStep(NamedTuple):
     sharding: jax.sharding.Sharding
 
     def flatten(self, state: TrainState) -> Arrays:
-        """Returns the arrays of a state, which is not to be read any more."""
-        leaves = jax.tree.leaves(state)
-        return devices.lay_out(leaves, devices.formats(leaves, self.sharding))
+        """Returns the arrays of a state, which cannot be read any more then."""
+        leaves: Arrays = jax.tree.leaves(state)
+        arrays = devices.lay_out(leaves, devices.formats(leaves, self.sharding))
+        if arrays is not leaves:  # They would take their memory for the whole epoch.
+            for leaf in leaves:
+                leaf.delete()
+        return arrays
 
     def restore(self, arrays: Arrays) -> TrainState:
         """Returns the state that has these arrays; the next call uses it up, too."""
