@@ -64,7 +64,8 @@ def prepare_with_program(workload: Workload) -> tuple[Steps, AbstractStep]:
     flat_step, arrays = jit_flat_step(train_step.__wrapped__, state, mesh)
     abstract = AbstractStep(flat_step.call, arrays, shapes)
     kept: dict[str, Any] = {
-        "state": flat_step.flatten(devices.put_replicated(mesh, state))
+        "state": flat_step.flatten(devices.put_replicated(mesh, state)),
+        "scored": None,
     }
     del state
     scored = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
