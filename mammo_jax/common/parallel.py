@@ -31,8 +31,9 @@ Result = TypeVar("Result")
 # Tasks handed out ahead of the one awaited, for each worker.
 _TASKS_AHEAD = 4
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
-# Seconds in which a worker that is ended can hand its result over.
-_LAST_SECONDS = 0.5
+_TO_ALL = (*_OF_A_TERMINAL, signal.SIGTERM)
+# Seconds that a worker which is ended has to hand its result over.
+_LAST_SECONDS = 2.0
 
 
 class Limits(NamedTuple):
@@ -80,11 +81,12 @@ def parallel_map(
         yield from map(function, tasks)
         return
     limited = functools.partial(_run_limited, function, limits) if limits else function
+    in_turn: Callable[[Task], Result] = functools.partial(_run_in_turn, limited)
     todo = collections.deque(tasks)
     while todo:
-        suspects = yield from _run_until_death(limited, todo, num_workers, ahead=True)
+        suspects = yield from _run_until_death(in_turn, todo, num_workers, ahead=True)
         while suspects:
-            killers = yield from _run_until_death(limited, suspects, 1, ahead=False)
+            killers = yield from _run_until_death(in_turn, suspects, 1, ahead=False)
             for killer in killers:
                 if on_death is None:
                     raise UserError(
@@ -120,12 +122,12 @@ def _run_until_death(
     context: BaseContext = multiprocessing.get_context("spawn")
     if platform.system() != "Darwin":
         context = _start_fork_server(function)
-    pool = ProcessPoolExecutor(num_workers, context, initializer=begin_worker)
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_begin_pool_worker)
     try:
         while todo or waiting:
             while todo and len(waiting) < most:
                 # A worker that is being started would not find its queue any more.
-                with _signals_deferred():
+                with _signals_deferred(), interrupts_blocked():
                     future = pool.submit(function, todo[0])
                 waiting.append((todo[0], future))
                 todo.popleft()
@@ -150,14 +152,14 @@ def _start_fork_server(function: Callable[..., object]) -> BaseContext:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C, and a terminal's end, in the processes that are started inside.
+    """Blocks signals that go to all processes in those that are started inside.
 
-    They go to all of a terminal's processes; this one ends the others.
+    Ctrl-C and a terminal's end do, and a scheduler's SIGTERM; this one ends the others.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
     try:
-        resource_tracker.ensure_running()  # Python's own; it lets Ctrl-C through again.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
+        resource_tracker.ensure_running()  # Python's own; it lets some through again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -188,17 +190,17 @@ def _signals_deferred() -> Iterator[None]:
 
 def _module_of(function: Callable[..., object]) -> str:
     while isinstance(function, functools.partial):
-        function = function.args[0] if function.func is _run_limited else function.func
+        is_ours = function.func in (_run_limited, _run_in_turn)
+        function = function.args[0] if is_ours else function.func
     return function.__module__
 
 
 def begin_worker() -> None:
-    """Prepares a worker process: what a terminal sends is its parent's to act on."""
+    """Prepares a worker process: what is sent to all is its parent's to act on."""
     for number in _OF_A_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    for end in (_end_with_parent, _end_when_told):
-        threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
     keep_freed_blocks()
 
@@ -211,14 +213,42 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _end_when_told() -> None:
-    """Ends this worker at SIGTERM, but not within a result that it hands over.
+class _Turn:
+    """What a pool's worker does at present, and whether it has been told to end.
 
-    The parent would wait for the rest: it has the other end of the pipe open itself.
+    It must not end while it hands a result over: the parent would wait for the rest
+    for ever, since it has the other end of the pipe open itself.
     """
+
+    lock = threading.Lock()
+    is_computing = is_over = False
+
+
+def _begin_pool_worker() -> None:
+    begin_worker()
+    threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
     signal.sigwait([signal.SIGTERM])
-    time.sleep(_LAST_SECONDS)
+    with _Turn.lock:
+        if _Turn.is_computing:
+            os._exit(128 + signal.SIGTERM)
+        _Turn.is_over = True
+    time.sleep(_LAST_SECONDS)  # It may be handing over, or have nothing to do.
     os._exit(128 + signal.SIGTERM)
+
+
+def _run_in_turn(function: Callable[[Task], Result], task: Task) -> Result:
+    with _Turn.lock:
+        if _Turn.is_over:
+            os._exit(128 + signal.SIGTERM)
+        _Turn.is_computing = True
+    try:
+        return function(task)
+    finally:
+        with _Turn.lock:
+            _Turn.is_computing = False
 
 
 def _run_limited(

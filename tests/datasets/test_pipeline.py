@@ -99,10 +99,19 @@ def test_workers_end_with_a_process_that_is_killed(reading):
 
 
 @in_linux
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_that_is_killed_ends_the_process_in_one_line(reading, signum):
+def test_sigterm_to_all_is_left_to_the_process_that_trains(reading):
+    _, workers = reading
+    for worker in workers:
+        os.kill(int(worker.name), signal.SIGTERM)
+    time.sleep(1)
+    states = [(x / "stat").read_text().rpartition(")")[2].split()[0] for x in workers]
+    assert "Z" not in states  # Ended, and not seen yet.
+
+
+@in_linux
+def test_a_worker_that_is_killed_ends_the_process_in_one_line(reading):
     process, workers = reading
-    os.kill(int(workers[0].name), signum)
+    os.kill(int(workers[0].name), signal.SIGKILL)
     # As much as its pipe holds comes first.
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
