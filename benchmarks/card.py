@@ -81,6 +81,7 @@ def visit(peer: str, case: str, steps: int) -> dict[str, float]:
     module = "mammo_jax_steps" if peer.startswith(_OURS) else "pytorch_steps"
     if peer == _ANY_LAYOUT:
         compiling.BY_CAPABILITY.clear()
+        devices.KERNELS_OF_A_GPU = (3, 2, 0, 1)  # If that is channels first.
     if peer == _PLAIN_KERNELS:
         devices._is_of_gpus = lambda sharding: False
     peers: Any = importlib.import_module(f"benchmarks.peers.{module}")

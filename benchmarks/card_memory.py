@@ -31,6 +31,7 @@ from benchmarks.model_costs import HYBRID, model_config
 from benchmarks.pages import split_at_markers, write_between_markers
 from benchmarks.side_by_side import gpu_environment, gpu_name
 from benchmarks.train_steps import abstract_step
+from mammo_jax.common import devices
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.progress import progress
 
@@ -86,8 +87,10 @@ def visit(chosen: Visit) -> tuple[int, int]:
     config.accum_steps = chosen.accum_steps
     step = abstract_step(config, "stage2")
     compiled = step.function.lower(step.state, step.batch).compile()
-    state, batch = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), (step.state, step.batch)
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), step.batch)
+    state = devices.lay_out(
+        [jnp.zeros(x.shape, x.dtype) for x in step.state],
+        [x.format for x in step.state],
     )
     for _ in range(2):
         state, loss = compiled(state, batch)

@@ -102,40 +102,41 @@ def _bytes_of(kind: str) -> int:
     return total
 
 
+def _walk(text: str) -> Iterator[tuple[int, _Instruction, list[int]]]:
+    """Yields how often an instruction runs, the instruction, its operands' bytes."""
+    computations, entry = _read_computations(text)
+    todo = [(1, entry)]
+    while todo:
+        times, name = todo.pop()
+        sizes = {each.name: _bytes_of(each.type) for each in computations[name]}
+        for each in computations[name]:
+            if each.operation in ("while", "call"):
+                trips, called = _TRIPS.search(each.rest), _CALLED.search(each.rest)
+                if called:
+                    todo.append((times * (int(trips[1]) if trips else 1), called[1]))
+            elif each.operation not in _FREE:
+                yield times, each, [sizes.get(x, 0) for x in each.operands]
+
+
 def count_work(text: str) -> tuple[int, int]:
     """Kernels that a compiled program launches, and bytes that they read and write.
 
     Args:
       text: of the program; the body of a loop counts as often as it runs.
     """
-    computations, entry = _read_computations(text)
-
-    def count(name: str) -> tuple[int, int]:
-        types = {each.name: each.type for each in computations[name]}
-        kernels = moved = 0
-        for each in computations[name]:
-            if each.operation in ("while", "call"):
-                trips = _TRIPS.search(each.rest)
-                called = _CALLED.search(each.rest)
-                times = int(trips[1]) if trips else 1
-                inner = count(called[1] if called else "")
-                kernels, moved = kernels + times * inner[0], moved + times * inner[1]
-            elif each.operation not in _FREE:
-                read = (_bytes_of(types.get(x, "")) for x in each.operands)
-                kernels, moved = kernels + 1, moved + _bytes_of(each.type) + sum(read)
-        return kernels, moved
-
-    return count(entry)
+    kernels = moved = 0
+    for times, each, read in _walk(text):
+        kernels += times
+        moved += times * (_bytes_of(each.type) + sum(read))
+    return kernels, moved
 
 
 def list_exchanges(text: str) -> list[int]:
     """Bytes that a device gives into each all-reduce of a compiled program."""
-    computations, _ = _read_computations(text)
     return [
-        sum(_bytes_of(types.get(x, "")) for x in each.operands)
-        for computation in computations.values()
-        for types in [{each.name: each.type for each in computation}]
-        for each in computation
+        sum(given)
+        for times, each, given in _walk(text)
+        for _ in range(times)
         if each.operation in ("all-reduce", "all-reduce-start")
     ]
 

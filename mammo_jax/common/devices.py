@@ -23,8 +23,9 @@ from mammo_jax.common.errors import UserError, refuse
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-# Convolutions of a GPU read a kernel (height, width, input, output) output by output.
-_KERNELS_OF_A_GPU = (3, 0, 1, 2)
+# Convolutions of a GPU read a kernel (height, width, input, output) output by output,
+# channels last as their images. Where XLA has channels first, (3, 2, 0, 1) is better.
+KERNELS_OF_A_GPU = (3, 0, 1, 2)
 # Ampere and later multiply TF32 and bfloat16 in units of their own.
 _LEAST_CAPABILITY = 8.0
 _GPU_HELP = (
@@ -292,14 +293,14 @@ def gather_rows(mine: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def formats(
     tree: Any, sharding: jax.sharding.Sharding, *, default: bool = False
 ) -> Any:
-    """Returns how each array of a tree lies best, for programs, or how by default.
+    """Returns each array's sharding, with the layout that programs read best.
 
     On a GPU those of four dimensions, kernels, have a layout of their own, without
-    which each call of a program would transpose them.
+    which each call of a program would transpose them; with `default` it is JAX's.
     """
     if not _is_of_gpus(sharding):
         return jax.tree.map(lambda x: sharding, tree)
-    order = (0, 1, 2, 3) if default else _KERNELS_OF_A_GPU
+    order = (0, 1, 2, 3) if default else KERNELS_OF_A_GPU
     kernel = Format(Layout(major_to_minor=order), sharding)
     return jax.tree.map(lambda x: kernel if len(x.shape) == 4 else sharding, tree)
 
@@ -310,7 +311,7 @@ def _is_of_gpus(sharding: jax.sharding.Sharding) -> bool:
 
 
 def lay_out(tree: T, forms: Any) -> T:
-    """Returns arrays as `formats` says; copies, but where no layout is asked for."""
+    """Copies arrays into the layouts that `formats` gave; without one, returns them."""
     if not any(isinstance(form, Format) for form in jax.tree.leaves(forms)):
         return tree
     laid: T = jax.jit(_same, out_shardings=forms)(tree)

@@ -157,13 +157,13 @@ class Experiment:
 
     def compiler_of_train_step(self, index: int) -> Callable[[], FlatStep]:
         """Traces the train step of a stage, and returns what compiles it."""
-        train_step, state = self.train_step(index)
+        train_step, arrays = self.train_step(index)
         if self.config.debug_nans:
             return lambda: train_step  # It is taken apart where a NaN arises.
         batch = abstract_batch(self.config, self.dataset.image_shape)
         function: Any = train_step.call
         lowered = function.lower(
-            state, devices.abstract_batch(self.mesh, batch, leading=1)
+            arrays, devices.abstract_batch(self.mesh, batch, leading=1)
         )
         return lambda: train_step._replace(call=lowered.compile())
 

@@ -5,7 +5,8 @@ several groups is mostly masks. A list has none, and its arrays lie in memory as
 program reads them. Logs, validation and checkpoints get the state back as it was.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ class FlatStep(NamedTuple):
     sharding: jax.sharding.Sharding
 
     def flatten(self, state: TrainState) -> Arrays:
-        """Returns the arrays of a state, which cannot be read any more then."""
+        """Returns the arrays of a state, which must not be read any more."""
         leaves: Arrays = jax.tree.leaves(state)
         arrays = devices.lay_out(leaves, devices.formats(leaves, self.sharding))
         if arrays is not leaves:  # They would take their memory for the whole epoch.
@@ -43,12 +44,25 @@ class FlatStep(NamedTuple):
         return arrays
 
     def restore(self, arrays: Arrays) -> TrainState:
-        """Returns the state that has these arrays; the next call uses it up, too."""
+        """Returns the state that has these arrays.
+
+        It may share their memory: it must not be read after the next call.
+        """
         plain = devices.formats(arrays, self.sharding, default=True)
         state: TrainState = jax.tree.unflatten(
             self.structure, devices.lay_out(arrays, plain)
         )
         return state
+
+    @contextlib.contextmanager
+    def restored(self, arrays: Arrays) -> Iterator[TrainState]:
+        """Lends the state that has these arrays; takes its memory back afterwards."""
+        state = self.restore(arrays)
+        yield state
+        own = {id(x) for x in arrays}
+        for leaf in jax.tree.leaves(state):
+            if id(leaf) not in own:
+                leaf.delete()
 
     def metrics(self, arrays: Arrays) -> EpochMetrics:
         """Returns the means over the epoch so far."""

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -182,7 +183,7 @@ def _train_epoch(
                 bar.set_postfix_str(f"loss {_checked(seen):.3f}")
                 _log_training(run, train_step.metrics(arrays), position, throughput)
                 throughput = Throughput()
-            state_now = functools.partial(train_step.restore, arrays)
+            state_now = functools.partial(train_step.restored, arrays)
             _save_within_epoch(run, state_now, position, seen)
     if seen:
         _checked(seen)
@@ -201,7 +202,10 @@ def _step(
 
 
 def _save_within_epoch(
-    run: Run, state_now: Callable[[], TrainState], position: Position, seen: Seen
+    run: Run,
+    state_now: Callable[[], AbstractContextManager[TrainState]],
+    position: Position,
+    seen: Seen,
 ) -> None:
     ends = position.step_in_epoch == run.experiment.steps_per_epoch
     # Several processes ask one another, which waits for the step, so not after each.
@@ -214,13 +218,13 @@ def _save_within_epoch(
     # Their clocks differ, and they save together.
     if stopping or (largest_of_processes(due) and not ends):
         _checked(seen)
-        state = state_now()
-        if not _all_finite(state.params):
-            raise UserError(
-                f"step {position.step} made parameters that are not finite, though its "
-                f"loss was; {LOWER_RATES}"
-            )
-        run.checkpoints.save(state, position)
+        with state_now() as state:
+            if not _all_finite(state.params):
+                raise UserError(
+                    f"step {position.step} made parameters that are not finite, though "
+                    f"its loss was; {LOWER_RATES}"
+                )
+            run.checkpoints.save(state, position)
     if stopping:
         _stop_if_asked(run, position)
 

@@ -91,8 +91,8 @@ def load_model(directory: Path) -> LoadedModel:
 
 
 def _on_device(params: variables.Variables) -> variables.Variables:
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    placed = jax.device_put(params, here)
+    placed = jax.device_put(params)
+    here = next(iter(placed.values())).sharding
     return devices.lay_out(placed, devices.formats(placed, here))
 
 

@@ -39,7 +39,7 @@ batch = {
 # Plain gradient descent: Adam makes rounding errors of a zero gradient as large as
 # a true gradient.
 optimizer = Optimizer(frozenset(params), optax.sgd(1.0))
-options = step.StepOptions(2, 40.0, unroll=True, donate=False)
+options = step.StepOptions(2, 40.0, unroll=True)
 
 def run(data, spatial):
     mesh = devices.make_mesh(data, spatial)

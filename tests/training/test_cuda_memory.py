@@ -116,3 +116,11 @@ def test_a_loop_counts_as_often_as_it_runs_and_scratch_is_not_moved():
     kernels, moved = gpu_programs.count_work(PROGRAM.replace("\\\n", ""))
     assert kernels == 1 + 4
     assert moved == (10 + 24 + 10) + 4 * (24 + 24)
+
+
+def test_exchanges_count_as_often_as_they_run():
+    reduced = PROGRAM.replace(
+        "fusion(%x.1), kind=kLoop, calls=%inner", "all-reduce(%x.1)"
+    )
+    found = gpu_programs.list_exchanges(reduced.replace("\\\n", ""))
+    assert found == [24] * 4

@@ -124,12 +124,22 @@ def test_kernels_that_are_cast_once_change_no_bit(monkeypatch):
             accum_steps=4,
             unroll=False,
         )
-        return train_step(state, _batch())
+        (scan,) = (
+            equation.params["jaxpr"]
+            for equation in jax.make_jaxpr(train_step.__wrapped__)(state, _batch()).eqns
+            if equation.primitive.name == "scan"
+        )
+        kernels = [x for x in scan.in_avals if x.ndim == 4]
+        return kernels, train_step(state, _batch())
 
-    once = one_step()
+    kernels, once = one_step()
+    assert kernels
+    assert sum(x.dtype == "bfloat16" for x in kernels) == len(kernels) / 2
     # The layers then cast them, in every microbatch.
     monkeypatch.setattr(step, "_cast_kernels", lambda params, dtype: params)
-    jax.tree.map(np.testing.assert_array_equal, once, one_step())
+    kernels, at_each = one_step()
+    assert not any(x.dtype == "bfloat16" for x in kernels)
+    jax.tree.map(np.testing.assert_array_equal, once, at_each)
 
 
 def test_microbatches_have_batch_statistics_of_their_own():
