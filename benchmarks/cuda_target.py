@@ -28,8 +28,8 @@ PLUGIN = "jax_plugins.xla_cuda12"
 # What JAX's allocator takes of a card of 8 GB: three quarters.
 MOST_BYTES = 6.44e9
 NOT_INSTALLED = (
-    "the compiler for CUDA is not installed: pip install --no-deps --target=FOLDER "
-    "jax-cuda12-plugin jax-cuda12-pjrt, then set PYTHONPATH=FOLDER"
+    "the compiler for CUDA is not installed: give make .cuda-target/.installed, then "
+    "JAX_PLATFORMS=cpu PYTHONPATH=.cuda-target before the command"
 )
 
 # A card of 8 GB: GeForce RTX 3070, as the CUDA C++ Programming Guide (compute

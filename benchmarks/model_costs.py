@@ -4,7 +4,7 @@
 
 Every whole-image model of the paper's Tables 2 and 3 at 1152x896, and its best one with
 the gentler stem, in float32 with a batch of 2, accumulated from two microbatches of 1
-(`accum_steps=2`; a heatmap's is whole) and in one, as configured; and the preset
+(`accum_steps=2`; not for a heatmap) and in one, as configured; and the preset
 `full_resolution` at 4608x3584, which has one image a microbatch only. The memory is
 that of the second stage's whole train step, which trains all layers with Adam, compiled
 for two cards of 8 GB and an H100; benchmarks/cuda_target.py says what it needs for that
@@ -107,8 +107,8 @@ class Costs(NamedTuple):
       image_size: height and width.
       parameters: how many.
       flops: of the forward pass of one image.
-      peak_bytes: of training with one image a microbatch, where that is possible, on
-        the first card.
+      peak_bytes: of training with one image a microbatch on the first card; None where
+        that is not possible.
       by_card: of training as configured, on every card.
       must_fit: False if it may need a larger card, or more microbatches.
     """
@@ -118,7 +118,7 @@ class Costs(NamedTuple):
     image_size: tuple[int, int]
     parameters: int
     flops: float
-    peak_bytes: int
+    peak_bytes: int | None
     by_card: Sequence[int]
     must_fit: bool = True
 
@@ -130,27 +130,26 @@ class Costs(NamedTuple):
             "x".join(map(str, self.image_size)),
             f"{self.parameters / 1e6:.1f}",
             f"{self.flops / 1e9:.0f}",
-            *(f"{x / 1e9:.2f}" for x in (self.peak_bytes, *self.by_card)),
+            *(f"{x / 1e9:.2f}" if x else "-" for x in (self.peak_bytes, *self.by_card)),
         )
 
     def is_too_large(self) -> bool:
         """Whether it does not fit what JAX takes of a card of 8 GB."""
-        return self.must_fit and max(self.peak_bytes, *self.by_card) > MOST_BYTES
+        return self.must_fit and max(self.by_card) > MOST_BYTES
 
 
 def measure(trunk: str, top: str, preset: str, stem: str) -> Costs:
     """Compiles one model's steps."""
     config = model_config(trunk, top, preset, stem)
     accumulated = config.copy_and_resolve_references()
-    if config.model.top.kind != "heatmap":
-        accumulated.accum_steps = config.batch_size
+    accumulated.accum_steps = config.batch_size
     return Costs(
         trunk if stem == "standard" else f"{trunk}, {stem} stem",
         top,
         tuple(config.model.image_size),
         count_parameters(config),
         forward_flops(config),
-        training_bytes(accumulated),
+        None if config.model.top.kind == "heatmap" else training_bytes(accumulated),
         [training_bytes(config, card) for card in CARDS.values()],
         must_fit=stem == "standard",
     )

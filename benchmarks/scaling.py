@@ -43,8 +43,8 @@ _DEVICES = (1, 2, 4, 8)
 _STRONG, _WEAK = 8, 2
 _COLUMNS = (
     *("scaling", "devices", "batch"),
-    *("all-reduces", "MB of a device", "planned, GB"),
-    *("all-reduces, own statistics", "MB of a device", "host, ms"),
+    *("all-reduces", "MB a device gives", "planned, GB"),
+    *("all-reduces, own statistics", "MB, own statistics", "host, ms"),
 )
 _WARM, _TIMED = 5, 40
 
