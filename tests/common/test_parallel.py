@@ -1,6 +1,7 @@
 import functools
 import os
 import resource
+import re
 import signal
 import subprocess
 import sys
@@ -107,6 +108,19 @@ def test_what_a_terminal_sends_reaches_no_worker():
     )
     assert done.stdout.split() == ["False"] * 6
     assert not done.stderr
+
+
+def _threads_that_sigterm_ends(_: int) -> int:
+    masks = Path("/proc/self/task").glob("*/status")
+    blocked = (re.search(r"SigBlk:\s+(\w+)", path.read_text()) for path in masks)
+    bit = 1 << (signal.SIGTERM - 1)
+    return sum(not int(found[1], 16) & bit for found in blocked if found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_sigterm_ends_no_thread_of_a_worker():
+    # But the one that waits for it: a signal that is waited for shows as open.
+    assert max(parallel_map(_threads_that_sigterm_ends, range(4), 2)) <= 1
 
 
 def large(number: int) -> bytes:
