@@ -1,7 +1,7 @@
 import functools
 import os
-import resource
 import re
+import resource
 import signal
 import subprocess
 import sys
