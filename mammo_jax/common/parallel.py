@@ -199,6 +199,7 @@ def begin_worker() -> None:
     """Prepares a worker process: what is sent to all is its parent's to act on."""
     for number in _OF_A_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
+    # Inherited, unless a server that others started has forked it.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the parallelism
@@ -214,7 +215,7 @@ def _end_with_parent() -> None:
 
 
 class _Turn:
-    """What a pool's worker does at present, and whether it has been told to end.
+    """State of a pool's worker: at work on a task, told to end.
 
     It must not end while it hands a result over: the parent would wait for the rest
     for ever, since it has the other end of the pipe open itself.

@@ -143,7 +143,7 @@ class Experiment:
             ema_decay=self.config.ema_decay,
             unroll=jax.default_backend() == "cpu",
         )
-        function = step.make_step(
+        function = step.build_train_step(
             self.graphdef, self.optimizers[index], options, self.mesh
         )
         return jit_flat_step(

@@ -17,7 +17,8 @@ from mammo_jax.models.compiling import jit_network
 from mammo_jax.training.state import EpochMetrics, TrainState
 from mammo_jax.training.step import Batch, TrainStep
 
-Arrays = list[jax.Array]
+# The arrays of a `TrainState`, in the order of its leaves.
+FlatState = list[jax.Array]
 
 
 class FlatStep(NamedTuple):
@@ -30,20 +31,20 @@ class FlatStep(NamedTuple):
       sharding: of the arrays, whole on every device.
     """
 
-    call: Callable[[Arrays, Batch], tuple[Arrays, Float[Array, ""]]]
+    call: Callable[[FlatState, Batch], tuple[FlatState, Float[Array, ""]]]
     structure: Any
     sharding: jax.sharding.Sharding
 
-    def flatten(self, state: TrainState) -> Arrays:
+    def flatten(self, state: TrainState) -> FlatState:
         """Returns the arrays of a state, which must not be read any more."""
-        leaves: Arrays = jax.tree.leaves(state)
+        leaves: FlatState = jax.tree.leaves(state)
         arrays = devices.lay_out(leaves, devices.formats(leaves, self.sharding))
         if arrays is not leaves:  # They would take their memory for the whole epoch.
             for leaf in leaves:
                 leaf.delete()
         return arrays
 
-    def restore(self, arrays: Arrays) -> TrainState:
+    def restore(self, arrays: FlatState) -> TrainState:
         """Returns the state that has these arrays.
 
         It may share their memory: it must not be read after the next call.
@@ -55,7 +56,7 @@ class FlatStep(NamedTuple):
         return state
 
     @contextlib.contextmanager
-    def restored(self, arrays: Arrays) -> Iterator[TrainState]:
+    def lend(self, arrays: FlatState) -> Iterator[TrainState]:
         """Lends the state that has these arrays; takes its memory back afterwards."""
         state = self.restore(arrays)
         yield state
@@ -64,7 +65,7 @@ class FlatStep(NamedTuple):
             if id(leaf) not in own:
                 leaf.delete()
 
-    def metrics(self, arrays: Arrays) -> EpochMetrics:
+    def metrics(self, arrays: FlatState) -> EpochMetrics:
         """Returns the means over the epoch so far."""
         state: TrainState = jax.tree.unflatten(self.structure, arrays)
         return state.metrics
@@ -81,17 +82,17 @@ def jit_flat_step(
     """Makes a train step's flat form, and the shapes and types that it takes.
 
     Args:
-      train_step: from `step.make_step`, not jitted.
+      train_step: from `step.build_train_step`, not jitted.
       state: of arrays, or their shapes and types.
       mesh: see `mammo_jax.common.devices`.
       donate: True if the new arrays take the old ones' memory.
       deterministic: see `mammo_jax.models.compiling.jit_network`.
     """
     leaves, structure = jax.tree.flatten(state)
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharding: Any = devices.replicated(mesh)
     formats = devices.formats(leaves, sharding)
 
-    def flat_step(arrays: Arrays, batch: Batch) -> tuple[Arrays, Array]:
+    def flat_step(arrays: FlatState, batch: Batch) -> tuple[FlatState, Array]:
         state, loss = train_step(jax.tree.unflatten(structure, arrays), batch)
         return jax.tree.leaves(state), loss
 

@@ -26,7 +26,7 @@ from mammo_jax.models.network_input import network_input
 from mammo_jax.training import scoring
 from mammo_jax.training.checkpoint import Checkpoints, Position
 from mammo_jax.training.experiment import Experiment
-from mammo_jax.training.flat_step import Arrays, FlatStep
+from mammo_jax.training.flat_step import FlatState, FlatStep
 from mammo_jax.training.logs import Logs, Throughput
 from mammo_jax.training.optimizer import rate_factor
 from mammo_jax.training.shown_class_maps import ShownMap, make_shown_map
@@ -183,8 +183,8 @@ def _train_epoch(
                 bar.set_postfix_str(f"loss {_checked(seen):.3f}")
                 _log_training(run, train_step.metrics(arrays), position, throughput)
                 throughput = Throughput()
-            state_now = functools.partial(train_step.restored, arrays)
-            _save_within_epoch(run, state_now, position, seen)
+            lend_state = functools.partial(train_step.lend, arrays)
+            _save_within_epoch(run, lend_state, position, seen)
     if seen:
         _checked(seen)
     if throughput.images:
@@ -193,8 +193,8 @@ def _train_epoch(
 
 
 def _step(
-    run: Run, train_step: FlatStep, arrays: Arrays, batch: Batch, number: int
-) -> tuple[Arrays, jax.Array]:
+    run: Run, train_step: FlatStep, arrays: FlatState, batch: Batch, number: int
+) -> tuple[FlatState, jax.Array]:
     try:
         return train_step.call(arrays, run.experiment.training_arrays(batch))
     except FloatingPointError as error:  # Raised only with config.debug_nans.
@@ -203,7 +203,7 @@ def _step(
 
 def _save_within_epoch(
     run: Run,
-    state_now: Callable[[], AbstractContextManager[TrainState]],
+    lend_state: Callable[[], AbstractContextManager[TrainState]],
     position: Position,
     seen: Seen,
 ) -> None:
@@ -218,7 +218,7 @@ def _save_within_epoch(
     # Their clocks differ, and they save together.
     if stopping or (largest_of_processes(due) and not ends):
         _checked(seen)
-        with state_now() as state:
+        with lend_state() as state:
             if not _all_finite(state.params):
                 raise UserError(
                     f"step {position.step} made parameters that are not finite, though "

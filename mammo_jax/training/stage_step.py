@@ -17,7 +17,7 @@ from mammo_jax.models.compiling import jit_network
 from mammo_jax.training.optimizer import make_optimizer
 from mammo_jax.training.stages import Stage, read_stages
 from mammo_jax.training.state import TrainState
-from mammo_jax.training.step import StepOptions, TrainStep, make_step
+from mammo_jax.training.step import StepOptions, TrainStep, build_train_step
 
 
 def make_train_step(
@@ -80,7 +80,7 @@ def make_train_step(
     state = TrainState.begin(params, stats, ema_decay)
     state = dataclasses.replace(state, opt_state=optimizer.init(params))
     train_step = jit_network(
-        make_step(graphdef, optimizer, options, mesh),
+        build_train_step(graphdef, optimizer, options, mesh),
         donate_argnums=0,
         out_shardings=devices.replicated(mesh),
     )

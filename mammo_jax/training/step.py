@@ -112,7 +112,7 @@ def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
     """Returns the batch cut into microbatches, with channel shifts.
 
     Raises:
-      ValueError: a shape or type is none of `make_step`'s.
+      ValueError: a shape or type is none of `build_train_step`'s.
     """
     images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     leading = images.shape[:-2]
@@ -151,7 +151,7 @@ def _microbatches(batch: Batch, accum_steps: int) -> Arrays:
     }
 
 
-def make_step(
+def build_train_step(
     graphdef: nnx.GraphDef[Any],
     optimizer: Optimizer,
     options: StepOptions,

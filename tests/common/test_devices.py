@@ -45,7 +45,7 @@ def run(data, spatial):
     mesh = devices.make_mesh(data, spatial)
     state = TrainState(params, stats, optimizer.init(params), EpochMetrics.empty())
     train_step = jax.jit(
-        step.make_step(graphdef, optimizer, options, mesh),
+        step.build_train_step(graphdef, optimizer, options, mesh),
         out_shardings=devices.replicated(mesh),
     )
     state, loss = train_step(

@@ -78,7 +78,7 @@ def test_a_checkpoint_of_a_gpus_layout_is_that_of_any_machine(tmp_path, monkeypa
     flat_step, _ = jit_flat_step(step.__wrapped__, state, mesh)
     arrays = flat_step.flatten(state)
     with Checkpoints(tmp_path) as checkpoints:
-        with flat_step.restored(arrays) as lent:
+        with flat_step.lend(arrays) as lent:
             checkpoints.save(lent, Position(step=1))
         assert all(x.is_deleted() for x in jax.tree.leaves(lent))
     assert not any(x.is_deleted() for x in arrays)
