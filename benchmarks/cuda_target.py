@@ -17,11 +17,15 @@ give them an environment of their own, or a folder:
 import functools
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
+from benchmarks.pages import split_at_markers
+from mammo_jax.common.command_line import make_parser
+from mammo_jax.common.errors import UserError
 from mammo_jax.models.compiling import gpu_options
 
 PLUGIN = "jax_plugins.xla_cuda12"
@@ -32,95 +36,93 @@ NOT_INSTALLED = (
     "JAX_PLATFORMS=cpu PYTHONPATH=.cuda-target before the command"
 )
 
-# A card of 8 GB: GeForce RTX 3070, as the CUDA C++ Programming Guide (compute
-# capability 8.6) and
-# its data sheet describe it.
-CARD = """
-gpu_device_info {
-  cuda_compute_capability { major: 8 minor: 6 }
-  device_memory_size: 8589934592
-  core_count: 46
+# Cards as the CUDA C++ Programming Guide (by compute capability) and their data sheets
+# describe them.
+_DESCRIPTION = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  device_memory_size: {memory}
+  core_count: {cores}
   fpus_per_core: 128
-  clock_rate_ghz: 1.73
-  memory_bandwidth: 448000000000
-  l2_cache_size: 4194304
+  clock_rate_ghz: {gigahertz}
+  memory_bandwidth: {bandwidth}
+  l2_cache_size: {cache}
   threads_per_warp: 32
   threads_per_block_limit: 1024
-  threads_per_core_limit: 1536
+  threads_per_core_limit: {threads}
   shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 101376
-  shared_memory_per_core: 102400
+  shared_memory_per_block_optin: {most_shared}
+  shared_memory_per_core: {shared}
   registers_per_block_limit: 65536
   registers_per_core_limit: 65536
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-}
+}}
 platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-runtime_version { major: 12 minor: 8 patch: 0 }
-device_description_str: "NVIDIA GeForce RTX 3070"
+dnn_version_info {{ major: 9 minor: 8 }}
+runtime_version {{ major: 12 minor: 8 patch: 0 }}
+device_description_str: "{name}"
 """
-# A card of 8 GB of compute capability 8.9: GeForce RTX 4060, likewise.
-ADA = """
-gpu_device_info {
-  cuda_compute_capability { major: 8 minor: 9 }
-  device_memory_size: 8589934592
-  core_count: 24
-  fpus_per_core: 128
-  clock_rate_ghz: 2.46
-  memory_bandwidth: 272000000000
-  l2_cache_size: 25165824
-  threads_per_warp: 32
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 1536
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 101376
-  shared_memory_per_core: 102400
-  registers_per_block_limit: 65536
-  registers_per_core_limit: 65536
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-runtime_version { major: 12 minor: 8 patch: 0 }
-device_description_str: "NVIDIA GeForce RTX 4060"
-"""
-# A card of compute capability 9.0: H100, likewise.
-HOPPER = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  device_memory_size: 84929347584
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  threads_per_warp: 32
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  registers_per_block_limit: 65536
-  registers_per_core_limit: 65536
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-runtime_version { major: 12 minor: 8 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
+# Threads and shared memory of a core.
+_OF_8X = {"threads": 1536, "most_shared": 101376, "shared": 102400}
+_OF_9X = {"threads": 2048, "most_shared": 232448, "shared": 233472}
+CARD = _DESCRIPTION.format(
+    name="NVIDIA GeForce RTX 3070",
+    major=8,
+    minor=6,
+    memory=8589934592,
+    cores=46,
+    gigahertz=1.73,
+    bandwidth=448000000000,
+    cache=4194304,
+    **_OF_8X,
+)
+ADA = _DESCRIPTION.format(
+    name="NVIDIA GeForce RTX 4060",
+    major=8,
+    minor=9,
+    memory=8589934592,
+    cores=24,
+    gigahertz=2.46,
+    bandwidth=272000000000,
+    cache=25165824,
+    **_OF_8X,
+)
+HOPPER = _DESCRIPTION.format(
+    name="NVIDIA H100 80GB HBM3",
+    major=9,
+    minor=0,
+    memory=84929347584,
+    cores=132,
+    gigahertz=1.98,
+    bandwidth=3352320000000,
+    cache=52428800,
+    **_OF_9X,
+)
 CARDS = {"GeForce RTX 3070": CARD, "GeForce RTX 4060": ADA, "H100": HOPPER}
 
 # Triton's products are tuned on the card itself. Without one their tiles are guessed,
 # which fails for some shapes; cuBLAS has no tiles to guess.
 _OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+
+
+def parse_page(description: str | None, marker: str) -> Path | None:
+    """The page of a command that compiles and may write a table into a page.
+
+    Raises:
+      UserError: there is no compiler, or the page has no such markers.
+    """
+    parser = make_parser(description)
+    parser.add_argument(
+        "--page", type=Path, help="write the table between the markers of this file"
+    )
+    page: Path | None = parser.parse_args().page
+    if not is_available():
+        raise UserError(NOT_INSTALLED)
+    if page:
+        split_at_markers(page, marker)  # Before the minutes of compiling.
+    return page
 
 
 def is_available() -> bool:

@@ -11,11 +11,9 @@ kernels' layout is left to JAX, bfloat16 is cast in every microbatch, and normal
 is not folded for scoring. GB are 10^9 bytes.
 """
 
-import argparse
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -24,10 +22,10 @@ from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
 from benchmarks.model_costs import HYBRID, model_config
-from benchmarks.pages import split_at_markers, write_between_markers
+from benchmarks.pages import write_between_markers
 from benchmarks.train_steps import abstract_step
 from mammo_jax.common import devices
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.errors import run_command
 from mammo_jax.common.progress import progress
 from mammo_jax.config import patch_config
 from mammo_jax.models import build_model, class_map, flips, read_model_config, variables
@@ -255,17 +253,7 @@ def _shown(work: Work) -> tuple[str, str, str]:
 
 def main() -> None:
     """Prints the table, and writes it into a file if asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--page", type=Path, help="write the table between the markers of this file"
-    )
-    page = parser.parse_args().page
-    if not cuda_target.is_available():
-        raise UserError(cuda_target.NOT_INSTALLED)
-    if page:
-        split_at_markers(page, MARKER)  # Before the minutes of compiling.
+    page = cuda_target.parse_page(__doc__, MARKER)
     todo = [(card, name) for card in ("GeForce RTX 3070", "H100") for name in _PROGRAMS]
     found: dict[tuple[str, str], Any] = {}
     for card, name in progress(todo, "programs", unit="program"):

@@ -14,7 +14,6 @@ pass of one image by XLA's count, a multiplication and an addition being two ope
 GB are 10^9 bytes.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import cuda_target
 from benchmarks.cuda_target import CARDS, MOST_BYTES
-from benchmarks.pages import split_at_markers, write_between_markers
+from benchmarks.pages import write_between_markers
 from benchmarks.train_steps import abstract_step, count_flops
 from mammo_jax.common.errors import UserError, run_command
 from mammo_jax.common.progress import progress
@@ -191,17 +190,7 @@ def print_table(costs: Iterable[Costs], page: Path | None) -> None:
 
 def main() -> None:
     """Prints the table, and writes it into a file if asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--page", type=Path, help="write the table between the markers of this file"
-    )
-    page = parser.parse_args().page
-    if not cuda_target.is_available():
-        raise UserError(cuda_target.NOT_INSTALLED)
-    if page:
-        split_at_markers(page, "model costs")  # Before the minutes of compiling.
+    page = cuda_target.parse_page(__doc__, "model costs")
     print_table(measure_all(), page)
 
 

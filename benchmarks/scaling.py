@@ -14,14 +14,11 @@ time of the arithmetic and of the exchange itself is not measured. MB and GB are
 and 10^9 bytes.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,14 +27,13 @@ from ml_collections import ConfigDict
 from benchmarks import cuda_target
 from benchmarks.gpu_programs import list_exchanges
 from benchmarks.model_costs import HYBRID, model_config
-from benchmarks.pages import split_at_markers, write_between_markers
+from benchmarks.pages import write_between_markers
 from benchmarks.train_steps import abstract_step
 from mammo_jax.common import devices
-from mammo_jax.common.errors import UserError, run_command
+from mammo_jax.common.errors import run_command
 from mammo_jax.common.progress import progress
 from mammo_jax.models.compiling import peak_bytes
 
-_COMMAND = (sys.executable, "-m", "benchmarks.scaling")
 MARKER = "scaling"
 _DEVICES = (1, 2, 4, 8)
 _STRONG, _WEAK = 8, 2
@@ -95,14 +91,15 @@ def host_milliseconds(batch: int) -> float:
 
 def _host_in_process(number: int, batch: int) -> float:
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(number)}
+    script = f"from benchmarks import scaling as s; print(s.host_milliseconds({batch}))"
     done = subprocess.run(
-        [*_COMMAND, "--as_host", str(batch)],
+        [sys.executable, "-c", script],
         env=environment | {"JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return float(done.stdout.splitlines()[-1])
 
 
 def measure(scaling: str, number: int) -> tuple[str, ...]:
@@ -127,26 +124,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     """Prints the table, and writes it into a file if asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--page", type=Path, help="write the table between the markers of this file"
-    )
-    parser.add_argument("--as_host", type=int, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.as_host:
-        print(json.dumps(host_milliseconds(flags.as_host)))
-        return
-    if not cuda_target.is_available():
-        raise UserError(cuda_target.NOT_INSTALLED)
-    if flags.page:
-        split_at_markers(flags.page, MARKER)  # Before the minutes of compiling.
+    page = cuda_target.parse_page(__doc__, MARKER)
     todo = [(scaling, number) for scaling in ("strong", "weak") for number in _DEVICES]
     rows = [measure(*each) for each in progress(todo, "rows", unit="row")]
     print(table(rows), end="")
-    if flags.page:
-        write_between_markers(flags.page, MARKER, table(rows))
+    if page:
+        write_between_markers(page, MARKER, table(rows))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,18 @@ def _sees_ctrl_c_or_the_end(_: int) -> bool:
     return not {signal.SIGINT, signal.SIGHUP} <= blocked
 
 
+def _run_in_session(script: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script whose process group is its own."""
+    return subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,
+        timeout=60,
+    )
+
+
 def test_what_a_terminal_sends_reaches_no_worker():
     # Nor Python's own helper, whose end would leave tracebacks.
     script = (
@@ -102,10 +114,7 @@ def test_what_a_terminal_sends_reaches_no_worker():
         "os.killpg(0, signal.SIGHUP)\n"
         "print(*parallel_map(_sees_ctrl_c_or_the_end, [1] * 3, 2))"
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, start_new_session=True
-    )
+    done = _run_in_session(script)
     assert done.stdout.split() == ["False"] * 6
     assert not done.stderr
 
@@ -138,16 +147,7 @@ def test_a_result_that_is_handed_over_is_handed_over_before_the_end():
         "    if number == 20: os.killpg(0, signal.SIGTERM)\n"
         "print(number)"
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        start_new_session=True,
-        timeout=60,
-    )
-    assert done.stdout.split() == ["told", "399"]
+    assert _run_in_session(script).stdout.split() == ["told", "399"]
 
 
 def test_one_worker_with_limits_is_a_process_that_has_them():
